@@ -92,10 +92,13 @@ impl CertificateWatch {
     fn digest(&self) -> Option<[u8; 32]> {
         let files = self.files.borrow().clone()?;
         let mut bytes = std::fs::read(&files.cert).ok()?;
+        // The key counts too: a renewal may replace the key and keep the same certificate bytes.
         bytes.extend_from_slice(files.key.load().ok()?.as_bytes());
         Some(sha256(&bytes))
     }
 
+    /// Puts the changed certificate into use. A faulty one is logged and counted, and the former
+    /// one stays.
     fn take(&self) {
         let Some(files) = self.files.borrow().clone() else { return };
         match read(&files, self.clock.now()) {

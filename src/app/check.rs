@@ -25,6 +25,7 @@ pub fn unusable(config: &Config) -> Vec<String> {
     faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
     let read = config
         .proxy
+        // The same check as at a start, so that `config check` finds an expired certificate early.
         .listen
         .tls
         .as_ref()
@@ -46,6 +47,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     config.warnings.iter().cloned().chain(wiring::warnings(config)).collect()
 }
 
+/// The names of the config's classes.
 pub(super) fn classes(config: &Config) -> BTreeSet<String> {
     config.guard.classes.keys().cloned().collect()
 }

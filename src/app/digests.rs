@@ -1,4 +1,5 @@
-//! Finds the digests of the weights that answer: hashes and watches files, and asks servers.
+//! Finds the digests of the weights that answer. It hashes and watches files, and queries model
+//! servers.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -19,12 +20,12 @@ use crate::weights::{Declared, DigestSource, MEASURED, ModelServer, Weights, ser
 
 /// How often files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
-/// How often servers are asked.
+/// How often servers are queried.
 const ASK: Duration = Duration::from_secs(10);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// The models of a config, and the way to get the digest of each.
+/// The models of a config, each with the source of its digest.
 pub(super) fn declared(config: &Config) -> Vec<Declared> {
     let upstreams = &config.proxy.upstreams;
     let place = |upstream: &UpstreamSettings, files: bool| {
@@ -36,6 +37,7 @@ pub(super) fn declared(config: &Config) -> Vec<Declared> {
             (_, _) if files => DigestSource::Files,
             (_, _) => DigestSource::Listed,
         };
+        // Passed digests count only for the same address: a new one is another server (passed.rs).
         let address = format!("{:?} {}", upstream.target, upstream.base_path);
         ModelServer { upstream: upstream.name.as_str().into(), address, way }
     };

@@ -13,13 +13,13 @@ use crate::secret::SecretFault;
 /// A reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartFault {
-    /// A folder or file of the data folder.
+    /// A folder or file of the data folder cannot be used.
     #[error(transparent)]
     Durable(#[from] durable::DiskFault),
-    /// The log.
+    /// The log cannot be opened or written.
     #[error(transparent)]
     Log(#[from] LogFault),
-    /// An issuer's keys.
+    /// An issuer's keys cannot be read.
     #[error("issuer {issuer}: {path}: {why}")]
     Keys {
         /// The issuer.
@@ -41,7 +41,7 @@ pub enum StartFault {
         /// The other one.
         other: String,
     },
-    /// An upstream's credential.
+    /// An upstream's credential or certificates cannot be used.
     #[error("upstream {upstream}: {why}")]
     Upstream {
         /// The upstream.
@@ -49,30 +49,30 @@ pub enum StartFault {
         /// What is wrong.
         why: String,
     },
-    /// A model's route.
+    /// A model's route cannot be built.
     #[error(transparent)]
     Route(#[from] RouteFault),
-    /// The listener's certificate.
+    /// The listener's certificate cannot be used.
     #[error("TLS: {0}")]
     Tls(String),
-    /// A secret.
+    /// A secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretFault),
-    /// The auditors' credential.
+    /// The auditors' credential is too short.
     #[error(
         "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; make one with: openssl rand -base64 32"
     )]
     Auditor,
-    /// The settings for fetches.
+    /// The settings for fetches cannot be used.
     #[error("[egress.fetch] {0}")]
     Fetch(String),
-    /// File descriptors.
+    /// The limit of file descriptors is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
-    /// Randomness.
+    /// The operating system gives no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
-    /// Metrics.
+    /// Metrics cannot be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// A service manager has passed on a socket that the config does not name.

@@ -1,4 +1,5 @@
-//! Work beside the requests: metrics and readiness, sweeps, probes of upstreams.
+//! Work in parallel with the requests: metrics and readiness, removal of idle state, probes of
+//! upstreams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +27,10 @@ use crate::token::jwk;
 /// How often idle subjects are removed and upstreams probed.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// A larger step back is recorded.
+/// A larger step back of the wall clock is recorded.
 const BEHIND_SAID: Duration = Duration::from_secs(1);
 
-/// Scrapes and probes that are answered at once. Others wait.
+/// The maximum of scrapes and probes that are answered at once. Others wait.
 const SCRAPES_MAX: usize = 8;
 
 /// Serves `/metrics`, `/healthz` and `/readyz`.
@@ -67,6 +68,7 @@ pub(super) async fn metrics(
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
+    // Every process on the network may connect here. The bounds keep descriptors for requests.
     let listener = Bounded::new(listener, SOCKET_CONNECTIONS_MAX).with_idle_limit();
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::error!(%error, "the metrics listener failed");
@@ -105,6 +107,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
             let (name, remote) = (Arc::clone(name), Arc::clone(remote));
             probes.spawn(async move {
                 // A probe must not take the connection of a request. Without a free one it is left
+                // Probes come last when descriptors are short.
                 // out.
                 let Some(_place) = spare_place() else { return };
                 match remote.pool().probe().await {
@@ -113,6 +116,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
                         wiring.health.dialled(&name, true),
                         "it accepts connections",
                     ),
+                    // A refused or unreachable address marks the upstream as down. A connection
+                    // that ended later is counted as a failure only.
                     Err(DialFault::Unreached(why)) => {
                         gateway.changed(&name, wiring.health.dialled(&name, false), why)
                     }
@@ -123,11 +128,13 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
                 gateway.metrics.upstream_up(&name, wiring.health.serves(&name));
             });
         }
+        // The next round starts after the last probe, so that rounds never overlap.
         while probes.join_next().await.is_some() {}
     }
 }
 
-/// Warns about signing keys that this process can read. A gateway needs none.
+/// Warns about signing keys that this process can read. A gateway needs none, and a thief of such a
+/// key can sign tokens.
 pub(super) fn warn_of_private_keys(config: &Config) {
     let beside =
         config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file()?.parent());
@@ -137,6 +144,7 @@ pub(super) fn warn_of_private_keys(config: &Config) {
         folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten()
     {
         let path = entry.path();
+        // A private JWK is far smaller than 16 KiB. Larger files are not read.
         let small = entry.metadata().is_ok_and(|about| about.is_file() && about.len() < 16 << 10);
         if small
             && std::fs::read_to_string(&path).is_ok_and(|text| jwk::read_private(&text).is_ok())

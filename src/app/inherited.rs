@@ -17,6 +17,7 @@ pub(super) struct Inherited {
     unix: Vec<StdUnixListener>,
 }
 
+/// The fault of a socket that cannot be used.
 fn fault(error: std::io::Error) -> StartFault {
     StartFault::Bind { address: "a socket of LISTEN_FDS".to_owned(), error }
 }

@@ -33,7 +33,7 @@ const FETCH_MAX: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(10);
 /// The longest time between two searches for idle keys.
 const IDLE: Duration = Duration::from_secs(3600);
-/// The most bytes of a JWK Set.
+/// The maximum of bytes of a JWK Set.
 const SET_BYTES_MAX: usize = 1 << 20;
 
 /// What a watch needs: the issuers in force, which a reload changes, the keyring, and the gateway.
@@ -46,8 +46,11 @@ pub(super) struct FileWatch {
     gateway: Arc<Gateway>,
     /// The fault of a set at the last check, by `iss`. Each fault is logged once.
     faults: HashMap<String, String>,
+    /// When this process saw each key first. A process that has just started knows no earlier use.
     first_seen: HashMap<KeyId, Timestamp>,
+    /// The idle keys of the last search, so that each is logged once.
     idle: BTreeSet<KeyId>,
+    /// When the next search is due.
     idle_due: Instant,
 }
 
@@ -61,6 +64,7 @@ impl FileWatch {
     pub(super) async fn run(mut self) {
         loop {
             let issuers = Arc::clone(&self.issuers.borrow_and_update());
+            // A file is a few kilobytes, so a read here delays the runtime only for a moment.
             self.files(&issuers);
             self.idle(&issuers);
             tokio::select! {
@@ -104,6 +108,8 @@ impl FileWatch {
             return;
         }
         let soonest = issuers.iter().map(|issuer| issuer.idle_key / 4).min().unwrap_or(IDLE);
+        // A quarter of the shortest limit finds an idle key early enough. The bounds prevent a busy
+        // loop.
         self.idle_due = Instant::now() + soonest.clamp(LOOK, IDLE);
         let now = self.gateway.clock.now();
         let mut idle = BTreeSet::new();
@@ -146,6 +152,7 @@ pub(super) struct UrlWatch {
     fetched: HashMap<String, FetchedKeys>,
 }
 
+/// The keys of one issuer, and when the next fetch is due.
 struct FetchedKeys {
     from: Jwks,
     keys: Vec<Jwk>,
@@ -191,6 +198,8 @@ impl UrlWatch {
             })
             .collect();
         let before = self.fetched.len();
+        // A removed issuer, or one with a new URL, loses its keys before the fetch. A fetch may
+        // take seconds.
         self.fetched.retain(|iss, known| {
             published.iter().any(|(issuer, jwks)| issuer.iss == *iss && **jwks == known.from)
         });
@@ -211,6 +220,8 @@ impl UrlWatch {
         }
     }
 
+    /// Takes the result of one fetch. After a failure the former keys stay, because an outage of
+    /// the key server must not lock out all callers.
     fn take(&mut self, outcome: Result<Vec<Jwk>, String>, issuer: &Issuer, from: Jwks) {
         let former = self.fetched.get(&issuer.iss).map(|known| known.keys.clone());
         let (keys, next) = match outcome {
@@ -225,6 +236,7 @@ impl UrlWatch {
                     fault,
                     "a JWK Set was not fetched; its former keys stay in force"
                 );
+                // The next try comes sooner than a usual refresh.
                 (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
             }
         };
@@ -239,6 +251,7 @@ impl UrlWatch {
         }
     }
 
+    /// Puts all fetched keys into force. Open streams are checked again.
     fn publish(&self) {
         self.keyring.set_fetched(
             self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect(),
@@ -268,6 +281,7 @@ pub(crate) async fn fetch_all(config: &Config, keyring: &Keyring) -> Vec<String>
     faults
 }
 
+/// Fetches one JWK Set, within [`FETCH_MAX`].
 async fn fetch(jwks: &Jwks) -> Result<Vec<Jwk>, String> {
     let Jwks::Url { url, ca } = jwks else { return Ok(Vec::new()) };
     let fetched = tokio::time::timeout(FETCH_MAX, get(url, ca.as_deref())).await;
@@ -276,9 +290,11 @@ async fn fetch(jwks: &Jwks) -> Result<Vec<Jwk>, String> {
     jwk::read_published(&text).map_err(|fault| format!("{url}: {fault}"))
 }
 
+/// Gets the text at an `https` URL. Redirects are not followed.
 async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> {
     let said = |error: &dyn std::error::Error| error.to_string();
     let (target, path) = upstream_url(url).ok_or("not a URL")?;
+    // Keys over plain HTTP could be replaced on the network. The attacker could then sign tokens.
     let ServerAddress::Tls { host, .. } = &target else { return Err("not https".to_owned()) };
     let client = tls::client(host, ca)?;
     let (authority, dialler) = (target.authority(), Dialler::new(target, Some(client), FETCH_MAX));
@@ -296,6 +312,7 @@ async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> 
     if answer.status() != hyper::StatusCode::OK {
         return Err(format!("the answer is {}", answer.status()));
     }
+    // A hostile or faulty key server must not fill the memory.
     let body = Limited::new(answer.into_body(), SET_BYTES_MAX)
         .collect()
         .await

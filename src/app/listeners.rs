@@ -78,6 +78,7 @@ pub(super) fn copied(error: std::io::Error) -> StartFault {
 }
 
 impl RunningSockets {
+    /// Splits the sockets. Those for a take-over are copied only if a take-over is possible.
     pub(super) fn of(
         api: &TcpListener,
         admin: UnixListener,
@@ -99,6 +100,7 @@ impl RunningSockets {
     }
 }
 
+/// The TCP listener at `address`: inherited, or bound now.
 async fn tcp(
     inherited: &mut Inherited,
     address: std::net::SocketAddr,
@@ -112,6 +114,8 @@ async fn tcp(
     }
 }
 
+/// The Unix listener at `path`: inherited, or bound now. A path that is bound here is added to
+/// `own`.
 fn unix(
     inherited: &mut Inherited,
     path: &Path,

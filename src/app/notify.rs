@@ -8,6 +8,7 @@ use std::time::Duration;
 
 /// The connection to the service manager.
 pub(super) struct Notifier {
+    /// The socket and the address of the service manager. `None` without one.
     way: Option<(UnixDatagram, SocketAddr)>,
     /// How often it expects a sign of life.
     watchdog: Option<Duration>,
@@ -25,6 +26,8 @@ fn address(name: &str) -> Option<SocketAddr> {
 /// `WATCHDOG_PID` names the process that it was set for: this one or the former one.
 fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Duration> {
     let own = std::process::id().to_string();
+    // A successor inherits the variable with the pid of the former process, so the pid does not
+    // match.
     let meant = is_successor || pid.is_none_or(|pid| pid == own);
     let micros = micros.parse().ok().filter(|micros| *micros > 0 && meant)?;
     Some(Duration::from_micros(micros) / 2)

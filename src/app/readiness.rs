@@ -32,7 +32,7 @@ pub(super) struct Ready {
     pub(super) reasons: Vec<Reason>,
 }
 
-/// Whether new requests are accepted.
+/// The sources of the readiness.
 #[derive(Clone)]
 pub(super) struct Readiness {
     pub(super) log: Arc<Log>,
@@ -55,6 +55,7 @@ impl Readiness {
         }
         let wiring = self.gateway.config.load();
         if !wiring.upstreams.is_empty()
+            // One upstream that is up is enough: routes with that upstream can still be served.
             && !wiring.upstreams.keys().any(|name| wiring.health.is_up(name))
         {
             add("upstreams-down", "no upstream can be reached");
@@ -62,6 +63,7 @@ impl Readiness {
         Ready { ready: reasons.is_empty(), reasons }
     }
 
+    /// The reasons in the log: failed, full, short of a resource, or slow.
     fn of_log(&self) -> Vec<Reason> {
         let state = self.log.state();
         let mut reasons = Vec::new();

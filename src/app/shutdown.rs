@@ -15,6 +15,7 @@ impl App {
         predecessor: Option<Arc<Predecessor>>,
         sockets: &[PathBuf],
     ) -> Result<(), StartFault> {
+        // Counters of refusals are written first, so that the stop covers them.
         self.gateway.recorder.flush(true);
         if let Some(predecessor) = predecessor {
             // The former process drains at the same time, and gets the stop too. At the end of its
@@ -42,6 +43,7 @@ impl App {
             );
         }
         self.gateway_state.log.close()?;
+        // Only the files that this process has bound. Those of a service manager stay.
         for socket in sockets {
             if let Err(error) = std::fs::remove_file(socket) {
                 tracing::debug!(%error, socket = %socket.display(), "a socket's file was not removed");

@@ -1,4 +1,4 @@
-//! Opens the log and computes the state from it; the config's settings for both.
+//! Opens the log, and computes the state from it. It also applies the config's settings to both.
 
 use std::sync::Arc;
 
@@ -57,10 +57,12 @@ impl GatewayState {
         Self::open_log(config, LogSettings { existing: true, ..config.audit.clone() })
     }
 
+    /// Opens the log with its settings, and computes the state.
     fn open_log(config: &Config, log: LogSettings) -> Result<Self, StartFault> {
         let (ratchet, clock) = clocks();
         let opened = Log::open(log, Arc::clone(&clock))?;
         let keyring = Arc::new(Keyring::new());
+        // After the log: the lock shows first whether another process uses the folder.
         keyring.set_issuers(issuers(config)?);
         Self::fold(config, keyring, opened, (ratchet, clock))
     }
@@ -109,7 +111,7 @@ impl GatewayState {
     }
 }
 
-/// The earliest time of a decision after a start: the time of the last record.
+/// The earliest time that a decision after a start may use: the time of the last record.
 ///
 /// After `clock accept`, records keep the time of the last record before it, because a log's times
 /// never decrease. Until the wall clock passes that time, the operator's decision counts: the floor
@@ -130,7 +132,8 @@ pub(super) fn clocks() -> (Arc<Ratchet>, Arc<dyn Clock>) {
     (ratchet, clock)
 }
 
-/// Destroys a record key that the log says is destroyed, if a crash came in between.
+/// Destroys a record key again if the log has its destruction. A crash may have come between the
+/// record and the deletion.
 fn crypto_shred_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     let Event::Forgotten { record_key, .. } = event else { return Ok(()) };
     let Ok(id) = record_key.parse() else { return Ok(()) };
@@ -142,6 +145,7 @@ fn crypto_shred_again(log: &Log, event: &Event) -> Result<(), LogFault> {
 pub(super) fn retain(config: &Config) {
     let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    // A wrong clock would prune records that are still within their retention period.
     match is_clock_doubtful(&config.audit, &*clock) {
         Ok(false) => {}
         Ok(true) => {
