@@ -1,4 +1,4 @@
-//! `token-shield agent …`.
+//! `token-shield agent …`: registers, lists, shows, stops and resumes agents.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -128,6 +128,7 @@ impl AgentCommand {
     }
 }
 
+/// A change of an agent's or a namespace's status.
 impl ChangeAgent {
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let (reason, unregistered) = (self.reason, self.unregistered);
@@ -141,6 +142,7 @@ impl ChangeAgent {
             None => Command::AgentStatus { agent: self.agent, verb, reason, unregistered },
         };
         let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
+        // The gateway completes a short name (`summarizer`), so the output uses its name.
         let row = reply.rows.first().cloned().unwrap_or_default();
         let text =
             |member: &str| row.get(member).and_then(serde_json::Value::as_str).map(str::to_owned);

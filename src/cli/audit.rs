@@ -1,4 +1,4 @@
-//! `token-shield audit …`: commands for everyone who has a log's folder. They need no gateway.
+//! `token-shield audit …`: commands for every person who has a log's folder. They need no gateway.
 
 #[cfg(feature = "gateway")]
 mod custody;
@@ -100,6 +100,7 @@ struct RecordKeyArgs {
 }
 
 impl RecordKeyArgs {
+    /// Opens the keys of the log in `dir`. Without a file, no encrypted record can be read.
     fn open(&self, dir: &Path) -> Result<Box<dyn Opener>, Failure> {
         let (beside, exported) = (dir.join("../secret/record-keys"), dir.join("../keys.jsonl"));
         let path = self
@@ -107,6 +108,7 @@ impl RecordKeyArgs {
             .clone()
             .or_else(|| [&beside, &exported].into_iter().find(|path| path.exists()).cloned());
         Ok(match path {
+            // The two files have different forms. The name of an export's file ends in jsonl.
             Some(path) if path.extension().is_some_and(|end| end == "jsonl") => {
                 Box::new(OwnKeys::read(&path)?)
             }
@@ -116,11 +118,12 @@ impl RecordKeyArgs {
     }
 }
 
+/// The current time of this machine.
 fn now() -> Timestamp {
     SystemClock::start().now()
 }
 
-/// `30d`, `12h`, `90m` or `45s`.
+/// A duration such as `30d`, `12h`, `90m` or `45s`. `None` for any other text.
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
@@ -180,6 +183,8 @@ impl Verify {
         }
         match checked.seen {
             Ok(seen) => {
+                // A valid prefix without a proven end has its own exit code. A script must not take
+                // it for a complete log.
                 let proven = checked.heads && ends(&seen);
                 if self.log.json {
                     let epochs: Vec<_> = seen.iter().map(|epoch| row(epoch, known)).collect();
@@ -217,16 +222,17 @@ impl Verify {
     }
 }
 
-/// The message about a log whose end nothing proves.
+/// The message about a log whose end no head proves.
 const UNPROVEN: &str = "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
 
-/// Whether the head is about the log's last epoch, or about the next one, which has not begun.
+/// Whether the head is about the log's last epoch. If an earlier epoch is the last one that it
+/// covers, whole epochs may be missing.
 fn ends(seen: &[VerifiedEpoch]) -> bool {
     let spoken_of = seen.iter().rposition(|epoch| epoch.acknowledged.is_some());
     spoken_of.is_none_or(|place| place + 1 == seen.len())
 }
 
-/// A verified log and its keys.
+/// The result of a verification, with the keys that it used.
 struct Checked {
     known: TrustedKeys,
     seen: Result<Vec<VerifiedEpoch>, VerifyFault>,
@@ -235,6 +241,8 @@ struct Checked {
 }
 
 impl Checked {
+    /// Verifies the log in `dir` against `trust`, with the head and an older checkpoint if there
+    /// are any.
     fn of(
         dir: &Path,
         trust: &Trust,
@@ -260,17 +268,18 @@ impl Checked {
     }
 }
 
-/// A progress bar. Hidden if the output is for a program.
+/// A progress bar. It is hidden if the output is for a program.
 pub(super) fn bar(quiet: bool) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) }
 }
 
+/// The style of a counter.
 fn counting() -> ProgressStyle {
     ProgressStyle::with_template("{elapsed_precise} {human_pos} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// A counter, for work of unknown size.
+/// A counter for work of unknown size.
 fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
     if quiet {
         ProgressBar::hidden()
@@ -279,6 +288,7 @@ fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
     }
 }
 
+/// The JSON form of a verified epoch.
 fn row(epoch: &VerifiedEpoch, known: &TrustedKeys) -> serde_json::Value {
     let (first, last) = epoch.times.clone().unzip();
     serde_json::json!({
@@ -289,6 +299,7 @@ fn row(epoch: &VerifiedEpoch, known: &TrustedKeys) -> serde_json::Value {
     })
 }
 
+/// Prints a verified epoch for people.
 fn say(epoch: &VerifiedEpoch, known: &TrustedKeys) {
     println!(
         "valid: {}, {} records, root {}",

@@ -1,4 +1,4 @@
-//! `token-shield backup`: a folder with everything that a gateway needs.
+//! `token-shield backup`: a folder with everything from which a gateway can start again.
 
 mod files;
 pub(super) mod restore;
@@ -20,7 +20,7 @@ use crate::durable;
 
 /// The config's name in a backup, as in a data folder.
 const CONFIG: &str = "token-shield.toml";
-/// How often the record keys are read again if they are half written.
+/// The number of reads of the record keys. A read in the middle of a write is repeated.
 const TRIES: usize = 50;
 
 #[derive(Args)]
@@ -48,13 +48,14 @@ impl Backup {
                 format!("{} is missing: there is no log to back up", from.head.display()).into()
             );
         }
-        // Before the copy, so that the backup contains its own record.
+        // Before the copy, so that the backup contains the record about itself.
         let recorded = self.record(&config).await;
         durable::make_private_dir(&self.dir)?;
         let file = self.place.find()?.config;
         let text = fs::read(&file).map_err(durable::DiskFault::of("read", &file))?;
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
+        // The copy is verified, and not the source: only this proves that the backup can be used.
         let seen = to.verify().map_err(|fault| {
             format!("the copy in {} does not verify: {fault}", self.dir.display())
         })?;
@@ -77,7 +78,7 @@ impl Backup {
         })
     }
 
-    /// Records the backup.
+    /// Records the backup in the log.
     async fn record(&self, config: &Config) -> Result<(), Failure> {
         if !config.audit.record_keys.exists() {
             // Opening the log would make a new file of keys.
@@ -90,6 +91,7 @@ impl Backup {
         send(&self.place, AdminRequest::Command(command)).await.map(|_| ())
     }
 
+    /// Prints what the backup has and lacks.
     fn say(&self, seen: &[VerifiedEpoch], lacks: &[String]) {
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
         if self.place.json {

@@ -1,4 +1,5 @@
-//! `token-shield token delegate`: needs the parent and the holder's key, but no gateway.
+//! `token-shield token delegate`: signs a narrower token offline. It needs the parent and the
+//! holder's key, but no gateway.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,6 +70,7 @@ impl Delegate {
     }
 }
 
+/// Reads a parent token from a file, or from standard input.
 fn read(path: &Path) -> Result<String, Failure> {
     if path == Path::new("-") {
         return Ok(std::io::read_to_string(std::io::stdin())?);

@@ -60,12 +60,13 @@ pub(super) struct Dev {
 const CONFIG: &str = "token-shield.toml";
 /// The first line of the config that `dev` writes at each start.
 const MARK: &str = "# Written by `token-shield dev` at each start.";
-/// How long the development token lives.
+/// The lifetime of the development token.
 const TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl Dev {
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::start(self.log)?;
+        // The development token is in a file, so other machines must not reach this gateway.
         if !self.listen.ip().is_loopback() {
             return Err(
                 "dev listens on loopback only; write a config and use `token-shield serve`".into(),
@@ -105,13 +106,14 @@ impl Dev {
             .apply(&operator, Command::TokenRegister { token: token.clone(), class: None })
             .await?;
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
-        // Before the announcement: who reads it may send the stop.
+        // Before the announcement: a program that reads it may send the stop at once.
         let stop = until_told()?;
         self.announce(&listeners, (&folder, &data), &token, &found)?;
         app.run(listeners, stop).await?;
         Ok(())
     }
 
+    /// The inference servers: the named one, or those on the usual ports.
     async fn find(&self) -> Result<Vec<FoundServer>, Failure> {
         let Some(url) = &self.upstream else { return Ok(probe::usual().await) };
         let (target, base_path) = crate::config::upstream_url(url)
@@ -133,6 +135,8 @@ impl Dev {
         }])
     }
 
+    /// The text of the config, with a model for each name that a server lists. The first server
+    /// with a name gets it.
     fn config_text(&self, found: &[FoundServer]) -> String {
         let metrics = self.metrics.unwrap_or_else(|| {
             let port = if self.listen.port() == 0 { 0 } else { 9464 };
@@ -158,6 +162,8 @@ impl Dev {
             let _ = write!(
                 text,
                 "\n[[upstream]]\nname = \"server-{place}\"\nurl = {}\nprofile = {}\ncontrolled = true\n",
+                // Names come from a server's answer. Quotes keep them from adding keys to the
+                // config.
                 quoted(&url),
                 quoted(&server.profile)
             );
@@ -175,6 +181,7 @@ impl Dev {
         text
     }
 
+    /// Prints the addresses, the token and the servers that were found.
     fn announce(
         &self,
         listeners: &Listeners,
@@ -268,6 +275,7 @@ fn make_certificate(data: &Path) -> Result<(), Failure> {
     durable::make_private_dir(&folder)?;
     let ca_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut about = rcgen::CertificateParams::new(Vec::new())?;
+    // This CA signs leaf certificates only.
     about.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     about.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
     about.distinguished_name.push(rcgen::DnType::CommonName, "token-shield dev CA");
@@ -285,6 +293,7 @@ fn make_certificate(data: &Path) -> Result<(), Failure> {
     let certificate = names.signed_by(&key, &issuer)?;
     durable::write_atomic(&folder.join("ca.pem"), ca.pem().as_bytes(), 0o644)?;
     durable::write_atomic(&folder.join("key.pem"), key.serialize_pem().as_bytes(), 0o600)?;
+    // Last: its presence marks a complete set, so an interrupted run makes all files again.
     durable::write_atomic(&folder.join("cert.pem"), certificate.pem().as_bytes(), 0o644)?;
     Ok(())
 }

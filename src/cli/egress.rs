@@ -1,4 +1,4 @@
-//! `token-shield egress …`.
+//! `token-shield egress …`: explains whether the egress policy allows a URL.
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -79,6 +79,8 @@ impl Check {
                 } else {
                     token.clone()
                 };
+                // The token is not verified. A token can only restrict the policy, so a forged one
+                // gains nothing.
                 let read = Presented::read(text.trim()).and_then(|token| token.grants());
                 TokenRestrictions::of(
                     read.map_err(|refusal| {
@@ -133,7 +135,7 @@ impl Check {
     }
 }
 
-/// The policy that URLs are checked with.
+/// The egress policy with which URLs are checked, and the class that decides what happens to them.
 struct PolicyCheck<'c> {
     policy: EgressPolicy,
     restrictions: TokenRestrictions,
@@ -142,7 +144,7 @@ struct PolicyCheck<'c> {
 }
 
 impl PolicyCheck<'_> {
-    /// Checks a URL and prints the steps.
+    /// Evaluates a URL, and prints the steps.
     fn evaluate(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
         let steps = self.policy.explain(wanted, url, &self.restrictions);
         let judged = self.policy.evaluate(wanted, url, &self.restrictions).map(|_| ());
@@ -212,6 +214,7 @@ fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
     }
 }
 
+/// The effect of a response filter on a URL.
 const fn reply(reply: ResponseFilterAction, controlled: bool) -> &'static str {
     match (controlled, reply) {
         (true, _) => "it stays",

@@ -81,7 +81,7 @@ pub(super) enum GatewayCommand {
 
 impl GatewayCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
-        // Before this process has threads and descriptors.
+        // First: a change of the uid must happen before this process has threads and open files.
         if let Self::AsOwner(command) = self {
             return command.run();
         }

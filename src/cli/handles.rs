@@ -1,5 +1,5 @@
-//! `token-shield token issue --handle` and `token renew`. Handles are hashed here: the gateway gets
-//! only their SHA-256.
+//! `token-shield token issue --handle` and `token renew`. Handles are hashed in this process: the
+//! gateway gets only their SHA-256.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -60,6 +60,7 @@ pub(super) async fn issue(
     Ok(())
 }
 
+/// A random number for a token's id.
 fn random() -> Result<u128, Failure> {
     Ok(u128::from_be_bytes(entropy()?))
 }
@@ -131,9 +132,11 @@ async fn first_of(
     Err(fault)
 }
 
-/// Checks a token from the gateway before it is signed again: this key, or one beside it in its
-/// public file, signed it. It is for the issuer and the gateway of the config, and for that agent.
-/// Returns the longest lifetime of the issuer's tokens.
+/// Checks a token that the gateway returned, before it is signed again. It must be signed by this
+/// key, or by one in the key's public file. It must be for the issuer and the gateway of the
+/// config, and for that agent. Returns the longest lifetime of the issuer's tokens.
+///
+/// A compromised gateway could otherwise obtain a signature under any content.
 fn ours(
     config: &Config,
     (key, file): (&SigningKey, &Path),
@@ -164,6 +167,7 @@ fn ours(
     }
 }
 
+/// Signs a new token for the handle, and registers it.
 async fn renew(
     client: &AdminClient,
     id: HandleId,
@@ -181,6 +185,8 @@ async fn renew(
     let former = text("token").ok_or("the gateway gave no token")?;
     let agent = text("agent").ok_or("the gateway gave no agent")?;
     let (ttl_max, now) = (ours(config, (key, file), former, agent)?, SystemClock::start().now());
+    // The checks come before the signature. A signed token cannot be taken back without a
+    // revocation.
     ttl.map_or(Ok(()), |ttl| within(ttl, now, ttl_max, until))?;
     eprintln!("renewing a token of {agent}");
     let token = mint::renew(former, key, now, (ttl, until), random()?)?;

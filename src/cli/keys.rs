@@ -124,6 +124,7 @@ pub(super) struct RevokeKey {
 }
 
 impl RevokeKey {
+    /// Revokes a key after a confirmation.
     async fn run(self) -> Result<(), Failure> {
         let (what, kid, command) = match (self.kid, self.holder) {
             (_, Some(kid)) => {
@@ -179,6 +180,7 @@ impl KeysCommand {
                     .iter()
                     .filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str))
                     .collect();
+                // The rows contain complete JWKs, which are inserted without a change.
                 println!("{{\"keys\":[{}]}}", keys.join(","));
                 Ok(())
             }

@@ -31,16 +31,17 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// How long the process waits at its end for the last lines.
+/// The longest wait for the last lines at the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Gives each line of `tracing` to the queue.
+/// Adds each line of `tracing` to the queue.
 #[derive(Clone)]
 struct LineQueue(LogLines);
 
-/// One line being written.
+/// One line that is being written.
 struct QueuedLine<'l> {
     lines: &'l LogLines,
+    /// The line is written immediately, and does not wait for others.
     at_once: bool,
 }
 
@@ -63,13 +64,14 @@ impl<'l> MakeWriter<'l> for LineQueue {
     }
 
     fn make_writer_for(&'l self, about: &Metadata<'_>) -> QueuedLine<'l> {
+        // Warnings and errors may be the last lines before a crash.
         QueuedLine { lines: &self.0, at_once: *about.level() <= Level::WARN }
     }
 }
 
-/// One JSON object a line: `timestamp` (RFC 3339), `level`, and the event's fields, its text as
-/// `message`. Each request writes a line, and the general formatter of tracing-subscriber takes
-/// three times as long.
+/// One JSON object in each line: `timestamp` (RFC 3339), `level`, and the event's fields, with its
+/// text as `message`. Each request writes a line, and the general formatter of tracing-subscriber
+/// takes three times as long.
 struct JsonLine;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'static>
@@ -139,6 +141,7 @@ fn own_line(form: LogFormat, level: &str, message: &str) -> String {
     // Writing into a String does not fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
     match form {
+        // Control characters are escaped, so that a message cannot forge a second line.
         LogFormat::Text => format!("{time} {level:>5} {}\n", message.escape_debug()),
         LogFormat::Json => {
             let mut line = format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"message\":")
@@ -150,6 +153,7 @@ fn own_line(form: LogFormat, level: &str, message: &str) -> String {
     }
 }
 
+/// The line about lines that were dropped because the queue was full.
 fn say_dropped(form: LogFormat, dropped: u64) -> String {
     own_line(form, "WARN", &format!("{dropped} log lines were dropped"))
 }
@@ -190,8 +194,8 @@ pub(super) fn start(form: LogFormat) -> io::Result<()> {
     started.map_err(io::Error::other)
 }
 
-/// Prints on standard error why a command failed, and waits at most a second for all lines. The
-/// process ends even if its standard error is not read.
+/// Prints the reason why a command failed on standard error, and waits at most one second for all
+/// lines. The process ends even if no reader takes them.
 pub(super) fn finish(failure: Option<&str>) {
     match log_lines::of_process() {
         Some(lines) => {

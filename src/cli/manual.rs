@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Cli, Failure};
 
-/// The width of the reference.
+/// The width of the reference, in characters.
 const WIDTH: usize = 100;
 
 /// `token-shield completions SHELL`.
@@ -95,6 +95,7 @@ pub(super) fn reference() -> String {
     text
 }
 
+/// Adds a command and its subcommands to the reference.
 fn describe(command: &Command, above: &str, text: &mut String) {
     if command.is_hide_set() || command.get_name() == "help" {
         return;
@@ -142,6 +143,7 @@ fn wrapped(text: &str, indent: &str) -> String {
     lines
 }
 
+/// The form of an argument in the reference.
 fn shown(arg: &Arg) -> String {
     let value = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
     let takes = arg.get_action().takes_values();
@@ -154,6 +156,7 @@ fn shown(arg: &Arg) -> String {
     }
 }
 
+/// The help of an argument, with its default.
 fn explained(arg: &Arg) -> String {
     let help = arg
         .get_help()

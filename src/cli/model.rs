@@ -1,4 +1,4 @@
-//! `token-shield model …`.
+//! `token-shield model …`: lists models with their weights, and accepts new weights.
 
 use clap::{Args, Subcommand};
 use serde_json::json;

@@ -1,4 +1,5 @@
-//! The process that a command of root starts as the data folder's owner. It has the log open, and executes requests.
+//! The process that a command of root starts as the data folder's owner. It has the log open, and
+//! executes requests.
 
 use std::path::PathBuf;
 
@@ -26,7 +27,7 @@ impl OwnerProcess {
         let AdminClient::Offline(_, control) = &client else {
             return Err("the log is not open".into());
         };
-        // The record names the user who asked.
+        // The record names the user who gave the command, and not the owner.
         let operator = Operator(own_name());
         for line in std::io::stdin().lines() {
             let answer = api::perform(control, &operator, serde_json::from_str(&line?)?).await;

@@ -1,4 +1,4 @@
-//! `token-shield principal …`: stop everything that acts in one name.
+//! `token-shield principal …`: stops everything that acts for one principal.
 
 use clap::{Args, Subcommand};
 
@@ -57,6 +57,7 @@ impl PrincipalCommand {
 }
 
 impl ChangePrincipal {
+    /// A change of a principal's status.
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let Self { principal, reason, offline, unregistered, place } = self;
         let command =

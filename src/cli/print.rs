@@ -1,5 +1,5 @@
-//! The output of commands. For people on a terminal: tables and sentences. For programs: one JSON
-//! object a line.
+//! The output of commands. On a terminal: tables and sentences for people. Otherwise: one JSON
+//! object in each line for programs.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -10,10 +10,11 @@ use super::Failure;
 use crate::config::Config;
 use crate::control::{GatewayIdentity, Reply};
 
-/// Prints the rows of a reply: a table on a terminal, otherwise one JSON object a line.
+/// Prints the rows of a reply: a table on a terminal, otherwise one JSON object in each line.
 pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     if json || !std::io::stdout().is_terminal() {
         reply.rows.iter().for_each(|row| println!("{row}"));
+    // Output into a pipe is read by a program, so it has the same form as with --json.
     } else {
         print!("{}", tables(&reply.rows));
     }

@@ -35,6 +35,7 @@ pub(super) struct Rotate {
     place: GatewayArgs,
 }
 
+/// The path of `file` with `ending` added.
 fn beside(file: &Path, ending: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(ending);
@@ -91,6 +92,7 @@ impl Rotate {
             let shown = file.display();
             format!("the gateway does not know the key in {shown}: import its public half first (token-shield keys import)")
         })?;
+        // After an interruption the file exists already. Its key is used again.
         if !next.exists() {
             generate(old.key().algorithm(), next)?;
             for made in [next, &public_file(next)] {
@@ -109,6 +111,7 @@ impl Rotate {
             let shown = next.display();
             return Err(format!("{shown} has a key that may not sign, or of another algorithm: remove it and its .pub").into());
         }
+        // A second run finds the key registered and continues with the next step.
         if known(&new).is_none() {
             let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
             let reply = client.send(AdminRequest::Command(command)).await?;
@@ -147,11 +150,12 @@ fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
     Ok(std::os::unix::fs::lchown(made, Some(owner.uid()), Some(owner.gid())).map_err(fault)?)
 }
 
+/// The path for the old key: the file's name with the first 8 characters of the key's id.
 fn old_file(file: &Path, old: &Jwk) -> PathBuf {
     beside(file, &format!(".{}", old.id().to_string().chars().take(8).collect::<String>()))
 }
 
-/// Replaces the old key's file in one step, so that there is always one.
+/// Replaces the old key's file in one step, so that a key file exists at all times.
 fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failure> {
     let public = public_file(file);
     let listed = std::fs::read_to_string(&public).ok().and_then(|text| jwk::read_set(&text).ok());
@@ -159,10 +163,12 @@ fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failur
     if !keys.iter().any(|key| key.id() == new.id()) {
         keys.insert(0, Jwk::of(new.key().clone()));
     }
+    // The public file lists both keys, so that tokens of the old key stay valid during the overlap.
     durable::write_atomic(&public, jwk::write_set(&keys).as_bytes(), 0o644)?;
     keep_owner(file, &public)?;
     let kept = old_file(file, old);
     if !kept.exists() {
+        // The link keeps the old key. The rename below then replaces the name atomically.
         std::fs::hard_link(file, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     }
     std::fs::rename(next, file).map_err(|error| format!("{}: {error}", next.display()))?;
@@ -172,6 +178,7 @@ fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failur
         }
         _ => {}
     }
+    // Without this sync, a power failure could undo the rename.
     durable::sync_dir(
         file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")),
     )?;

@@ -1,4 +1,4 @@
-//! `token-shield token …`.
+//! `token-shield token …`: issues, delegates, shows, verifies and revokes tokens.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -139,7 +139,7 @@ pub(super) struct RevokeToken {
     place: GatewayArgs,
 }
 
-/// The id of a token or handle, which may be printed. Other input may be a secret, and is not
+/// The id of a token or handle, which may be printed. Any other input may be a secret, and is not
 /// repeated.
 fn id_of(given: &str) -> Option<String> {
     let own =
@@ -207,6 +207,7 @@ impl Issue {
                 .iter()
                 .any(|model| model.name == *name || model.aliases.contains(name))
         };
+        // The model may be added to the config later, so this is only a note.
         for model in self.allowed.models.iter().filter(|model| !known(model)) {
             eprintln!("note: the config has no model {model:?}");
         }
@@ -251,8 +252,8 @@ impl Issue {
 }
 
 /// Records that a token was signed and not registered, and returns the record's index. The owner of
-/// the signing key could sign without this program. So a token that cannot be recorded is signed
-/// even so, with a note.
+/// the signing key could sign without this program. So a token is printed with a note even if it
+/// cannot be recorded.
 async fn recorded(place: &GatewayArgs, config: &Config, token: &str) -> Option<u64> {
     if !config.audit.dir.exists() && !config.proxy.admin.exists() {
         eprintln!("note: not recorded: the gateway and its log are not on this machine");
@@ -273,6 +274,7 @@ async fn recorded(place: &GatewayArgs, config: &Config, token: &str) -> Option<u
 }
 
 impl Given {
+    /// The token or handle, from the argument or from standard input.
     fn read(&self) -> Result<String, Failure> {
         if self.token == "-" {
             Ok(std::io::read_to_string(std::io::stdin())?)
@@ -281,8 +283,8 @@ impl Given {
         }
     }
 
-    /// Asks the gateway, or its state if it does not run. `--offline` uses only the config's JWK
-    /// Sets.
+    /// Verifies with the gateway, or with its state if it does not run. `--offline` uses only the
+    /// config's JWK Sets.
     async fn verify(&self) -> Result<(), Failure> {
         let text = self.read()?;
         let row = if self.offline {

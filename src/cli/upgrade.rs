@@ -1,4 +1,4 @@
-//! `token-shield upgrade`: the running gateway starts its successor.
+//! `token-shield upgrade`: makes the running gateway start its successor.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use super::target::Addresses;
 use super::{Failure, GatewayArgs};
 use crate::app::handover::{Upgraded, Word, receive, send, socket};
 
-/// How long a successor may take to read its config and to take over.
+/// The time limit for a successor to read its config and to take over.
 const DONE_MAX: Duration = Duration::from_secs(150);
 
 #[derive(Args)]
@@ -66,6 +66,7 @@ impl Upgrade {
     }
 }
 
+/// The error if the socket of take-overs cannot be reached.
 fn unreached(path: &Path, error: &io::Error) -> CliFault {
     let shown = path.display();
     if error.kind() == ErrorKind::PermissionDenied {

@@ -17,7 +17,7 @@ use crate::token::{
     IssuerPolicy, LIST_MAX, PostQuantum, Presented, Principals, jwk, verify, verify_signatures,
 };
 
-/// The longest lifetime of a token if a vector has none: no limit.
+/// The longest lifetime of a token if a vector has no limit, in seconds.
 const EVER: u64 = u64::MAX;
 
 #[derive(Args)]
@@ -35,8 +35,8 @@ pub(super) struct Vectors {
     json: bool,
 }
 
-/// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy. Without them,
-/// everything is allowed.
+/// One test vector. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy. Without
+/// them, every value is allowed.
 #[derive(Deserialize)]
 struct Vector {
     id: serde_json::Value,
@@ -73,6 +73,7 @@ impl Vectors {
             let verdict = vector
                 .verdict(self.signature_only)
                 .map_err(|why| format!("line {}: {why}", place + 1))?;
+            // The output has the code alone: a message may contain parts of the token.
             let code = verdict.err().map(|refusal| refusal.code.as_str());
             writeln!(
                 out,

@@ -21,6 +21,7 @@ pub(super) fn record(
     (log, dir): (&LogArgs, &Path),
     command: Command,
 ) -> Result<Option<u64>, Failure> {
+    // The order is a rule of custody: first the record, then the data.
     // A backup has the form of a data folder, but no gateway has written to it.
     let written = dir.join("tmp").is_dir();
     let Some(place) = log.place().or_else(|| gateway_of(dir)).filter(|_| written) else {
@@ -41,9 +42,9 @@ pub(super) fn record(
     Ok(reply.sealed.first().copied())
 }
 
-/// The gateway with the log in the folder `dir`, which was named by itself. The config beside it
-/// names the gateway. Without one, it is the gateway that the environment names or that is found,
-/// if it has this log.
+/// The gateway that owns the log in the folder `dir`, which was named without a gateway. A config
+/// in the parent folder decides. Without one, the gateway of the environment or of the search
+/// counts, if it has this log.
 fn gateway_of(dir: &Path) -> Option<GatewayArgs> {
     let file = dir.join("../token-shield.toml");
     if file.is_file() {

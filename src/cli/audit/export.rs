@@ -35,6 +35,7 @@ pub(in crate::cli) struct Export {
     keys: RecordKeyArgs,
 }
 
+/// Reads an epoch's name, such as `e000001`.
 fn epoch(text: &str) -> Result<u32, String> {
     epoch_number(text).ok_or_else(|| format!("{text:?} is not an epoch: write e000001"))
 }
@@ -68,6 +69,8 @@ impl Export {
             principal: self.principal,
             without_keys: self.without_keys,
         };
+        // The record comes before the first exported byte. An existing folder is refused below, so
+        // it needs no record.
         let recorded = if self.to.exists() {
             None
         } else {
@@ -105,6 +108,7 @@ impl Export {
     }
 }
 
+/// Records the export in the gateway's log.
 #[cfg(feature = "gateway")]
 fn record(
     log: (&LogArgs, &Path),
@@ -115,6 +119,7 @@ fn record(
     super::custody::record(log, crate::control::Command::EpochsExported { epochs, principal, keys })
 }
 
+/// A build without the gateway cannot write a log.
 #[cfg(not(feature = "gateway"))]
 fn record(_: (&LogArgs, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
     Ok(None)
@@ -155,11 +160,13 @@ fn against_cache(dir: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, Fa
     Ok(crate::audit::store::log::cache_against(&dir.join("../secret/cache"), epochs)?)
 }
 
+/// A build without the gateway has no cache.
 #[cfg(not(feature = "gateway"))]
 fn against_cache(_: &Path, _: &[Epoch]) -> Result<Option<Vec<String>>, Failure> {
     Ok(None)
 }
 
+/// The JSON form of a replay's result.
 fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
     let disagreement = |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
     serde_json::json!({
@@ -169,6 +176,7 @@ fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
     })
 }
 
+/// Prints a replay's result for people.
 fn say(done: &Replayed, cache: Option<&[String]>) {
     println!(
         "{} records: {} admissions, {} outcomes, {} refusals",

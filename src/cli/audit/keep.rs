@@ -127,6 +127,7 @@ impl ClockCommand {
 impl Begin {
     async fn run(self) -> Result<(), Failure> {
         let mut config = self.place.read()?;
+        // A running gateway has the lock, so it must begin the epoch itself.
         if UnixStream::connect(&config.proxy.admin).await.is_ok() {
             if self.after_loss {
                 return Err(
@@ -143,6 +144,7 @@ impl Begin {
             self.say(&origin.unwrap_or_default(), &reply);
             return Ok(());
         }
+        // Root's files in the data folder would lock out the owner.
         if done_by_owner(&config.audit, &[])? {
             return Ok(());
         }
@@ -159,6 +161,7 @@ impl Begin {
         Ok(())
     }
 
+    /// Prints the begin of the epoch.
     fn say(&self, origin: &str, reply: &Reply) {
         let what = format!("{origin} begins");
         if self.place.json {
@@ -171,6 +174,7 @@ impl Begin {
 
 impl Forget {
     async fn run(self) -> Result<(), Failure> {
+        // The destruction is final, so the command asks for confirmation first.
         self.sure.ask(&format!("this destroys the record key of {}", self.principal))?;
         let members = json!({ "principal": self.principal });
         let command = Command::PrincipalForget {
@@ -189,7 +193,7 @@ impl Forget {
     }
 }
 
-/// The median.
+/// The median of the times. Zero for an empty list.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
@@ -197,6 +201,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 impl Bench {
     fn run(self) -> Result<(), Failure> {
+        // The folder's name has the process id, so two runs do not share files.
         let folder = self.dir.join(format!("token-shield-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let measured = self.measure(&folder);
@@ -222,6 +227,8 @@ impl Bench {
     fn measure(&self, folder: &std::path::Path) -> Result<(Duration, u64, f64), Failure> {
         let clock = SystemClock::start();
         let file = SystemDisk.create(&folder.join("sync"))?;
+        // The file is written once before the measurement, so that no sync includes the allocation
+        // of blocks.
         SystemDisk.write(&file, &vec![0; 1 << 20], 0)?;
         SystemDisk.sync(&file)?;
         let mut syncs = Vec::new();
@@ -231,6 +238,7 @@ impl Bench {
             SystemDisk.sync(&file)?;
             syncs.push(clock.monotonic() - before);
         }
+        // No reserve: a test folder needs no space for a full disk.
         let settings = LogSettings { reserve: 0, ..LogSettings::of_data(folder, "bench") };
         let (log, _) = Log::open(settings, Arc::new(clock))?;
         let (log, until) = (Arc::new(log), clock.monotonic() + Duration::from_secs(self.seconds));
@@ -241,6 +249,8 @@ impl Bench {
                 std::thread::spawn(move || {
                     let mut count = 0;
                     while clock.monotonic() < until {
+                        // The payload has the size of a typical record, and differs for each
+                        // thread.
                         let policy = format!("{number:0>8}{}", "x".repeat(240));
                         if log.append_blocking(Event::Reload { policy }, None).is_err() {
                             break;

@@ -130,17 +130,20 @@ impl Disclose {
             rows.push(serde_json::to_string(&row)?);
             names.push(format!("{}#{index}", epoch_name(epoch.number)));
         }
+        // If the disclosure cannot be recorded, no key is printed.
         record((&self.log, &dir), names)?;
         rows.iter().for_each(|row| println!("{row}"));
         Ok(())
     }
 }
 
+/// Records the disclosure in the gateway's log.
 #[cfg(feature = "gateway")]
 fn record(log: (&LogArgs, &Path), records: Vec<String>) -> Result<Option<u64>, Failure> {
     super::custody::record(log, crate::control::Command::RecordsDisclosed { records })
 }
 
+/// A build without the gateway cannot write a log.
 #[cfg(not(feature = "gateway"))]
 fn record(_: (&LogArgs, &Path), _: Vec<String>) -> Result<Option<u64>, Failure> {
     Ok(None)
@@ -159,6 +162,7 @@ impl VerifyDisclosure {
                     .map_err(|fault| format!("{}: line {place}: {fault}", self.file.display()))?,
             );
         }
+        // An empty file would otherwise verify, and a reader could take it for a proof.
         if found.is_empty() {
             return Err(format!("{}: the file has no disclosed record", self.file.display()).into());
         }

@@ -19,7 +19,7 @@ use crate::audit::store::retain::{Keep, PruneReason, prune};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Reply;
 
-/// The note if nothing was pruned.
+/// The note for a run that pruned no epoch.
 const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the cache of the log does not cover it yet (start and stop \
     the gateway once)";
 
@@ -42,6 +42,7 @@ pub(in crate::cli) struct Prune {
     place: GatewayArgs,
 }
 
+/// Reads a duration such as `400d`.
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .ok_or_else(|| format!("{text:?} is not a time: write 400d, 12h, 90m or 45s"))
@@ -50,7 +51,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Prune {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        // The owner's process has no terminal to ask on.
+        // First: the owner's process has no terminal for the question.
         self.sure.ask("this prunes old records")?;
         if done_by_owner(&config.audit, self.sure.words())? {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::audit::read::reader::{self, DecryptedRecord, Epoch, StoredRecord};
 use crate::audit::read::tiles::{epoch_name, is_pruned};
 use crate::clock::Timestamp;
 
-/// How often a followed log is checked for new records.
+/// The interval at which a followed log is checked for new records.
 const LOOK: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
@@ -119,6 +119,7 @@ fn moment(text: &str) -> Result<String, Failure> {
 }
 
 impl Window {
+    /// The bounds of the window, as the text of their times.
     fn read(&self) -> Result<(Option<String>, Option<String>), Failure> {
         Ok((
             self.since.as_deref().map(moment).transpose()?,
@@ -127,7 +128,7 @@ impl Window {
     }
 }
 
-/// Gives every record of a window to `take`, decrypted if the keys allow it.
+/// Passes every record of a window to `take`, decrypted if the keys allow it.
 fn all(
     epochs: &[Epoch],
     vault: &dyn Opener,
@@ -149,6 +150,7 @@ fn all(
                 Ok(envelope) if since.as_deref().is_some_and(|since| envelope.at < since) => {
                     return ControlFlow::Continue(());
                 }
+                // Times in a log never decrease, so no later record can be in the window.
                 Ok(envelope) if until.as_deref().is_some_and(|until| envelope.at >= until) => {
                     return ControlFlow::Break(());
                 }
@@ -193,6 +195,7 @@ impl Tail {
         let dir = self.log.dir(self.folder.clone())?;
         let mut next = None;
         loop {
+            // Both are read again each time. A new epoch or a new record key may exist.
             let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
             let Some(newest) = epochs.last() else { return Ok(()) };
             let (number, from) = match next {
@@ -323,6 +326,7 @@ impl UsageReport {
         Ok(())
     }
 
+    /// Prints the sums as JSON lines, as CSV or as text.
     fn print(&self, sums: &BTreeMap<Vec<String>, Sum>) {
         if self.csv {
             println!(
@@ -364,9 +368,10 @@ impl UsageReport {
     }
 }
 
-/// A cell of a CSV table (RFC 4180). Agents and signers of tokens choose names. So text that a
-/// spreadsheet would run as a formula gets an apostrophe before it (OWASP, CSV injection).
+/// A cell of a CSV table (RFC 4180). Agents and signers of tokens choose names, so a name can have
+/// the form of a formula. Such text gets an apostrophe before it (OWASP, CSV injection).
 fn cell(text: &str) -> String {
+    // A lone "-" is this report's mark for a missing value.
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text != "-";
     let text = if formula { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\n', '\r']) {

@@ -1,6 +1,6 @@
-//! `why`: how one request ended, in sentences. Records are read from the data folder, so that the
-//! answer is the same with and without a running gateway. Refusals that are only counted are known
-//! to a running gateway alone.
+//! `why`: explains in sentences how one request ended. Records are read from the data folder, so
+//! the answer is the same with and without a running gateway. Refusals that are only counted are
+//! known to a running gateway alone.
 
 use clap::Args;
 
@@ -50,6 +50,7 @@ impl Why {
         let mut found: Vec<DecryptedRecord> = Vec::new();
         for epoch in reader::epochs(&config.audit.dir)? {
             let _ = reader::each(&epoch, 0, |record| {
+                // A record that these keys do not decrypt does not show its request. It is skipped.
                 let told = record.tell(&vault).ok();
                 found.extend(
                     told.filter(|told| told.text("request").as_deref() == Some(&self.request)),
@@ -60,6 +61,7 @@ impl Why {
         Ok(found)
     }
 
+    /// Prints one record as JSON or as a sentence.
     fn say(&self, told: &DecryptedRecord) {
         if self.place.json {
             println!("{}", told.line());
@@ -114,7 +116,7 @@ fn sentence(told: &DecryptedRecord) -> String {
     }
 }
 
-/// A refusal without a record of its own, which a running gateway remembers.
+/// A refusal that was only counted, as a sentence. Only a running gateway remembers it.
 fn remembered_sentence(told: &serde_json::Value) -> String {
     let text = |member: &str| told[member].as_str();
     let (at, stage, code) =

@@ -32,7 +32,7 @@ pub(in crate::cli) struct Restore {
     place: GatewayArgs,
 }
 
-/// Refuses a data folder that has a log.
+/// Refuses a data folder that has a log. A restore must not mix two logs.
 fn has_no_log(to: &LogPaths, temporary: &Path) -> Result<(), Failure> {
     for path in [to.audit.as_path(), &to.head, temporary, &to.record_keys, &to.log_keys, &to.vkeys]
     {
@@ -58,6 +58,7 @@ impl Restore {
             Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?)
         };
         let config = self.config(own.as_deref())?;
+        // A running gateway writes to the same folder, so it must stop first.
         if UnixStream::connect(&config.proxy.admin).is_ok() {
             return Err(
                 format!("a gateway runs on {}: stop it first", config.data.display()).into()
@@ -82,6 +83,8 @@ impl Restore {
         // Without its head, no gateway can start from the log before the restore is recorded.
         from.copy(&to, &temporary, (true, true))?;
         let origin = begin(&config, &temporary, head)?;
+        // The head gets its final name only now. An interruption before leaves a folder that no
+        // gateway starts from.
         let moved =
             fs::rename(&temporary, &to.head).map_err(durable::DiskFault::of("move", &temporary));
         moved.and_then(|()| durable::sync_dir(to.head.parent().unwrap_or(Path::new("."))))?;
@@ -157,9 +160,9 @@ impl Restore {
     }
 }
 
-/// Begins a new epoch in a restored log, whose head is the file `temporary`, and records the backup's
-/// head. Another gateway that continues from the same log has a different epoch there, with other
-/// keys.
+/// Begins a new epoch in a restored log, whose head is the file `temporary`, and records the
+/// backup's head. Another gateway may continue from the same log. It has a different epoch there,
+/// with other keys.
 fn begin(config: &Config, temporary: &Path, head: Head) -> Result<String, Failure> {
     let begin = NewEpoch {
         reason: "restored from a backup".to_owned(),
