@@ -1,4 +1,4 @@
-//! From tables to settings.
+//! Converts the tables of a config to settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ use crate::proxy::settings::{
     Auditors, Listen, ProxySettings as Proxy, Timeouts, Tls, UpstreamSettings,
 };
 
+/// Parses a config's text and collects all faults.
 pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     let book = FaultCollector::new(text);
     let empty = DeTable::default();
@@ -30,6 +31,7 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
         Ok(root) => root,
         Err(error) => {
             book.fault(error.span().map_or(0, |span| span.start), "toml", error.message());
+            // `close` returns the fault. The next line is only for the type.
             book.close()?;
             return Err(Faults(Vec::new()));
         }
@@ -42,11 +44,12 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     config.map(|config| Config { policy: policy(text), ..config }).ok_or(Faults(Vec::new()))
 }
 
-/// The hash of a config's text, as it is in records.
+/// The hash of a config's text, as in records.
 pub(super) fn policy(text: &str) -> String {
     crate::id::TokenId(sha256(text.as_bytes())).to_string()
 }
 
+/// Reads all sections; `None` if a required value is missing.
 fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Config> {
     let name = root.required("name");
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
@@ -77,7 +80,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
     metrics.close();
     let sockets = Sockets::read(root.table("listen", empty), base, &data, empty, &mut warnings);
-    // All sections are closed before a missing value ends the reading. So one error lists all
+    // All sections are closed before a missing value ends the function. So one error lists all
     // faults.
     let (audit, keep, auditors) = audit(
         root.table("audit", empty),
@@ -103,13 +106,14 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     Some(Config { name: name?, data, guard, proxy, audit, keep, policy: String::new(), warnings })
 }
 
-/// Upstreams, and the models that they serve.
+/// The upstreams, and the models that they serve.
 struct Routes {
     upstreams: Vec<UpstreamSettings>,
     models: Vec<Model>,
 }
 
 impl Routes {
+    /// Reads `[[upstream]]` and `[[model]]`.
     fn read<'t>(root: &Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Self {
         let upstreams: Vec<UpstreamSettings> = root
             .tables("upstream")
@@ -127,6 +131,7 @@ impl Routes {
             names.push(model.name.as_str());
             names.extend(model.aliases.iter().map(String::as_str));
         }
+        // An alias must be unique too, because a request names a model by it.
         unique(root, "model", names.into_iter());
         Self { upstreams, models }
     }
@@ -156,6 +161,7 @@ struct Limits {
 }
 
 impl Limits {
+    /// Reads the section, with the default values.
     fn read(section: Section<'_>) -> Self {
         let count = |key, fallback| {
             section.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback)
@@ -180,7 +186,7 @@ impl Limits {
 
 /// The section `listen`.
 struct Sockets {
-    /// None after a fault.
+    /// `None` after a fault.
     listen: Option<Listen>,
     metrics: SocketAddr,
     admin: PathBuf,
@@ -188,6 +194,7 @@ struct Sockets {
 }
 
 impl Sockets {
+    /// Reads the section, with the default values.
     fn read<'t>(
         section: Section<'t>,
         base: &Path,
@@ -223,7 +230,7 @@ fn answers(limits: &Section<'_>) -> AnswerLimits {
     }
 }
 
-/// The log.
+/// The settings of the log, of its retention, and of the auditors.
 fn audit(
     section: Section<'_>,
     (data, name): (&Path, &str),
@@ -252,7 +259,7 @@ fn audit(
     (log, keep, auditors)
 }
 
-/// Who may read the log's tree.
+/// The access of auditors to the log's tree.
 fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
     let socket = section.parsed("listen", "\"unix:PATH\"", |text| {
         text.strip_prefix("unix:").map(|path| base.join(path))
@@ -265,6 +272,7 @@ fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
     }
 }
 
+/// Reports names that occur twice.
 fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item = &'n str>) {
     let mut seen = BTreeSet::new();
     for name in names {
@@ -274,6 +282,7 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
     }
 }
 
+/// The address and TLS settings of the API; `None` after a fault.
 fn listen<'t>(
     section: &Section<'t>,
     base: &Path,
@@ -302,6 +311,7 @@ fn listen<'t>(
     if danger {
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
     }
+    // Tokens are bearer tokens. Without TLS, anyone on the network path could read and use them.
     if tls.is_none() && !address.ip().is_loopback() && !danger {
         section.fault(
             "api",
@@ -312,6 +322,7 @@ fn listen<'t>(
     Some(Listen { publish_keys, address, tls })
 }
 
+/// Reads the section `timeouts`, with the default values.
 fn timeouts(section: Section<'_>) -> Timeouts {
     let time = |key, seconds| section.duration(key).unwrap_or(Duration::from_secs(seconds));
     let timeouts = Timeouts {

@@ -1,4 +1,4 @@
-//! From `[[issuer]]` and `[principal]` to settings.
+//! Converts `[[issuer]]` and `[principal]` to settings.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::guard::settings::{Caps, Issuer, Jwks};
 use crate::proxy::settings::ServerAddress;
 use crate::token::{LIST_MAX, PostQuantum, Principals};
 
-/// A token of 40 KiB cannot have a longer list.
+/// The maximum of `token_list`. A token of 40 KiB cannot have a longer list.
 const LIST_CAP: usize = 4096;
 
 /// The principals that an issuer may speak for. The default of a single issuer is all principals.
-/// If there are `several`, each needs the key: a principal's limits, prompt cache and records must
+/// If there are `several`, each needs the key. A principal's limits, prompt cache and records must
 /// belong to one issuer.
 fn principals(section: &Section<'_>, several: bool) -> Principals {
     let principals = section.texts("principals");
@@ -40,7 +40,7 @@ fn principals(section: &Section<'_>, several: bool) -> Principals {
     if principals.is_empty() { Principals::all() } else { Principals::of(principals) }
 }
 
-/// Caps of principals, by issuer and name.
+/// The caps of principals, by issuer and name.
 pub(super) type CapsOfPrincipals = BTreeMap<String, BTreeMap<String, Caps>>;
 
 /// The issuers, and the caps of their principals.
@@ -58,11 +58,12 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPr
     (issuers, principals)
 }
 
-/// Tells each issuer which patterns belong to the others. The same pattern at two issuers is
-/// refused, because a principal belongs to one issuer.
+/// Gives each issuer the patterns of the other issuers. The same pattern at two issuers is refused,
+/// because a principal belongs to one issuer.
 fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
     let patterns: Vec<Vec<String>> =
         issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
+    // All patterns were copied before, because each issuer is changed here.
     for (place, issuer) in issuers.iter_mut().enumerate() {
         let others = patterns.iter().enumerate().filter(|(other, _)| *other != place);
         issuer.principals = issuer
@@ -90,7 +91,7 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
     }
 }
 
-/// Binds `[principal."NAME"]` to the issuer that the principal belongs to.
+/// Assigns `[principal."NAME"]` to the issuer of the principal.
 fn principal(
     root: &Section<'_>,
     issuers: &[Issuer],
@@ -112,6 +113,7 @@ fn principal(
     }
 }
 
+/// Reads one `[[issuer]]`; `None` if a required value is missing.
 fn issuer(
     section: Section<'_>,
     base: &Path,
@@ -120,6 +122,8 @@ fn issuer(
 ) -> Option<Issuer> {
     let (iss, aud) = (section.required("iss"), section.required("aud"));
     let namespaces = section.texts("namespaces");
+    // There is no default for all namespaces: a second issuer could otherwise speak for the agents
+    // of the first.
     if namespaces.is_empty() {
         section.fault(
             "namespaces",
@@ -138,6 +142,8 @@ fn issuer(
         true => Jwks::Url { url: text, ca: ca.clone() },
         false => Jwks::File(base.join(text)),
     });
+    // The keys decide which tokens are valid. Over plain HTTP anyone on the path could replace
+    // them.
     if let Some(Jwks::Url { url, .. }) = &jwks
         && !target(url, base, None)
             .is_some_and(|(target, _)| matches!(target, ServerAddress::Tls { .. }))

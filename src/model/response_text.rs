@@ -40,8 +40,7 @@ pub fn whole(json: &[u8], filter: &mut dyn TextFilter) -> Result<Option<Vec<u8>>
 /// The texts of a stream of events.
 #[derive(Default)]
 pub struct StreamTexts {
-    /// For each text of which something is held, its last event. The event is sent again with what
-    /// was held.
+    /// For each text with held bytes, its last event. This event is sent again with the held bytes.
     templates: Vec<Template>,
     sources: Sources,
 }

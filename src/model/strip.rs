@@ -51,10 +51,10 @@ impl ModelCall<'_> {
     /// about tools.
     fn without_dangling_choice(&mut self) {
         let tools = self.object.get("tools").and_then(Value::as_array);
+        // Servers refuse an empty list of tools, and a choice without tools.
         if tools.is_some_and(<[Value<'_>]>::is_empty) {
             for key in ["tools", "tool_choice", "parallel_tool_calls"] {
                 self.object.remove(key);
-            // Servers refuse an empty list of tools, and a choice without tools.
             }
             return;
         }

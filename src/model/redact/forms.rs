@@ -18,7 +18,7 @@ pub enum UpstreamAddress {
 }
 
 impl UpstreamAddress {
-    /// The forms that errors name it by: `host:port`, or as a URL.
+    /// The forms of the address in errors: `host:port`, or a URL.
     pub(super) fn forms(&self) -> Vec<Vec<u8>> {
         match self {
             Self::Host { host, port } => [

@@ -45,7 +45,7 @@ pub struct Redactor {
 struct Edit {
     from: usize,
     to: usize,
-    /// What stands there then.
+    /// The bytes that replace the range.
     mark: &'static [u8],
 }
 

@@ -22,7 +22,7 @@ const HELD_MAX: usize = 256 << 10;
 /// is not sent. Ordinary text is also replaced, if it ends with as many bytes of a secret and 256
 /// KiB of other texts follow it.
 const BEGUN_MIN: usize = 8;
-/// Texts of one stream that could all be within a secret.
+/// The maximum number of texts in one stream that may end inside a secret.
 const CHANNELS_MAX: usize = 4_096;
 
 /// The reasons why a stream cannot be searched for secrets. Such a stream ends.
@@ -31,7 +31,7 @@ pub enum Unsearchable {
     /// An event is too long.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// More texts end in what may be a secret than are kept.
+    /// More texts end in a possible secret than the gateway keeps.
     #[error("more than {CHANNELS_MAX} texts of the stream end in what could be a secret")]
     TooMany,
 }

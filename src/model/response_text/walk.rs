@@ -66,15 +66,15 @@ pub(super) struct Walk<'j, 'p, D: Values<'j>> {
     error: bool,
     /// The index of the block that the event belongs to.
     block: Option<u64>,
-    /// What the document says it is.
+    /// The type in the document.
     pub(super) kind: Option<&'j str>,
-    /// The names and types that lead here.
+    /// The names and types from the root to the current value.
     path: String,
-    /// How often a text has changed.
+    /// The number of changes of texts.
     changed: usize,
-    /// A text was found since the last item of an array.
+    /// True if a text was found since the last item of an array.
     moved: bool,
-    /// Where each text stood last, of texts that come in pieces.
+    /// The last position of each text that comes in parts.
     pub(super) sources: Sources,
 }
 
