@@ -121,8 +121,7 @@ impl Gateway {
         let watch = RevocationWatcher::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter)
             .map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
-        // Checked after authentication, so that an unauthenticated caller does not learn which
-        // paths exist.
+        // A refusal of the stage `routed` comes after authentication: the caller is known, so it is recorded.
         readable(&parts.method, target.path(), &exchange.config)?;
         Ok(Arrived { paced, watch })
     }

@@ -258,8 +258,7 @@ impl Frames {
                     *block = (!frame.has(END_HEADERS)).then_some(frame.length);
                 }
                 CONTINUATION => {
-                    // An endless header block would otherwise grow without a request (CONTINUATION
-                    // flood, CVE-2024-27316 and others).
+                    // An endless header block would otherwise grow without a request (CONTINUATION flood).
                     let whole = block.unwrap_or(0).saturating_add(frame.length);
                     if whole > BLOCK_MAX {
                         return Err(Flood);
