@@ -1,4 +1,4 @@
-//! Compares the cache with the log, for `audit verify` and tests.
+//! Compares the cache with the log.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -284,8 +284,7 @@ impl SharedLog {
             let shared = match &mut place.who {
                 LogOwner::Own => Arc::clone(&place.current.shared),
                 LogOwner::Between(queue)
-                    // Outcomes and commands are accepted above the limit: the reserve has room for
-                    // them.
+                    // An outcome is accepted above the limit: its admission was counted already.
                     if queue.len() < QUEUE_MAX || waiting.event.is_reserved() =>
                 {
                     return queue.push_back(waiting);
