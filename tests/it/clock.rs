@@ -1,4 +1,4 @@
-//! The wall clock that steps back, and the operator's word that it is right.
+//! A wall clock that steps back, and the operator's statement that it is right.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ fn config(data: &Path) -> Config {
     config::read(text, data).expect("a config")
 }
 
-/// How far the clock of newly opened books is behind the log.
+/// How far the clock is behind the log when the state is opened again.
 fn behind(config: &Config) -> Duration {
     let state = GatewayState::open(config).expect("books");
     let behind = state.ratchet.behind();
@@ -31,7 +31,7 @@ fn an_accepted_clock_stays_accepted_after_a_restart() {
     let data = tempfile::tempdir().expect("a folder");
     token_shield::durable::make_private_dir(data.path()).expect("for this user alone");
     let config = config(data.path());
-    // A log whose last record is an hour ahead of this machine's clock.
+    // A log whose last record is one hour ahead of this machine's clock.
     let ahead =
         Arc::new(ManualClock::at(SystemClock::start().now().plus(Duration::from_secs(3600))));
     std::fs::create_dir_all(data.path().join("secret")).expect("a folder");

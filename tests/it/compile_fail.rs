@@ -1,4 +1,4 @@
-//! Shortcuts that must not compile: no question is skipped, no answer unsealed, no proof made up.
+//! Code that must not compile: a skipped check, an answer before its record, an invented proof.
 
 #[test]
 fn shortcuts_do_not_compile() {

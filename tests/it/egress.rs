@@ -1,4 +1,5 @@
-//! The judge of destinations: internal addresses in every spelling, tricks, and what must pass all the same.
+//! The egress policy: internal addresses in every spelling, tricks, and ordinary URLs that must
+//! pass.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +9,7 @@ use token_shield::guard::egress::policy::{
     EgressPolicy, ListEntry, Lists, SelfEndpoints, TokenRestrictions, Use,
 };
 
-/// A judge that lists a few names, each under which an attacker might hide.
+/// A policy that lists a few names. An attacker might hide under each of them.
 fn policy() -> EgressPolicy {
     let list = [
         "good.example",
@@ -28,7 +29,7 @@ fn refused(policy: &EgressPolicy, url: &str) {
     assert!(found.is_err(), "{url:?} leads to {found:?}");
 }
 
-/// Where a range begins and ends, and in between.
+/// The first and the last address of each internal range, and one between them.
 fn within_v4() -> Vec<Ipv4Addr> {
     let of = |(first, prefix, _): &(Ipv4Addr, u8, &str)| {
         let (first, size) = (u64::from(first.to_bits()), 1_u64 << (32 - prefix));
@@ -51,7 +52,7 @@ fn full_width(text: &str) -> String {
         .collect()
 }
 
-/// Every way to write an IPv4 address that some reader takes for one.
+/// Every spelling that some parser accepts as an IPv4 address.
 fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
     let [a, b, c, d] = address.octets();
     let bits = address.to_bits();
@@ -153,7 +154,7 @@ fn internal_addresses_are_refused_in_every_spelling() {
     assert!(count >= 5_000, "{count}");
 }
 
-/// What looks like a listed host, and is read as another one by somebody.
+/// URLs that look like a listed host, and that some parser reads as another host.
 const TRICKS: &[&str] = &[
     "http://good.example@evil.example/",
     "https://good.example:443@evil.example/",

@@ -1,4 +1,4 @@
-//! Fetches of media: which addresses are connected to, and what content is taken.
+//! Fetches of media: the addresses that the gateway connects to, and the content that it accepts.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -21,7 +21,8 @@ use token_shield::proxy::fetch::{FetchJob, Fetcher};
 use token_shield::proxy::resolve::Resolver;
 use token_shield::refusal::Code;
 
-/// Answers every question for an A record with the next of `answers`, over and over; all else with nothing.
+/// A DNS server. It answers each question for an A record with the next element of `answers`, again
+/// from the start after the last one. Other questions get an empty answer.
 fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
     let address = socket.local_addr().expect("address");
@@ -63,7 +64,7 @@ fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
     address
 }
 
-/// Answers everybody with `head` and `body`, and counts them.
+/// Answers every client with `head` and `body`, and counts them.
 fn server(address: &str, head: &'static str, body: &'static [u8]) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(address).expect("bind");
     let (port, reached) =
@@ -84,7 +85,7 @@ fn server(address: &str, head: &'static str, body: &'static [u8]) -> (u16, Arc<A
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR and so on";
 const FINE: &str = "200 OK\r\ncontent-type: image/png";
 
-/// How one fetch is set up.
+/// The setup of one fetch.
 struct Fetch {
     port: u16,
     dns: SocketAddr,
@@ -107,7 +108,7 @@ impl Fetch {
         }
     }
 
-    /// Fetches `times` times for one agent; what the last of them gave.
+    /// Fetches `times` times for one agent. Returns the result of the last fetch.
     fn run(self, times: usize) -> Result<Vec<Content>, Code> {
         let Self { port, dns, own, networks, bytes_max, per_hour } = self;
         let media = vec![format!("pics.test:{port}").parse().expect("an entry")];

@@ -1,4 +1,4 @@
-//! The response filter, from the bytes of a stream to the bytes that the caller gets.
+//! The response filter: from the bytes of a stream to the bytes that the caller gets.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use token_shield::model::answer::StreamFilter;
 use token_shield::model::response_text::{self, Channel, ChannelId, TextFilter};
 use token_shield::model::tools::{Arguments, Tools};
 
-/// Allows `good.example`, and `links.example` as a link. Judges calls of the tool `fetch`.
+/// Allows `good.example`, and `links.example` as a link. Evaluates calls of the tool `fetch`.
 #[derive(Default)]
 struct OneHost {
     scanners: BTreeMap<(u64, String), Scanner>,
@@ -87,7 +87,7 @@ fn delta(key: &str, text: &str) -> String {
     format!("{{\"{key}\":{}}}", serde_json::to_string(text).expect("a string"))
 }
 
-/// What comes out of a stream of these events.
+/// The output for a stream of these events.
 fn streamed(door: OneHost, events: &[Vec<u8>]) -> String {
     let (mut filter, mut out) =
         (StreamFilter::new(Operation::ChatCompletions, true, door), Vec::new());
@@ -98,7 +98,7 @@ fn streamed(door: OneHost, events: &[Vec<u8>]) -> String {
     String::from_utf8(out).expect("UTF-8")
 }
 
-/// The texts of `key` in it, put together.
+/// The texts of `key` in the stream, joined.
 fn said(stream: &str, key: &str) -> String {
     let events = stream
         .lines()

@@ -1,4 +1,5 @@
-//! Hostile input: each case is refused with the status and code of docs/THREATS.md, and nothing is forwarded.
+//! Hostile input. Each case is refused with the status and code of docs/THREATS.md, and no request
+//! is forwarded.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -31,19 +32,19 @@ fn the_good_request_passes() {
     assert_eq!((answer.status, gateway.forwarded.load(Ordering::SeqCst)), (200, 1), "{answer:?}");
 }
 
-/// A body that must be refused, with the status and the code.
+/// A name, a body that must be refused, and the expected status and code.
 type Body = (&'static str, Vec<u8>, (u16, &'static str));
 
 fn text(body: &str) -> Vec<u8> {
     body.as_bytes().to_vec()
 }
 
-/// A good body with more members.
+/// A valid body with more members.
 fn with(more: &str) -> Vec<u8> {
     text(&GOOD.replace(r#""model":"up""#, &format!(r#""model":"up",{more}"#)))
 }
 
-/// Bodies that are not JSON, or not the JSON that is expected.
+/// Bodies that are not JSON, or that have another form than the API needs.
 fn malformed_bodies() -> Vec<Body> {
     let deep =
         format!(r#"{{"model":"up","messages":[],"tools":{}{}}}"#, "[".repeat(100), "]".repeat(100));
@@ -232,7 +233,7 @@ fn hostile_framing_is_refused() {
     refused(&gateway, "a body that never ends", &gateway.send(cut), (408, "body-slow"));
     let slow = gateway.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n");
     refused(&gateway, "headers that never end", &slow, (408, "headers-slow"));
-    // What has not begun to be a request is closed within the same time.
+    // A connection without a complete start of a request is closed within the same time.
     for begun in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM"] {
         assert_eq!(gateway.send(begun.as_bytes()).status, 0, "{begun:?}");
     }
@@ -258,7 +259,8 @@ fn garbage_after_a_good_request_is_refused_by_name() {
     assert_eq!(stream.read(&mut [0]).expect("read"), 0, "the connection stays open");
 }
 
-/// A caller that was refused before its body was read is told that the connection ends, or can go on with it.
+/// After a refusal before the body is read, the answer states whether the connection ends or can be
+/// used again.
 #[test]
 fn a_refusal_says_what_becomes_of_the_connection() {
     let gateway = Gateway::start();

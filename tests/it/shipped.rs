@@ -1,4 +1,5 @@
-//! What is shipped beside the binary works: the example config, the alert rules, the board.
+//! The files that are shipped with the binary work: the example config, the alert rules, the
+//! dashboard.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,4 +1,5 @@
-//! TLS as a caller sees it: version 1.3, and a key exchange that holds against a quantum adversary.
+//! TLS as a caller sees it: version 1.3, and a key exchange that is secure against a quantum
+//! computer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

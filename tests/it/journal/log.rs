@@ -1,4 +1,4 @@
-//! The pen: recovery, one writer, shared syncs, and every way in which a log ends.
+//! The audit recorder: recovery, one writer, shared syncs, and every cause that ends a log.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use token_shield::id::KeyId;
 use super::data::{Data, event, events};
 use super::gate::Gate;
 
-/// Waits until `done` holds, ten seconds at the most.
+/// Waits until `done` is true, for at most ten seconds.
 #[track_caller]
 fn until(done: impl Fn() -> bool) {
     let clock = SystemClock::start();
@@ -110,7 +110,7 @@ fn async_callers_are_answered() {
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..50).collect::<Vec<_>>());
-        // One that nobody waits for is recorded all the same.
+        // A record without a waiting caller is written too.
         drop(log.append(event(50), None));
         let abandoned = tokio::spawn({
             let log = log.clone();
@@ -245,7 +245,7 @@ fn what_is_under_a_checkpoint_must_be_what_it_was() {
         let mut bytes = fs::read(tile(&data, name)).expect("read");
         bytes[place] ^= 1;
         fs::write(tile(&data, name), bytes).expect("write");
-        // A changed bundle is noticed where the journal still has the record, and by the verifier.
+        // A changed bundle is detected if the journal still has the record, and by the verifier.
         data.refused(|fault| {
             matches!(
                 fault,
@@ -306,7 +306,8 @@ fn a_sync_that_fails_ends_the_log() {
     assert!(!log.healthy());
     data.refused(|fault| matches!(fault, LogFault::Locked(_)));
     log.close().expect_err("it had failed");
-    // Its bytes happen to be there, whole, so it counts from now on: written again and synced.
+    // The bytes are complete on the disk, so the record counts from now on. It is written and
+    // synced again.
     data.holds(&events(2));
 }
 
@@ -317,7 +318,7 @@ fn a_full_disk_is_waited_out() {
     let (log, _) = data.open_on(Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
     let added =
         || Event::KeyAdded { issuer: String::new(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
-    // The first record draws the gateway's record key, which needs room too.
+    // The first record also makes the gateway's record key, which needs space.
     log.append_blocking(added(), None).expect("sealed");
     disk.full.store(true, Ordering::SeqCst);
     let mut sealed = 1;
