@@ -56,8 +56,7 @@ pub(super) fn lists<'t>(
             ),
         }
     }
-    // The tunnel list only matters for calls of these tools. The operator would rely on it without
-    // effect.
+    // Only calls of these tools are checked against the tunnel list.
     if tools.is_empty() && !lists.tunnel.is_empty() {
         section
             .fault("tunnel", "has no effect without fetch_tools; a rule without effect is refused");

@@ -31,6 +31,7 @@ pub fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
+/// Splits a text into its leading number and its unit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -1,5 +1,5 @@
-//! Listeners with a limited number of connections. Others wait in the backlog and take no
-//! descriptor.
+//! Listeners with a limited number of connections. Further connections wait in the backlog and use
+//! no descriptor.
 
 use std::io;
 use std::pin::Pin;
@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
-/// How long a connection may be silent.
+/// The maximum time without a byte in either direction.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// How long it may be silent while others wait, and how often this is checked.
+/// The same when all slots are in use, and the interval of the checks.
 const IDLE_SHORT: Duration = Duration::from_secs(5);
 
 /// A listener with a limited number of connections.
@@ -31,7 +31,8 @@ impl<L> Bounded<L> {
         Self { listener, places: Arc::new(Semaphore::new(connections_max)), ends_idle: false }
     }
 
-    /// Also ends silent connections. Not for operators, because a command may take long.
+    /// Also ends silent connections. It is not for operators, because a command may take a long
+    /// time.
     #[must_use]
     pub fn with_idle_limit(mut self) -> Self {
         self.ends_idle = true;
@@ -44,7 +45,8 @@ impl<L: Listener> Listener for Bounded<L> {
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed.
+        // The slot comes before `accept`, so that a waiting connection uses no descriptor.
+        // The semaphore is never closed, so this never fails.
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
             return std::future::pending().await;
         };
@@ -62,14 +64,14 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-/// A connection and its permit.
+/// A connection and its slot.
 pub struct LimitedConnection<S> {
     stream: S,
     idle: Option<IdleTimer>,
     _place: OwnedSemaphorePermit,
 }
 
-/// The time of the last byte in either direction.
+/// The timer for the last byte in either direction.
 struct IdleTimer {
     places: Arc<Semaphore>,
     moved: Instant,
@@ -81,6 +83,7 @@ impl IdleTimer {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             std::task::ready!(self.look.as_mut().poll(cx));
+            // A silent peer must not keep others out.
             let allowed = if self.places.available_permits() == 0 { IDLE_SHORT } else { IDLE_MAX };
             let now = Instant::now();
             if now >= self.moved + allowed {

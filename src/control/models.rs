@@ -7,7 +7,8 @@ use crate::control::{Control, ControlFault};
 use crate::weights::{ModelRow, UNKNOWN};
 
 impl Control {
-    /// The records of a model's present digests that are not accepted yet.
+    /// The records that accept the current digests of a model. Digests that are pinned or already
+    /// accepted are left out.
     pub(super) fn model_accepted(
         &self,
         model: &str,
@@ -49,16 +50,18 @@ impl Control {
         })
     }
 
-    /// Every model at every server.
+    /// The rows of every model at every server.
     pub(super) fn models(&self) -> Vec<serde_json::Value> {
         self.weights.rows().iter().map(model_view).collect()
     }
 
+    /// The rows of one model.
     fn rows_of(&self, model: &str) -> Vec<ModelRow> {
         self.weights.rows().into_iter().filter(|row| *row.model == *model).collect()
     }
 }
 
+/// A model at a server, as a row of a reply.
 fn model_view(row: &ModelRow) -> serde_json::Value {
     serde_json::json!({
         "model": &*row.model,

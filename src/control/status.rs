@@ -9,7 +9,7 @@ use crate::id::{AgentName, Principal};
 use crate::registry::StatusChange;
 use crate::suggest::nearest;
 
-/// The most similar names in an error.
+/// The maximum number of similar names in an error.
 const NEAR_MAX: usize = 3;
 
 /// The row of a reply about a changed status.
@@ -70,6 +70,8 @@ impl Control {
     ) -> Result<Event, ControlFault> {
         let agent = self.meant(name)?;
         let row = self.registry.agent(agent.as_str());
+        // A misspelled name would stop no agent, and the operator would not notice. So it needs an
+        // option.
         if row.is_none() && !unregistered {
             return Err(
                 self.unknown(agent.as_str(), "; use --unregistered to stop the name even so")
@@ -80,8 +82,8 @@ impl Control {
         Ok(Event::AgentStatus { agent, status, reason })
     }
 
-    /// The named agent. Without a slash it is one of the namespace `default`, unless a namespace
-    /// has that name.
+    /// The named agent. Without a slash it is in the namespace `default`, unless a namespace has
+    /// that name.
     fn meant(&self, name: &str) -> Result<AgentName, ControlFault> {
         if name.contains('/') {
             return Ok(name.parse()?);
@@ -130,6 +132,7 @@ impl Control {
         })
     }
 
+    /// Whether a namespace has registered agents.
     fn has_agents(&self, namespace: &str) -> bool {
         self.registry.agents().iter().any(|row| row.name.namespace() == namespace)
     }
@@ -178,7 +181,7 @@ impl Control {
         Ok(Event::PrincipalStatus { principal, status, reason })
     }
 
-    /// The error of an agent's name that is not registered.
+    /// The error for an agent's name that is not registered.
     pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
         let rows = self.registry.agents();
         let last = name.rsplit('/').next().unwrap_or_default();
@@ -208,7 +211,7 @@ impl Control {
             .then(|| format!("no agent {agent} is registered: only its name has the new status"))
     }
 
-    /// Every agent, and the namespaces that are stopped.
+    /// All agents, and the stopped namespaces.
     pub(super) fn agents(&self) -> Vec<Value> {
         let mut rows: Vec<Value> = self.registry.agents().iter().map(agent_view).collect();
         rows.extend(
@@ -220,7 +223,7 @@ impl Control {
         rows
     }
 
-    /// The principals that are stopped.
+    /// The stopped principals.
     pub(super) fn stopped_principals(&self) -> Vec<Value> {
         self.registry
             .stopped_principals()
@@ -230,6 +233,7 @@ impl Control {
     }
 }
 
+/// A row about a stopped namespace or principal.
 fn stopped(word: &str, name: &str, status: &StatusChange) -> Value {
     let reason = status.reason();
     json!({

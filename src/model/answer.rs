@@ -143,7 +143,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
             }
             match self.event(event, out) {
                 Ok(place) if self.watch.progress.ended => {
-                    // Only the first last event counts. A server may send more after it.
+                    // If a server sends its last event several times, the first one counts.
                     last.get_or_insert(place);
                 }
                 Ok(_) => {}

@@ -281,7 +281,8 @@ impl ModelCall<'_> {
             self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens))
         });
         let server_fields = self.operation.dialect().has_server_fields();
-        // Without the usage at the end of a stream, the record would have no token counts.
+        // Without the usage at the end of a stream, the record would have only an upper bound of
+        // the tokens.
         let force_usage = self.stream && gateway.include_usage && server_fields;
         let mut out =
             ObjectWriter { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };

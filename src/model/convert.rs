@@ -14,7 +14,7 @@ use crate::json::{self, Limits, Object, Value};
 
 use super::unreadable::DEPTH_MAX;
 
-/// The maximum number of values in one document. It limits the memory for reading it.
+/// The maximum memory cost of one document, as in [`Limits::values`].
 const VALUES_MAX: usize = 1 << 20;
 
 /// The maximum number of choices, calls and blocks of one answer.

@@ -86,8 +86,8 @@ impl ModelCall<'_> {
     /// Writes the placeholders: one for the media type and one for the data of each slot.
     fn mark(&mut self, mark: &Placeholder) {
         for (number, reach) in self.inline_slots.iter().enumerate() {
-            // The number has four digits, so that `fill` can find its end. A request has fewer
-            // slots.
+            // The number has four digits, so that `fill` can find its end. The request
+            // filter allows at most 16 slots.
             let Some(value) = at(&mut self.object, &reach.steps) else { continue };
             let (kind, data) =
                 (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));

@@ -114,8 +114,8 @@ impl<'j> JsonTree<'j> {
         let end = reader.root();
         Self {
             json,
-            // UTF-8 and control characters are checked once for all bytes, which is faster than per
-            // string.
+            // UTF-8 and control characters are checked once for all bytes. Most strings then need
+            // no check.
             text: std::str::from_utf8(json).ok(),
             has_controls: json.iter().fold(false, |any, byte| any | (*byte < b' ')),
             end,
@@ -267,8 +267,8 @@ impl TreeReader<'_> {
                 NodeKind::Scalar
             }
             Some(_) | None => NodeKind::Scalar,
-        // The outermost value keeps its node even if it is broken, so that its members can be read.
         };
+        // The outermost value keeps its node even if it is broken, so that its members can be read.
         let whole = ByteSpan::new(0, length).unwrap_or_default();
         self.push(kind, ByteSpan::default(), whole);
         let end = match kind {

@@ -88,7 +88,7 @@ pub enum UsageSource {
 }
 
 impl UsageSource {
-    /// Its name in records.
+    /// The name in records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -123,7 +123,7 @@ pub enum Absurd {
 }
 
 impl Absurd {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Input, Self::OverCap, Self::OverText];
 
     /// The name in metrics and in the log.
@@ -185,7 +185,7 @@ pub fn settle(sent: Sent, heard: &Heard) -> (Usage, UsageSource) {
 }
 
 impl Usage {
-    /// Both at their highest: streams report in parts, and repeat.
+    /// The highest value of each number. Streams report in parts and repeat.
     #[must_use]
     pub(super) fn highest(self, other: Self) -> Self {
         Self {

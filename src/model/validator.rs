@@ -47,8 +47,8 @@ impl<'t> BodyValidator<'t> {
                     out.insert(key.to_owned());
                 }
                 Some(rule) => self.rule(rule, value, &path)?,
-                // A field under `never` is refused even in this mode, because its sender expects an
-                // effect that the gateway forbids.
+                // A field under `never` is refused in this mode too. It could load code, or change
+                // the identity or address of the server.
                 None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => {
                     out.insert(key.to_owned());
                 }
@@ -238,8 +238,8 @@ impl<'t> BodyValidator<'t> {
     fn scalars(&self, object: &Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
         for (key, value) in object.iter() {
             let path = Path::Key(path, key);
-            // Templates read these members as variables. A name with `_` at its start could be an
-            // internal one.
+            // Only plain names pass. llama.cpp gives these members to the chat template as
+            // variables.
             let plain = key
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');

@@ -1,4 +1,5 @@
-//! What one process passes on to the next of what it knows of weights: large files are not hashed again.
+//! The knowledge about weights that one process gives to the next, so that large files are not
+//! hashed again.
 
 use std::path::PathBuf;
 use std::sync::PoisonError;
@@ -9,14 +10,14 @@ use super::files::SeenFile;
 use super::{MEASURED, REPORTED, UNKNOWN, Weights};
 use crate::audit::format::request::ModelDigest;
 
-/// What is known of weights.
+/// The known digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
     hashed: Vec<Hashed>,
     told: Vec<PassedDigest>,
 }
 
-/// A set of files, as it was when it was hashed.
+/// A set of files with the stamps that they had when they were hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hashed {
     files: Vec<PathBuf>,
@@ -35,7 +36,7 @@ struct PassedDigest {
 }
 
 impl Weights {
-    /// Remembers what a set of files, looked at as `seen`, was hashed to.
+    /// Stores the digest of a set of files with the stamps `seen`.
     pub fn remember(&self, files: &[PathBuf], seen: &[SeenFile], digest: &str) {
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
         hashed.retain(|known| known.files != files);
@@ -46,7 +47,7 @@ impl Weights {
         });
     }
 
-    /// What the files were hashed to, if they are still those.
+    /// The stored digest of the files, if their stamps are unchanged.
     #[must_use]
     pub fn hashed(&self, files: &[PathBuf], seen: &[SeenFile]) -> Option<ModelDigest> {
         let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +55,7 @@ impl Weights {
         Some(ModelDigest { value: known.digest.clone(), source: MEASURED })
     }
 
-    /// What is known now.
+    /// The digests that are known now.
     #[must_use]
     pub fn passed(&self) -> Passed {
         let mut told = Vec::new();
@@ -75,7 +76,8 @@ impl Weights {
         Passed { hashed: self.hashed.lock().unwrap_or_else(PoisonError::into_inner).clone(), told }
     }
 
-    /// Goes by what another process knew, where the same is served at the same address, until it is found out anew.
+    /// Takes the digests of another process, for the same model at the same upstream and address.
+    /// They apply until the digest is determined again.
     pub fn take_in(&self, passed: Passed) {
         for model in self.declared() {
             for place in &model.places {
@@ -84,6 +86,7 @@ impl Weights {
                         && *told.upstream == *place.upstream
                         && told.address == place.address
                 });
+                // The text of another process is not trusted: only the known sources are accepted.
                 let source = |told: &PassedDigest| {
                     [MEASURED, REPORTED].into_iter().find(|source| *source == told.source)
                 };

@@ -6,9 +6,9 @@ use crate::model::unreadable::{DEPTH_MAX, Unreadable};
 use super::names::exact;
 use super::{Arguments, Tools};
 
-/// The maximum number of JSON values for each byte of an answer.
+/// The maximum memory cost for each byte of an answer, as in [`Limits::values`].
 const VALUES_EACH: usize = 8;
-/// The maximum number of JSON values in an answer.
+/// The maximum memory cost of a whole answer, as in [`Limits::values`].
 const VALUES_MAX: usize = 1 << 22;
 
 /// Checks every call in a whole answer. Returns false if a call must not be forwarded.
