@@ -1,4 +1,4 @@
-//! The inside of a record: its members, being written and being read.
+//! The payload of a record: writes and reads its members.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use crate::clock::Timestamp;
 use crate::json;
 use crate::json::Value;
 
-/// Bytes of a text in a record at the most.
+/// The maximum length of a text in a record, in bytes.
 pub const TEXT_BYTES_MAX: usize = 256;
 
-/// The inside of a record, being read.
+/// Reads the members of a payload.
 pub(super) struct PayloadReader<'a>(pub(super) &'a json::Object<'a>);
 
 impl PayloadReader<'_> {
@@ -19,11 +19,13 @@ impl PayloadReader<'_> {
         self.0.get(member).is_some()
     }
 
+    /// A text. Fails where the member is missing or has another type.
     pub(super) fn text(&self, member: &'static str) -> Result<String, RecordFault> {
         let text = self.0.get(member).and_then(Value::as_str);
         text.map(str::to_owned).ok_or(RecordFault::Member(member))
     }
 
+    /// A text that is parsed as a name.
     pub(super) fn name<T: FromStr>(&self, member: &'static str) -> Result<T, RecordFault> {
         self.text(member)?.parse().map_err(|_| RecordFault::Member(member))
     }
@@ -32,21 +34,23 @@ impl PayloadReader<'_> {
         self.0.get(member).and_then(Value::as_u64).ok_or(RecordFault::Member(member))
     }
 
+    /// A boolean.
     pub(super) fn truth(&self, member: &'static str) -> Result<bool, RecordFault> {
         self.0.get(member).and_then(Value::as_bool).ok_or(RecordFault::Member(member))
     }
 }
 
-/// The members of what is inside a record, in any order.
+/// Collects the members of a payload, in any order.
 #[derive(Default)]
 pub(super) struct PayloadWriter<'e>(Vec<(&'static str, Value<'e>)>);
 
 impl<'e> PayloadWriter<'e> {
-    /// A text that is cut where it is too long.
+    /// Adds a text. It is cut at [`TEXT_BYTES_MAX`].
     pub(super) fn name(&mut self, member: &'static str, text: &'e str) {
         self.long(member, text, TEXT_BYTES_MAX);
     }
 
+    /// Adds a text that is cut at `most` bytes.
     pub(super) fn long(&mut self, member: &'static str, text: &'e str, most: usize) {
         self.0.push((member, Value::String(cut_to(text, most))));
     }
@@ -57,6 +61,7 @@ impl<'e> PayloadWriter<'e> {
         }
     }
 
+    /// Adds a text that never needs a cut.
     pub(super) fn owned(&mut self, member: &'static str, text: String) {
         self.0.push((member, Value::from_text(text)));
     }
@@ -81,7 +86,8 @@ impl<'e> PayloadWriter<'e> {
         }
     }
 
-    /// The object, in canonical order. Names are ASCII, so bytes are in the order of RFC 8785 section 3.2.3.
+    /// The object with its members in canonical order. Names are ASCII, so their byte order is the
+    /// order of RFC 8785 section 3.2.3.
     pub(super) fn into_object(mut self) -> Value<'e> {
         self.0.sort_unstable_by_key(|(name, _)| *name);
         let mut object = json::Object::new();
@@ -92,21 +98,23 @@ impl<'e> PayloadWriter<'e> {
     }
 }
 
+/// The text, cut at [`TEXT_BYTES_MAX`].
 pub(super) fn cut(text: &str) -> Cow<'_, str> {
     cut_to(text, TEXT_BYTES_MAX)
 }
 
+/// The text, cut at `most` bytes at most, at the end of a character.
 pub(super) fn cut_to(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Borrowed(text.get(..text.floor_char_boundary(most)).unwrap_or_default())
 }
 
-/// `at`, moved into the years that RFC 3339 can write.
+/// `at`, limited to the years that RFC 3339 can write.
 pub(in crate::audit) fn moment(at: Timestamp) -> Timestamp {
     const YEAR_9999: i64 = 253_370_764_800_000;
     Timestamp(at.0.clamp(0, YEAR_9999 - 1))
 }
 
-/// A number that every reader of JSON reads alike: below 2^53 (RFC 7493 section 2.2).
+/// A number that every JSON parser reads exactly: below 2^53 (RFC 7493 section 2.2).
 pub(super) fn number(number: u64) -> Value<'static> {
     Value::from_u64(number.min((1 << 53) - 1))
 }
