@@ -50,6 +50,7 @@ pub(super) async fn run(
 
 /// Serves one file of the tree. Every failure is 404 or 405, without details of the data folder.
 async fn answer(method: Method, uri: Uri, State(tree): State<Arc<LogTree>>) -> Response {
+    // The tree is read-only for every client of this socket.
     if method != Method::GET {
         return (StatusCode::METHOD_NOT_ALLOWED, "the log is read with GET\n").into_response();
     }

@@ -42,6 +42,7 @@ impl Background {
         let serving = self.while_it_serves.clone();
         self.until_the_end(async move {
             tokio::select! {
+                // Both processes would otherwise reload on SIGHUP and send signs of life.
                 () = entrance.left() => serving.iter().for_each(AbortHandle::abort),
                 stopped = stop.wait_for(|stop| *stop) => if stopped.is_ok() {
                     notifier.stopping();

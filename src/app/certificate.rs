@@ -31,8 +31,8 @@ pub(super) struct Certificate {
 /// Reads and checks the certificate and its key at the time `now`.
 ///
 /// # Errors
-/// When a file cannot be read, the key is not the certificate's, or the certificate is not valid at
-/// `now` (RFC 5280 section 4.1.2.5).
+/// When a file cannot be read, or the key is not the certificate's. Also when the certificate is
+/// not valid at `now` (RFC 5280 section 4.1.2.5).
 pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
     let validity = tls::validity(tls)?;
     let shown = tls.cert.display();
@@ -49,6 +49,7 @@ pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
             at(validity.not_after)
         ));
     }
+    // Early enough for a manual renewal.
     let soon = validity.not_after - now.seconds() < SOON;
     let warning = soon.then(|| {
         format!("{shown}: the certificate expires at {}; renew it", at(validity.not_after))

@@ -62,6 +62,7 @@ pub(super) async fn metrics(
     };
     let router = Router::new()
         .route("/metrics", get(scrape))
+        // Liveness has no conditions: a restart does not repair a full disk or a dead upstream.
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readiness))
         .layer(GlobalConcurrencyLimitLayer::new(SCRAPES_MAX));
@@ -92,6 +93,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
         }
         // One step back is logged once. The next step is logged again.
         said = clock.behind() > BEHIND_SAID;
+        // Refusals of unauthenticated callers are counted, and the counts are recorded each minute. So a
+        // flood of them does not fill the disk.
         gateway.recorder.flush(false);
         gateway.limiter.sweep();
         gateway.fetch_quota.sweep();

@@ -55,12 +55,13 @@ pub(super) struct FileWatch {
 }
 
 impl FileWatch {
+    /// A watch that has seen no file yet.
     pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
         let (faults, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
         Self { issuers, keyring, gateway, faults, first_seen, idle, idle_due: Instant::now() }
     }
 
-    /// Watches until no one can change the issuers any more.
+    /// Watches until the sender of the issuers is dropped.
     pub(super) async fn run(mut self) {
         loop {
             let issuers = Arc::clone(&self.issuers.borrow_and_update());
@@ -91,6 +92,7 @@ impl FileWatch {
                         tracing::info!(issuer = issuer.iss, "JWK Set read again");
                     }
                 }
+                // The same fault is logged once, and not every two seconds.
                 Err(fault) if self.faults.get(&issuer.iss) == Some(&fault) => {}
                 Err(fault) => {
                     self.gateway.metrics.jwks_read("refused");
@@ -118,6 +120,7 @@ impl FileWatch {
             self.keyring.rows().iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }))
         {
             let kid = row.known.id;
+            // The issuer may have been removed by a reload.
             let Some(issuer) = issuers.iter().find(|issuer| issuer.iss == row.known.issuer.iss)
             else {
                 continue;
@@ -160,6 +163,7 @@ struct FetchedKeys {
 }
 
 impl UrlWatch {
+    /// A watch without fetched sets. [`UrlWatch::once`] fetches them.
     pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
         Self { issuers, keyring, gateway, fetched: HashMap::new() }
     }
@@ -177,7 +181,7 @@ impl UrlWatch {
         }
     }
 
-    /// Watches until no one can change the issuers any more.
+    /// Watches until the sender of the issuers is dropped.
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
@@ -240,6 +244,7 @@ impl UrlWatch {
                 (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
             }
         };
+        // Only a change of the set is recorded. A server may list the same keys in another order.
         let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
         let changed = former.is_none_or(|former| ids(&former) != ids(&keys));
         let event = self::changed(issuer, &keys);

@@ -44,6 +44,7 @@ impl Listeners {
             Some(path) => Some(unix(&mut inherited, path, auditors::bind, &mut own)?),
             None => None,
         };
+        // After all listeners have taken theirs: the rest has no use.
         inherited.end()?;
         Ok(Self { api, metrics, admin, auditors, handover: None, own })
     }
@@ -59,6 +60,7 @@ impl Listeners {
         let bound = api::bind(&path)
             .map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
         // Absolute: a successor may run in another folder.
+        // Only a path that this process has bound is removed at the stop.
         self.own.push(std::path::absolute(&path).unwrap_or(path));
         self.handover = Some(bound);
         Ok(self)

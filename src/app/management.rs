@@ -41,6 +41,7 @@ pub(super) struct ManagementSockets {
 }
 
 impl ManagementSockets {
+    /// The sockets, which are not open yet.
     pub(super) const fn new(handlers: SocketHandlers, sockets: Sockets) -> Self {
         Self { handlers, sockets: Some(sockets), open: None }
     }
@@ -104,6 +105,7 @@ impl ManagementSockets {
         // take-over.
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+            // A client that does not read its answer is cut off.
             tasks.shutdown().await;
         }
     }

@@ -30,6 +30,7 @@ fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Durat
     // match.
     let meant = is_successor || pid.is_none_or(|pid| pid == own);
     let micros = micros.parse().ok().filter(|micros| *micros > 0 && meant)?;
+    // Half of the limit leaves room for one late message.
     Some(Duration::from_micros(micros) / 2)
 }
 
@@ -58,6 +59,7 @@ impl Notifier {
     /// Sends one message of `NAME=value` lines. A failure does not stop the gateway.
     fn tell(&self, lines: &str) {
         let Some((socket, to)) = &self.way else { return };
+        // The gateway also works without its service manager.
         if let Err(error) = socket.send_to_addr(lines.as_bytes(), to) {
             tracing::warn!(%error, lines, "a message to the service manager failed");
         }
@@ -70,6 +72,8 @@ impl Notifier {
 
     /// Reports a reload. [`Notifier::ready`] follows.
     pub(super) fn reloading(&self) {
+        // systemd compares this time with its own, so that it can ignore an older READY=1
+        // (sd_notify(3)).
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         self.tell(&format!(
             "RELOADING=1\nMONOTONIC_USEC={}",

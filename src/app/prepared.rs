@@ -60,6 +60,7 @@ impl PreparedGateway {
     /// # Errors
     /// Everything that would make the gateway run differently from its config.
     pub fn new(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
+        // The soft limit of a service is often 1024, and each connection needs descriptors.
         descriptors::raise();
         let models: Vec<String> =
             config.guard.models.iter().map(|model| model.name.clone()).collect();
@@ -94,6 +95,8 @@ impl PreparedGateway {
         keyring.set_issuers(issuers(&self.config)?);
         // Checks the auditors' credential now. A later fault would stop a take-over halfway.
         tree(&self.config)?;
+        // A key server that is down must not prevent an upgrade. The former process's keys are
+        // used.
         for fault in fetch_all(&self.config, &keyring).await {
             tracing::warn!(fault, "a JWK Set was not fetched");
         }
@@ -148,6 +151,7 @@ impl PreparedGateway {
             marks: Draws::new()?,
             fetch_quota: Arc::new(FetchQuota::new(Arc::clone(&gateway_state.clock))),
         };
+        // `why` reads recent refusals from the recorder, and `audit forget` removes them there.
         control.set_recorder(gateway.recorder.clone());
         let gateway = Arc::new(gateway);
         Ok(App {
@@ -183,6 +187,7 @@ impl PreparedGateway {
     /// Checks that the file still has the config that this process has read. The former process may
     /// have reloaded a newer one meanwhile. From now on it reloads none.
     fn is_current(&self) -> Result<(), StartFault> {
+        // A config without a file cannot change.
         let Some(source) = &self.source else { return Ok(()) };
         let said = |why: &dyn std::fmt::Display| {
             StartFault::TakeOver(format!("{}: {why}", source.display()))
@@ -207,6 +212,7 @@ impl PreparedGateway {
             let is_same = |issuer: &Issuer| {
                 issuer.iss == iss && issuer.jwks.as_ref().and_then(Jwks::url) == Some(url.as_str())
             };
+            // A set that this process has fetched itself is newer.
             if fetched.contains_key(&iss) || !self.config.guard.issuers.iter().any(is_same) {
                 continue;
             }

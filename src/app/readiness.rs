@@ -12,7 +12,7 @@ use crate::metrics::{AuditGauges, Metrics};
 use crate::proxy::Gateway;
 use crate::refusal::Code;
 
-/// A wall clock that is further behind what was recorded makes the gateway unready.
+/// If the wall clock is more than this before the last recorded time, the gateway is not ready.
 const BEHIND_MAX: Duration = Duration::from_secs(300);
 
 /// One reason why new requests are refused.
@@ -44,6 +44,7 @@ pub(super) struct Readiness {
 impl Readiness {
     /// The present state.
     pub(super) fn now(&self) -> Ready {
+        // All reasons are listed, so that an operator sees every cause at once.
         let mut reasons = self.of_log();
         let mut add = |code, detail: &str| reasons.push(Reason { code, detail: detail.to_owned() });
         if *self.draining.borrow() {

@@ -45,9 +45,11 @@ pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
         }
     };
     while signals.recv().await.is_some() {
+        // A gateway without a config file, as in tests, has no reload.
         let Some(path) = reload.source.as_deref() else { continue };
         notifier.reloading();
         let read = reload.once(path).await;
+        // Also after a refusal: the service manager waits for the end of the reload.
         notifier.ready();
         match read {
             Ok(()) => {

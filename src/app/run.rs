@@ -138,9 +138,10 @@ impl App {
         let _turn = turn.lock().await;
         // Under `turn`, no take-over is in progress, so this value is final.
         let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // After the last answer, so that metrics and limits were correct until then.
         background.end();
         if let Some(successor) = successor {
-            // The command that asked for the upgrade still waits for its answer.
+            // The command that started the upgrade still waits for its answer.
             let _ = tokio::time::timeout(LAST_WORDS, owed.subscribe().wait_for(|owed| *owed == 0))
                 .await;
             return self.end_elsewhere(&successor).await;
@@ -160,6 +161,7 @@ impl App {
         stopping: &watch::Receiver<bool>,
     ) -> watch::Receiver<Arc<Vec<settings::Issuer>>> {
         let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
+        // Each watch has its own receiver, so that none misses a reload.
         let inputs = || {
             (
                 issuers.subscribe(),
@@ -246,7 +248,7 @@ impl App {
         }
     }
 
-    /// Opens the sockets beside the API.
+    /// Opens the admin, auditors' and metrics sockets.
     fn management(
         &self,
         sockets: Sockets,
@@ -265,6 +267,7 @@ impl App {
                 draining: draining.clone(),
             },
         };
+        // Opened before readiness is reported, so that the first probe gets an answer.
         let mut management = ManagementSockets::new(handlers, sockets);
         management.open().map_err(copied)?;
         Ok(Arc::new(tokio::sync::Mutex::new(management)))
@@ -303,6 +306,7 @@ impl App {
         let proxy = &mut self.config.proxy;
         if real != (proxy.listen.address, proxy.metrics) {
             (proxy.listen.address, proxy.metrics) = real;
+            // The policy was built with port 0, so the data plane is built again.
             self.gateway.config.store(Arc::new(wiring(&self.config)?));
         }
         Ok(())

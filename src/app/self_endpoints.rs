@@ -10,6 +10,7 @@ use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 pub(super) fn self_endpoints(config: &Config) -> SelfEndpoints {
     let mut upstreams = Vec::new();
     for upstream in &config.proxy.upstreams {
+        // `echo` and Unix sockets have no address that a URL could name.
         let Some(endpoint) = upstream.target.endpoint() else { continue };
         let host = match Destination::read_authority(Scheme::Http, &endpoint.to_string()) {
             Ok(read) => read.host,

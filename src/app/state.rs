@@ -30,7 +30,7 @@ pub struct GatewayState {
     pub weights: Arc<Weights>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// The same clock. It also tells how far the wall clock is behind it.
+    /// The same clock. It also reports by how much the wall clock is slow.
     pub ratchet: Arc<Ratchet>,
 }
 
@@ -137,12 +137,15 @@ pub(super) fn clocks() -> (Arc<Ratchet>, Arc<dyn Clock>) {
 fn crypto_shred_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     let Event::Forgotten { record_key, .. } = event else { return Ok(()) };
     let Ok(id) = record_key.parse() else { return Ok(()) };
+    // The record of the destruction is durable first. So a crash can only leave a key too long, and
+    // this start removes it.
     let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if matches!(vault.held(&id), KeyLookup::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
 }
 
 /// Prunes old records. A failure does not prevent a start: without the archive, all records stay.
 pub(super) fn retain(config: &Config) {
+    // A data folder without public keys has no log yet.
     let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     // A wrong clock would prune records that are still within their retention period.

@@ -87,6 +87,7 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
                 let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
                 roots.add(certificate).map_err(|error| format!("{shown}: {error}"))?;
             }
+            // The parser ignores text outside PEM blocks, so a wrong file would parse as empty.
             if roots.is_empty() {
                 return Err(format!("{shown}: no certificate in PEM form"));
             }
@@ -94,6 +95,7 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
         None => {
             let (added, _) =
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            // An empty set of CAs would refuse every server without a clear reason.
             if added == 0 {
                 return Err(
                     "the system has no CA certificates; name one with tls = { ca = … }".to_owned()

@@ -31,6 +31,7 @@ pub(super) fn remote(
     connect: Duration,
 ) -> Result<UpstreamClient, StartFault> {
     let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
+    // The certificate must have the name in the config. An upstream without TLS has none.
     let tls = if let ServerAddress::Tls { host, ca, .. } = &upstream.target {
         Some(tls::client(host, ca.as_deref()).map_err(fault)?)
     } else {
@@ -175,6 +176,7 @@ pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
 pub(super) fn tree(config: &Config) -> Result<LogTree, StartFault> {
     let auditors = &config.proxy.auditors;
     let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;
+    // A short credential could be guessed over the network.
     if credential.as_ref().is_some_and(|secret| secret.len() < CREDENTIAL_BYTES_MIN) {
         return Err(StartFault::Auditor);
     }

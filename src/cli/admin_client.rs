@@ -48,6 +48,7 @@ pub(super) async fn send_stop(
 
 /// Sends one request, and releases the client also after an error.
 async fn once(client: AdminClient, request: AdminRequest) -> Result<Reply, Failure> {
+    // The close comes also after a refusal, so that the lock is released in order.
     let reply = client.send(request).await;
     client.close()?;
     reply
@@ -112,7 +113,7 @@ impl AdminClient {
             }
             CliFault::failed("failed", format!("{silence}, and {}: {error}", log.display()))
         })?;
-        // Files that root creates would lock the owner out of its own log. So root works through a
+        // Files that root creates would lock the owner out of the log. So root works through a
         // process of the owner.
         let owner = config.audit.owner().map_err(|fault| not_trusted(&fault))?;
         let own = rustix::process::geteuid();
@@ -138,6 +139,7 @@ impl AdminClient {
             }
             fault.into()
         })?;
+        // Keys at URLs belong to the state. Without them, `token verify` would refuse valid tokens.
         for fault in fetch_all(config, &state.keyring).await {
             eprintln!("warning: {fault}");
         }
@@ -247,6 +249,7 @@ async fn over(socket: &Path, request: &AdminRequest) -> Result<AdminAnswer, Fail
         .body(body)?;
     let response = sender.send_request(request).await?;
     let bytes = response.into_body().collect().await?.to_bytes();
+    // There is one request for each connection.
     driver.abort();
     serde_json::from_slice(&bytes)
         .map_err(|_| format!("the gateway answered: {}", String::from_utf8_lossy(&bytes)).into())

@@ -125,6 +125,7 @@ impl Adopt {
         let left = self.left(now)?;
         let key = signing_key(&key_file(&config, self.key.clone()))?;
         let issuer = self.issuer(&config)?;
+        // Each key gets a token, and a token may not live longer than the issuer allows.
         if left > issuer.ttl_max {
             let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
             return Err(
@@ -247,6 +248,7 @@ impl Adopt {
         }
         let mut lines: Vec<String> = faults
             .iter()
+            // A wrong column makes every line a fault.
             .take(FAULTS_SHOWN)
             .map(|(line, fault)| format!("  line {line}: {fault}"))
             .collect();
@@ -356,6 +358,8 @@ impl Adopt {
         let spoken = principal
             .as_ref()
             .map_or_else(|| format!("team:{}", agent.namespace()), ToString::to_string);
+        // Checked here with the same rule as in the gateway, so that a file fails before its first
+        // key.
         if !issuer.principals.include(&spoken) {
             return Err("the issuer may not speak for the line's principal (principals)".into());
         }
@@ -396,6 +400,7 @@ fn understood(
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let headers =
         reader.headers().map_err(|_| "the header line cannot be read".to_owned())?.clone();
+    // Before the lines: without a header line, the first key would be a column name.
     columns(&headers)?;
     let (mut lines, mut seen) = (ParsedFile::default(), HashMap::new());
     for record in reader.records() {

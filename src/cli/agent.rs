@@ -94,6 +94,7 @@ pub(super) struct ChangeAgent {
 }
 
 impl AgentCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Register(Register { agent, principal, class, place }) => {
@@ -132,6 +133,7 @@ impl AgentCommand {
 impl ChangeAgent {
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let (reason, unregistered) = (self.reason, self.unregistered);
+        // The suffix names a whole namespace. A `*` is not valid in an agent's name.
         let command = match self.agent.strip_suffix("/*") {
             Some(namespace) => Command::NamespaceStatus {
                 namespace: namespace.to_owned(),

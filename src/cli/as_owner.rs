@@ -101,6 +101,7 @@ pub(super) fn copy(
             if is_terminal {
                 bytes
                     .iter_mut()
+                    // Escape sequences could also change the terminal's title or settings.
                     .filter(|byte| byte.is_ascii_control() && !b"\n\t".contains(byte))
                     .for_each(|byte| *byte = b'?');
             }
@@ -159,7 +160,7 @@ fn close_inherited() -> Result<(), Failure> {
 }
 
 /// The uid of the user who gave this command. Root's process names the user who became root with
-/// `sudo`. The owner's process names the user who asked root, if root started it. The owner has the
+/// `sudo`. The owner's process names the user who became root, if root started it. The owner has the
 /// log's keys and could write any name anyway.
 pub(super) fn asker() -> u32 {
     let own = rustix::process::getuid();

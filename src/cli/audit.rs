@@ -174,6 +174,10 @@ impl AuditCommand {
 }
 
 impl Verify {
+    /// Verifies the log.
+    ///
+    /// # Errors
+    /// If the log is not valid, or its end is not proven.
     fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder)?;
         let checked = Checked::of(&dir, &self.trust, (self.head, self.since), self.log.json)?;
@@ -250,6 +254,7 @@ impl Checked {
         quiet: bool,
     ) -> Result<Self, Failure> {
         let beside = dir.join("../secret/head");
+        // A copy of the log may be without its head. Then the end is not proven.
         let head = head.or_else(|| beside.exists().then_some(beside));
         let known = trust.read(&dir.join("../log.vkeys"), Some(&dir.join("..")))?;
         let since = since.map(|path| {

@@ -37,6 +37,11 @@ pub(super) struct Backup {
     place: GatewayArgs,
 }
 impl Backup {
+    /// Makes and verifies the backup.
+    ///
+    /// # Errors
+    /// If the folder is not empty, the copy does not verify or lacks a part, or the backup cannot
+    /// be recorded.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         if self.dir.exists() && !is_empty(&self.dir) {
@@ -53,6 +58,7 @@ impl Backup {
         durable::make_private_dir(&self.dir)?;
         let file = self.place.find()?.config;
         let text = fs::read(&file).map_err(durable::DiskFault::of("read", &file))?;
+        // Mode 0600, as for all files of a backup: other users must not read it.
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
         // The copy is verified, and not the source: only this proves that the backup can be used.

@@ -26,6 +26,7 @@ pub(super) enum ConfigCommand {
 }
 
 impl ConfigCommand {
+    /// Checks the file, and prints its faults or warnings.
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self::Check { syntax, file, place } = self;
         let file = file.map_or_else(|| place.find().map(|target| target.config), Ok)?;

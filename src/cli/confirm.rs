@@ -38,6 +38,7 @@ impl Sure {
         let mut answer = String::new();
         let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
         match (read, answer.trim()) {
+            // Every other answer, also an empty one, is a no.
             (Ok(_), "y" | "Y" | "yes") => Ok(()),
             _ => Err(CliFault::failed("not-confirmed", "nothing was done")),
         }

@@ -45,6 +45,11 @@ pub(super) struct Delegate {
 }
 
 impl Delegate {
+    /// Signs the child, and prints the chain.
+    ///
+    /// # Errors
+    /// If the key is not the one that the parent names, or the child would be wider than the
+    /// parent.
     pub(super) fn run(self) -> Result<(), Failure> {
         let parent = read(&self.parent)?;
         let key = jwk::read_private(&private_file(&self.holder_key)?)

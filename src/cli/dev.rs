@@ -64,6 +64,10 @@ const MARK: &str = "# Written by `token-shield dev` at each start.";
 const TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl Dev {
+    /// Makes keys and a config if necessary, and runs the gateway until a stop.
+    ///
+    /// # Errors
+    /// If the address is not loopback, or the data folder has a config of another gateway.
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::start(self.log)?;
         // The development token is in a file, so other machines must not reach this gateway.
@@ -105,6 +109,7 @@ impl Dev {
         app.control()
             .apply(&operator, Command::TokenRegister { token: token.clone(), class: None })
             .await?;
+        // Only the owner may read the token.
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
         // Before the announcement: a program that reads it may send the stop at once.
         let stop = until_told()?;

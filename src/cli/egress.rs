@@ -52,6 +52,7 @@ enum UseArg {
 }
 
 impl UseArg {
+    /// The use in the policy.
     const fn to_use(self) -> Use {
         match self {
             Self::Media => Use::Media,
@@ -62,6 +63,7 @@ impl UseArg {
 }
 
 impl EgressCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Self::Check(check) = self;
         check.run().await
@@ -69,6 +71,10 @@ impl EgressCommand {
 }
 
 impl Check {
+    /// Evaluates the URLs, and prints each step.
+    ///
+    /// # Errors
+    /// If one of them is not controlled, so that scripts can use the exit code.
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let restrictions = match &self.token {
@@ -80,7 +86,7 @@ impl Check {
                     token.clone()
                 };
                 // The token is not verified. A token can only restrict the policy, so a forged one
-                // gains nothing.
+                // has no advantage.
                 let read = Presented::read(text.trim()).and_then(|token| token.grants());
                 TokenRestrictions::of(
                     read.map_err(|refusal| {

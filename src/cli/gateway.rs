@@ -80,6 +80,7 @@ pub(super) enum GatewayCommand {
 }
 
 impl GatewayCommand {
+    /// Executes the command on a new runtime.
     pub(super) fn run(self) -> Result<(), Failure> {
         // First: a change of the uid must happen before this process has threads and open files.
         if let Self::AsOwner(command) = self {

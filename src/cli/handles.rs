@@ -66,6 +66,10 @@ fn random() -> Result<u128, Failure> {
 }
 
 impl Renew {
+    /// Renews the token of the handle.
+    ///
+    /// # Errors
+    /// If there is no such handle, or the token in it is not of this key, agent and gateway.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let given = if self.handle == "-" {

@@ -60,6 +60,7 @@ pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
         let hint = "name it with --signing-key FILE (token-shield keys generate makes one)";
         return Err(format!("there is no signing key {}; {hint}", path.display()).into());
     }
+    // `private_file` refuses a file that other users can read.
     Ok(jwk::read_private(&private_file(path)?)
         .map_err(|fault| format!("{}: {fault}", path.display()))?)
 }

@@ -144,6 +144,7 @@ impl RevokeKey {
 }
 
 impl KeysCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Generate(Generate { alg, holder, out, json }) => {

@@ -69,6 +69,7 @@ impl Allowed {
             ("requests_in_flight", ConstraintType::Max, self.in_flight),
             ("output_tokens", ConstraintType::Max, self.output_tokens),
         ];
+        // An option that was not given adds no constraint.
         let numbers = numbers.map(|(key, kind, number)| (key, kind, number.map(Value::from_u64)));
         let lists = [
             ("egress_host", ConstraintType::OneOf, list(&self.egress_hosts)),

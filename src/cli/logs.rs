@@ -2,8 +2,8 @@
 //!
 //! A separate thread (`log_lines`) writes lines together, every 50 ms or 32 KiB. One write for each
 //! request would cost as much as its checks. A line about a failure does not wait. No other thread
-//! writes to standard error while the gateway serves. So a collector that stops reading stops
-//! nothing. The panic hook uses the same queue.
+//! writes to standard error while the gateway serves. So a collector that stops reading cannot stop
+//! the gateway. The panic hook uses the same queue.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -88,6 +88,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'stat
         writer.write_str("\",\"level\":\"")?;
         writer.write_str(event.metadata().level().as_str())?;
         writer.write_char('"')?;
+        // Most lines fit, so that a line needs one allocation.
         let mut fields = Fields(Vec::with_capacity(512));
         event.record(&mut fields);
         writer.write_str(&String::from_utf8_lossy(&fields.0))?;
@@ -99,12 +100,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'stat
 struct Fields(Vec<u8>);
 
 impl Fields {
+    /// Writes the comma and the name of a member.
     fn key(&mut self, field: &Field) {
         self.0.push(b',');
         write_string(field.name(), &mut self.0);
         self.0.push(b':');
     }
 
+    /// Writes a member whose text needs no escape.
     fn plain(&mut self, field: &Field, value: impl fmt::Display) {
         self.key(field);
         // Writing into a Vec does not fail.

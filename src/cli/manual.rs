@@ -97,6 +97,7 @@ pub(super) fn reference() -> String {
 
 /// Adds a command and its subcommands to the reference.
 fn describe(command: &Command, above: &str, text: &mut String) {
+    // Hidden commands are for other programs, and not for people.
     if command.is_hide_set() || command.get_name() == "help" {
         return;
     }

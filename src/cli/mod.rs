@@ -138,6 +138,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }
     };
+    // The error is printed here, once, for every command.
     let said = done
         .as_ref()
         .err()

@@ -33,6 +33,7 @@ pub(super) struct Accept {
 }
 
 impl ModelCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::List(place) => {

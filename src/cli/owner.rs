@@ -120,8 +120,8 @@ fn name_of(uid: u32) -> String {
     named.unwrap_or_else(|| format!("'#{uid}'"))
 }
 
-/// Runs this command again as the owner of the data folder of `log`, with the arguments `more`
-/// added, if the caller is root and not the owner. Returns `false` if the caller is the owner, or
+/// If the caller is root and not the owner: runs this command again as the owner of the data folder
+/// of `log`, with the arguments `more` added. Returns `false` if the caller is the owner, or
 /// there is no log yet. The other process does not ask for confirmation.
 ///
 /// # Errors

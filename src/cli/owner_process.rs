@@ -21,6 +21,7 @@ pub(super) struct OwnerProcess {
 }
 
 impl OwnerProcess {
+    /// Executes requests until standard input ends, and closes the log.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let target = GatewayTarget { config: self.config, data: self.data, named: true };
         let client = AdminClient::of_owner(&target).await?;

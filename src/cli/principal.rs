@@ -44,6 +44,7 @@ pub(super) struct ChangePrincipal {
 }
 
 impl PrincipalCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Suspend(stand) => stand.run(StatusVerb::Suspend, "suspended").await,

@@ -52,6 +52,7 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
     let stream = TcpStream::connect(authority).await.ok()?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    // The task drives the connection while the answer is read.
     let driver = tokio::spawn(connection);
     let request = hyper::Request::get(format!("{base_path}/v1/models"))
         .header("host", authority)

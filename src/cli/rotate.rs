@@ -43,6 +43,11 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
 }
 
 impl Rotate {
+    /// Rotates the key, and prints the new key's id.
+    ///
+    /// # Errors
+    /// If the gateway does not know the old key, or a file cannot be written. Another run then
+    /// continues.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let file = key_file(&config, self.key.clone());
@@ -53,6 +58,7 @@ impl Rotate {
         let done = self.with(&client, &old, (&file, &next)).await;
         client.close()?;
         let new = done?;
+        // After the gateway knows the new key. Before, its tokens would be refused.
         exchange(&file, &next, &old, &new)?;
         eprintln!(
             "{} has the new key; the old one is in {}",
@@ -138,7 +144,8 @@ impl Rotate {
     }
 }
 
-/// Gives a new file to the owner of the file beside it. The owner could not read a file of root's.
+/// Gives the new file `made` to the owner of the file `of`. The owner could not read a file of
+/// root's.
 fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
     let fault = |error: std::io::Error| format!("{}: {error}", made.display());
     let (owner, own) =
@@ -155,7 +162,7 @@ fn old_file(file: &Path, old: &Jwk) -> PathBuf {
     beside(file, &format!(".{}", old.id().to_string().chars().take(8).collect::<String>()))
 }
 
-/// Replaces the old key's file in one step, so that a key file exists at all times.
+/// Replaces the old key's file in one step, so that a key file exists at every moment.
 fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failure> {
     let public = public_file(file);
     let listed = std::fs::read_to_string(&public).ok().and_then(|text| jwk::read_set(&text).ok());

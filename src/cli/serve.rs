@@ -87,6 +87,7 @@ fn named(mut program: Program, target: &GatewayTarget) -> Result<Program, Failur
 }
 
 impl Serve {
+    /// Runs the gateway until a stop or the end of its drain.
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::start(self.log)?;
         // Before everything else: without a handler, these signals would end the process.
@@ -134,6 +135,7 @@ impl Serve {
             if let Some(taken) = taken.await?? {
                 return Ok(taken);
             }
+            // The former process may have died during the exchange.
             free(&config).await;
             tracing::info!("no gateway runs with this config: starting as usual");
         }

@@ -59,6 +59,7 @@ pub(super) fn sign(
         )
         .into());
     }
+    // Without a principal, the agent acts for the team of its namespace.
     let principal = match wanted.principal {
         Some(principal) => principal,
         None => format!("team:{}", wanted.agent.namespace()).parse()?,

@@ -94,10 +94,12 @@ pub(super) struct GatewayTarget {
 }
 
 impl GatewayTarget {
+    /// A gateway with this config.
     fn of_config(config: PathBuf, named: bool) -> Self {
         Self { config, data: None, named }
     }
 
+    /// A gateway with this data folder. The config is in it.
     fn of_data(data: PathBuf, named: bool) -> Self {
         Self { config: data.join(CONFIG), data: Some(data), named }
     }
@@ -161,6 +163,7 @@ impl GatewayArgs {
     /// # Errors
     /// If none is named or found, several are found, or the found one is not trusted.
     pub(super) fn find(&self) -> Result<GatewayTarget, CliFault> {
+        // Options come before the environment, and the environment before a search.
         if let Some(target) = named(self.config.clone(), self.data.clone())? {
             return Ok(target);
         }
@@ -267,6 +270,7 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<GatewayTarget, CliFault
                 system.display()
             ),
         )),
+        // A config that another user can write could make root act on any folder.
         [(path, target)] => trusted(path, uid).map(|()| target.clone()),
         several => {
             let paths: Vec<String> = several.iter().map(|(path, _)| shown(path)).collect();

@@ -148,6 +148,7 @@ fn id_of(given: &str) -> Option<String> {
 }
 
 impl TokenCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Issue(issue) => issue.run().await,
@@ -197,6 +198,7 @@ impl TokenCommand {
 }
 
 impl Issue {
+    /// Signs a token, registers it, and prints it or its handle.
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let key = signing_key(&key_file(&config, self.key))?;

@@ -22,6 +22,10 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
+    /// Asks the running gateway to start its successor, and waits for the result.
+    ///
+    /// # Errors
+    /// If no gateway runs, or it refuses. It then continues to serve.
     pub(super) fn run(&self) -> Result<(), Failure> {
         // The successor reads the config and reports its faults.
         let target = self.place.find()?;

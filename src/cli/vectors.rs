@@ -54,6 +54,10 @@ struct Vector {
 }
 
 impl Vectors {
+    /// Prints one result for each vector, in order.
+    ///
+    /// # Errors
+    /// If a line is not a vector.
     pub(super) fn run(self) -> Result<(), Failure> {
         let input: Box<dyn BufRead> = if self.file == Path::new("-") {
             Box::new(BufReader::new(std::io::stdin()))

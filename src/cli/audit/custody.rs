@@ -12,11 +12,10 @@ use crate::control::api::AdminRequest;
 
 /// Records `command` in the log in the folder `dir`, which `log` names. It uses the admin socket if
 /// the gateway runs, and writes the log itself otherwise. Returns the record's index. Exports,
-/// backups and archives belong to no gateway and are not written; then a note says that nothing is
-/// recorded.
+/// backups and archives belong to no gateway, and get no record. A note then reports this.
 ///
 /// # Errors
-/// If a gateway's own log cannot be written. Then nothing may be handed out.
+/// If a gateway's own log cannot be written. Then no data may be handed out.
 pub(super) fn record(
     (log, dir): (&LogArgs, &Path),
     command: Command,
@@ -52,6 +51,7 @@ fn gateway_of(dir: &Path) -> Option<GatewayArgs> {
     }
     let place = GatewayArgs::default();
     let folder: PathBuf = place.find().ok()?.data_folder().ok()?.join("audit");
+    // The record must go into the log that the data comes from, and into no other.
     let same = fs::canonicalize(folder).ok()? == fs::canonicalize(dir).ok()?;
     same.then_some(place)
 }

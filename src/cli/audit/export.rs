@@ -60,6 +60,10 @@ pub(in crate::cli) struct Replay {
 }
 
 impl Export {
+    /// Records the export, and writes it.
+    ///
+    /// # Errors
+    /// If the folder exists, a record cannot be read, or the export cannot be recorded.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
@@ -126,9 +130,13 @@ fn record(_: (&LogArgs, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64
 }
 
 impl Replay {
+    /// Verifies the log, and computes its state again.
+    ///
+    /// # Errors
+    /// If the log does not verify, or a record does not follow from those before it.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
-        // The state of a log that was changed proves nothing.
+        // A state that is computed from a changed log is no proof, so the log is verified first.
         let checked =
             Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.state)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;

@@ -47,6 +47,7 @@ pub(in crate::cli) enum LogCommand {
 }
 
 impl LogCommand {
+    /// Executes the command.
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Forget(forget) => tokio::runtime::Builder::new_current_thread()
@@ -125,6 +126,10 @@ impl ClockCommand {
 }
 
 impl Begin {
+    /// Begins the next epoch: through the running gateway, or in its data folder.
+    ///
+    /// # Errors
+    /// If a gateway runs and records were lost, or the log cannot be opened.
     async fn run(self) -> Result<(), Failure> {
         let mut config = self.place.read()?;
         // A running gateway has the lock, so it must begin the epoch itself.
@@ -173,6 +178,7 @@ impl Begin {
 }
 
 impl Forget {
+    /// Destroys the record key of a principal after a confirmation.
     async fn run(self) -> Result<(), Failure> {
         // The destruction is final, so the command asks for confirmation first.
         self.sure.ask(&format!("this destroys the record key of {}", self.principal))?;
@@ -200,11 +206,13 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 impl Bench {
+    /// Measures in a new folder, and removes it afterwards.
     fn run(self) -> Result<(), Failure> {
         // The folder's name has the process id, so two runs do not share files.
         let folder = self.dir.join(format!("token-shield-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let measured = self.measure(&folder);
+        // Also after a failed measurement.
         std::fs::remove_dir_all(&folder)?;
         let (sync, records, seconds) = measured?;
         let (rate, bound) = (records as f64 / seconds, self.waiters as f64 / sync.as_secs_f64());

@@ -68,6 +68,10 @@ pub(in crate::cli) struct VerifyDisclosure {
 }
 
 impl Prove {
+    /// Makes a receipt.
+    ///
+    /// # Errors
+    /// If the record does not exist, or no checkpoint covers it yet.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let epochs = reader::epochs(&dir)?;
@@ -90,6 +94,7 @@ impl Prove {
 }
 
 impl VerifyReceipt {
+    /// Verifies a receipt against the trusted keys.
     pub(super) fn run(self) -> Result<(), Failure> {
         let read =
             |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
@@ -118,6 +123,10 @@ impl VerifyReceipt {
 }
 
 impl Disclose {
+    /// Records the disclosure, and prints it.
+    ///
+    /// # Errors
+    /// If a key is missing, or the disclosure cannot be recorded.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
@@ -150,6 +159,10 @@ fn record(_: (&LogArgs, &Path), _: Vec<String>) -> Result<Option<u64>, Failure> 
 }
 
 impl VerifyDisclosure {
+    /// Verifies disclosed records, and prints them.
+    ///
+    /// # Errors
+    /// If one of them does not verify. Then none is printed.
     pub(super) fn run(self) -> Result<(), Failure> {
         let text = fs::read_to_string(&self.file)
             .map_err(|error| format!("{}: {error}", self.file.display()))?;
@@ -166,6 +179,7 @@ impl VerifyDisclosure {
         if found.is_empty() {
             return Err(format!("{}: the file has no disclosed record", self.file.display()).into());
         }
+        // Output begins after all lines are verified, so that a reader sees no unverified record.
         for Disclosed { origin, index, at, kind, payload } in &found {
             let fingerprint = known.fingerprint(origin).unwrap_or_default();
             if self.json {

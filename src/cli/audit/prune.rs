@@ -49,6 +49,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Prune {
+    /// Prunes the old epochs after a confirmation.
+    ///
+    /// # Errors
+    /// If a gateway runs, or the time to keep records is missing.
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         // First: the owner's process has no terminal for the question.

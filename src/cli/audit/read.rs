@@ -175,6 +175,7 @@ fn all(
 }
 
 impl ShowRecords {
+    /// Prints the named records.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
@@ -191,6 +192,7 @@ impl ShowRecords {
 }
 
 impl Tail {
+    /// Prints the last records. With `--follow` it does not end.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         let mut next = None;
@@ -244,12 +246,14 @@ fn size(epoch: &Epoch) -> Result<u64, Failure> {
 }
 
 impl Query {
+    /// Prints the records that match all filters.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let is =
             |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
         all(&epochs, &*vault, self.window.read()?, |told| {
+            // A refusal has the word `refused` and a code. Both are accepted.
             let decided = self.decision.as_deref().is_none_or(|wanted| {
                 [told.text("decision"), told.text("code")]
                     .iter()
@@ -281,6 +285,7 @@ struct Sum {
 }
 
 impl UsageReport {
+    /// Prints the sums.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         const COLUMNS: [&str; 6] = ["principal", "agent", "model", "operation", "upstream", "day"];
@@ -292,9 +297,11 @@ impl UsageReport {
         let bar = spinner(self.log.json, "records");
         all(&epochs, &*vault, self.window.read()?, |told| {
             bar.inc(1);
+            // An admission is not counted: its outcome has the usage.
             if told.kind != "outcome" && told.kind != "refusal" {
                 return ControlFlow::Continue(());
             }
+            // The record is counted, because its number is known without a key.
             if told.payload.is_none() {
                 closed += 1;
             }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::super::Failure;
 use crate::audit::format::note::{LogKeys, read_vkeys};
 
-/// The public keys that a verification trusts.
+/// The public keys that count.
 #[derive(Args)]
 pub(in crate::cli) struct Trust {
     /// The public keys of the log (log.vkeys). Keep a copy in a place where the gateway cannot

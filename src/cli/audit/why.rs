@@ -21,6 +21,10 @@ pub(in crate::cli) struct Why {
 }
 
 impl Why {
+    /// Prints the records of the request, or the refusal that the gateway remembers.
+    ///
+    /// # Errors
+    /// If there is neither.
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let question = Question::Why { request: self.request.clone() };
         let reply = send(&self.place, AdminRequest::Question(question)).await?;

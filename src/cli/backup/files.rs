@@ -236,6 +236,7 @@ pub(super) fn whole_vault(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Fai
         let Some(bytes) = read(path)?.map(Zeroizing::new) else { return Ok(None) };
         match Vault::of_bytes(path, &bytes) {
             Ok(_) => return Ok(Some(bytes)),
+            // A running gateway may write a slot at this moment. The next read then succeeds.
             Err(VaultFault::Damaged { .. }) if tries > 0 => std::thread::yield_now(),
             Err(fault) => return Err(fault.into()),
         }
@@ -243,6 +244,7 @@ pub(super) fn whole_vault(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Fai
     }
 }
 
+/// Whether the folder can be read and has no entries.
 pub(super) fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }

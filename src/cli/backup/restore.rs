@@ -48,6 +48,10 @@ fn has_no_log(to: &LogPaths, temporary: &Path) -> Result<(), Failure> {
 }
 
 impl Restore {
+    /// Verifies the backup, copies it, and records the restore in a new epoch.
+    ///
+    /// # Errors
+    /// If a gateway runs, the data folder has a log, or the backup does not verify.
     pub(in crate::cli) fn run(self) -> Result<(), Failure> {
         let from = LogPaths::of_folder(&self.dir);
         let kept = self.dir.join(CONFIG);
@@ -70,6 +74,7 @@ impl Restore {
         let to = LogPaths::of_config(&config);
         let temporary = to.head.with_file_name("head.restored");
         has_no_log(&to, &temporary)?;
+        // Before the first write, so that a bad backup leaves the data folder unchanged.
         let seen = self.verified(&from)?;
         let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
         let head = head.ok_or_else(|| format!("{}: the head is damaged", from.head.display()))?;
