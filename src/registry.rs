@@ -259,8 +259,7 @@ impl Registry {
 
     /// Sets a handle and its token. Returns the subjects that change.
     fn set_handle(&self, mut row: Handle) -> Vec<ChangeSubject> {
-        // The command registers a token before it sets a handle for it. Without that record the
-        // entry has no label.
+        // The command registers a token before it sets a handle for it.
         self.tokens
             .entry(row.token)
             .or_insert_with(|| Token::new(row.token, "", &row.agent))
@@ -310,8 +309,7 @@ impl Registry {
         }
     }
 
-    /// Wakes every request, after a change that concerns all of them, such as a reload of the
-    /// config.
+    /// Wakes every request, after a change that concerns all of them, such as a reload.
     pub fn announce(&self) {
         self.wakeups.wake_everyone();
     }

@@ -50,9 +50,11 @@ impl Gateway {
     /// it, the call goes to the next upstream of the route with the same profile.
     ///
     /// Any number of unreachable upstreams are skipped. Only one upstream that took a part of the
-    /// call, or declined it, is skipped. Upstreams that are down come last.
+    /// call, or declined it, is skipped. Upstreams that are down come last. The request already has
+    /// a slot at the upstream that it was written for; each other one needs a new slot.
     ///
-    /// The caller's status is checked before each attempt and watched during it.
+    /// The caller's status is checked before each attempt and watched during it, so that a revoked
+    /// caller reaches no further upstream.
     ///
     /// # Errors
     /// Why the last upstream has not answered, or why the caller may not act any more.
@@ -72,8 +74,7 @@ impl Gateway {
         let mut kept: Option<KeptAnswer> = None;
         let mut moved = false;
         exchange.forwarded();
-        // `resort` marks an upstream that is down. It is tried once more after all others, because
-        // the health state may be stale.
+        // `resort` marks an upstream that is down: it is tried again after all others.
         while let Some((upstream, resort)) = next.pop_front() {
             if !resort && !next.is_empty() && !health.begin(&upstream.name) {
                 next.push_back((upstream, true));
@@ -82,15 +83,13 @@ impl Gateway {
             let Some(remote) = exchange.config.upstreams.get(&upstream.name).cloned() else {
                 continue;
             };
-            // Checked again: time passed since the record was written, and each server has its own
-            // weights.
+            // Checked again: time has passed, and each server has its own weights.
             let Some(digest) = self.weights.passing(&call.candidates.model().name, &upstream.name)
             else {
                 last = model_changed(&call.candidates.model().name);
                 continue;
             };
             exchange.tried(last.detail.take());
-            // The request already has a slot at the upstream that it was written for.
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
                 match self.place_elsewhere(upstream, call) {
@@ -102,8 +101,6 @@ impl Gateway {
                 }
             }
             name_server(exchange, upstream, &digest);
-            // The proof of the caller's status is fresh for each attempt: a revoked caller reaches
-            // no further upstream.
             let fresh = watch.check()?;
             let asking = self.ask_one(fresh, &remote, committed, exchange);
             let asked = tokio::select! {
@@ -111,7 +108,6 @@ impl Gateway {
                 refusal = watch.revoked() => return Err(refusal),
             };
             last = match asked {
-                // Only the first 503 moves the call on. A second one is the answer.
                 Attempt::Declined(response) if kept.is_none() && !moved && !next.is_empty() => {
                     let kept_from = Arc::clone(upstream);
                     kept = Some(KeptAnswer { response, upstream: kept_from, digest, place });

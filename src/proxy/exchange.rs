@@ -78,8 +78,8 @@ pub struct Occupied {
 
 /// One request and its answer: the facts from its head to its outcome.
 ///
-/// The records of its admission and its outcome are made from it. Dropping it closes its entry,
-/// counts the request in the metrics, and writes its log line.
+/// The records of its admission and outcome are made from it. Dropping it closes its entry, counts
+/// the request in the metrics, and writes its log line.
 pub struct Exchange {
     /// The request's id.
     pub id: RequestId,
@@ -117,36 +117,29 @@ pub struct Exchange {
     clock: Arc<dyn Clock>,
     /// The upstreams that were tried before the last one, each with the reason for its failure.
     tried: Vec<String>,
-    /// When the request arrived, on the monotonic clock.
+    /// When the request arrived. This and the next three are on the monotonic clock.
     began: Duration,
-    /// When the request was first sent to an upstream.
     forwarded: Option<Duration>,
-    /// When the head of the upstream's answer arrived.
     answered: Option<Duration>,
-    /// When the first byte of the answer was sent.
     first: Option<Duration>,
     /// The size of the forwarded body and its output cap. None if no upstream was tried.
     sent: Option<Sent>,
-    /// The usage and text of the answer.
     heard: Heard,
     /// The status in the head of the upstream's answer; 0 without one.
     upstream_status: u16,
     /// The uncontrolled destinations in the answer, as recorded, and their full count.
     outbound: (Vec<OutboundReference>, u64),
-    /// The status that the caller gets.
     status: u16,
     /// The code of the outcome. It is "aborted" until the request ends in another form.
     code: &'static str,
     detail: Option<String>,
     /// A refusal that no metric has counted yet.
     uncounted: Option<Code>,
-    /// The open audit entry of an admitted request.
     entry: Option<Entry>,
 }
 
 impl Exchange {
-    /// Starts the exchange of a request that has just arrived. Boxed: it is moved several times,
-    /// and every future would reserve room for it.
+    /// Starts an exchange. Boxed: it is moved often, and every future would reserve room for it.
     #[must_use]
     pub fn start(gateway: &Gateway, dialect: Dialect, peer: Option<IpAddr>) -> Box<Self> {
         let id = gateway.request_ids.next(gateway.clock.now());
@@ -205,7 +198,6 @@ impl Exchange {
         }
     }
 
-    /// `text` with the gateway's credentials redacted.
     fn redacted(&self, text: &str) -> String {
         match self.config.redactor.text(text) {
             Some(redacted) => redacted,
@@ -227,10 +219,8 @@ impl Exchange {
         })
     }
 
-    /// The record of the admission; `None` if the caller is unknown.
-    ///
-    /// All digests in it are keyed with `digest_key`, so that an auditor without the key cannot
-    /// test guesses of a prompt.
+    /// The record of the admission; `None` if the caller is unknown. Its digests are keyed, so that
+    /// only a party with `digest_key` can test guesses of a prompt.
     #[must_use]
     pub fn admission(
         &self,
@@ -279,7 +269,6 @@ impl Exchange {
         self.entry.as_mut()
     }
 
-    /// Adds bytes of the answer to the digest in the outcome.
     fn deliver(&mut self, bytes: &[u8]) {
         if let Some(entry) = &mut self.entry {
             entry.deliver(bytes);
@@ -300,7 +289,6 @@ impl Exchange {
         (!causes.is_empty()).then(|| causes.join("; "))
     }
 
-    /// The content of the outcome, from the facts so far.
     fn ending(&self) -> Ending {
         Ending {
             code: self.code,
@@ -315,8 +303,7 @@ impl Exchange {
     }
 
     /// The usage. None for a request that was not forwarded. Zero after a status that shows that
-    /// the request did not run. All other requests count at least the tokens that were sent,
-    /// regardless of which side ended them.
+    /// the request did not run. All others count at least the tokens that were sent.
     fn used(&self) -> Option<Used> {
         let Some(sent) = self.sent else {
             // No upstream was used: the built-in model reports its own usage.
@@ -327,14 +314,12 @@ impl Exchange {
                 source: UsageSource::Reported.as_str(),
             });
         };
-        // A head from any upstream shows that the request may have run, even if a later step
-        // failed.
+        // After a head from an upstream the request may have run, even if a later step failed.
         if self.answered.is_none() && NOT_RUN.contains(&self.code) {
             return None;
         }
         let (used, source) = match self.upstream_status {
-            // 4xx and 503 refuse the request before the model runs. Other errors may come after the
-            // run.
+            // 4xx and 503 refuse the request before the model runs. Other errors may come later.
             400..=499 | 503 => (Usage::default(), UsageSource::Bound),
             _ => settle(sent, &self.heard),
         };
@@ -344,12 +329,11 @@ impl Exchange {
     /// The same exchange, with the proof that it has an open entry.
     ///
     /// # Errors
-    /// The exchange itself, if it has no open entry.
+    /// Itself without one.
     pub fn open(self: Box<Self>) -> Result<OpenExchange, Box<Self>> {
         if self.entry.is_some() { Ok(OpenExchange(self)) } else { Err(self) }
     }
 
-    /// Closes the entry with the outcome so far; none without an entry.
     fn close(&mut self) -> Option<Closing> {
         let entry = self.entry.take()?;
         Some(entry.close(self.ending()))
@@ -389,8 +373,7 @@ impl Exchange {
         self.status = status;
     }
 
-    /// Records that the answer is complete. A request that ends without this call was aborted by
-    /// its caller.
+    /// Records that the answer is complete. Without this call, the caller aborted the request.
     pub fn done(&mut self) {
         // Without an upstream the gateway made the answer itself.
         self.status = if self.upstream_status == 0 { 200 } else { self.upstream_status };
@@ -415,8 +398,8 @@ impl Exchange {
     }
 
     /// Records the destinations that the answer would have made its client reach.
-    // Targets come from the answer and may contain a credential.
     pub fn found(&mut self, findings: &Findings) {
+        // Targets come from the answer and may contain a credential.
         let named = findings.named.iter().map(|outbound| OutboundReference {
             target: self.redacted(&outbound.target),
             ..outbound.clone()
@@ -430,7 +413,6 @@ impl Exchange {
         self.ends(refusal);
     }
 
-    /// Sets the code and the detail of a refusal. The metric counts it later.
     fn ends(&mut self, refusal: &Refusal) {
         self.code = refusal.code.as_str();
         self.detail = refusal.detail.as_deref().map(|detail| self.redacted(detail));
@@ -510,8 +492,7 @@ impl OpenExchange {
         self.0.cut(refusal);
     }
 
-    /// Closes the entry with the facts so far. The last bytes of the answer may be sent after the
-    /// outcome is durable.
+    /// Closes the entry. The last bytes of the answer may be sent after the outcome is durable.
     #[must_use]
     pub fn close(mut self) -> (Closing, Box<Exchange>) {
         (self.0.close().unwrap_or_else(Closing::never), self.0)

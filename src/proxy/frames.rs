@@ -1,5 +1,4 @@
-//! A budget of frames for each HTTP/2 connection (RFC 9113 section 10.5, "Denial-of-Service
-//! Considerations").
+//! A budget of frames for each HTTP/2 connection against floods (RFC 9113 section 10.5).
 //!
 //! The HTTP/2 library answers or drops control frames as fast as they arrive, and does not limit
 //! their rate. This scanner reads the nine bytes of each frame header (section 4.1) in both
@@ -7,8 +6,7 @@
 //!
 //! Each frame from the peer costs one, except `DATA`. While a request's stream is open, flow
 //! control and the largest body limit its `DATA`: large frames are free, small ones cost a part.
-//! After that only this budget limits them, because the library drops the bytes and returns their
-//! window.
+//! After that only this budget limits it: the library drops the bytes and returns their window.
 //!
 //! Frames to the peer earn credit, because an honest client answers them: `WINDOW_UPDATE` for
 //! `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer that it no longer
@@ -24,13 +22,11 @@ const BURST: u32 = 1000;
 const REFILL: u32 = 200;
 /// The largest credit, in frames.
 const CREDIT_MAX: u32 = 1 << 20;
-/// Credit for each answer's `HEADERS`: it covers the request's `HEADERS`, a reset and a
-/// `WINDOW_UPDATE`.
+/// Credit for each answer's `HEADERS`: for the request's own, a reset and a `WINDOW_UPDATE`.
 const CREDIT_ANSWER: u32 = 3;
 /// Credit for each `DATA`: it covers a `WINDOW_UPDATE` for the stream and one for the connection.
 const CREDIT_DATA: u32 = 2;
-/// Each this many bytes of `DATA` earn one more: a client may return a large frame's window in
-/// pieces.
+/// Bytes of `DATA` that earn one more: a client may return a large frame's window in pieces.
 const CREDIT_BYTES: u32 = 1024;
 /// A `DATA` frame with this many body bytes or more is free while its stream is open.
 const DATA_FREE: u32 = 256;
@@ -38,17 +34,14 @@ const DATA_FREE: u32 = 256;
 const PADDING_MAX: u32 = 256;
 /// Parts that make up the cost of one frame.
 const WHOLE: u32 = 256;
-/// The cost of a smaller `DATA` with a body while its stream is open, in parts: a client may write
-/// a body in small pieces.
+/// The cost of a smaller `DATA` on an open stream, in parts: a body may come in small pieces.
 const DATA_SMALL: u32 = 1;
-/// The cost of `DATA` on an ended stream, in parts: one window of it may still be in transit when
-/// the answer ends.
+/// The cost of `DATA` on an ended stream, in parts: one window may still be in transit then.
 const DATA_LATE: u32 = 32;
 /// Open streams that the scanner tracks. The library refuses streams above a much lower number.
 /// `DATA` on further streams costs as if they had ended.
 const OPEN_MAX: usize = 1024;
-/// The largest header block in bytes, including `CONTINUATION` frames. The library's own limit is
-/// lower.
+/// The largest header block in bytes, with `CONTINUATION` frames. The library's limit is lower.
 const BLOCK_MAX: u32 = 256 << 10;
 
 const DATA: u8 = 0;
@@ -58,8 +51,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-/// The flag `END_STREAM` of `DATA` and `HEADERS`; `ACK` of `SETTINGS` and `PING` has the same
-/// value.
+/// The flag `END_STREAM` of `DATA` and `HEADERS`. `ACK` of `SETTINGS` and `PING` is the same bit.
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -84,7 +76,6 @@ struct Frame {
 }
 
 impl Frame {
-    /// Parses a header.
     const fn read([l0, l1, l2, kind, flags, s0, s1, s2, s3]: [u8; HEADER]) -> Self {
         let length = u32::from_be_bytes([0, l0, l1, l2]);
         // The highest bit is reserved and ignored (section 4.1).
@@ -92,16 +83,13 @@ impl Frame {
         Self { length, kind, flags, stream }
     }
 
-    /// Whether a flag is set.
     const fn has(self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
-    /// The cost of this `DATA` from the peer, in parts. `open` is true if its request's body may
-    /// still arrive.
+    /// The cost of this `DATA` from the peer, in parts. `open`: its body may still arrive.
     const fn data_cost(self, open: bool) -> u32 {
-        // The real padding length is in the payload. The scanner does not read it and assumes the
-        // largest.
+        // The real padding length is in the payload, which is not read: the largest is assumed.
         let body = self.length.saturating_sub(if self.has(PADDED) { PADDING_MAX } else { 0 });
         match (open, body) {
             // The last frame of a body may be empty.
@@ -159,8 +147,7 @@ impl FrameScan {
     }
 }
 
-/// The frames that a peer may still send. This is a token bucket. It is filled only when empty, so
-/// that the clock is read rarely.
+/// A token bucket of the peer's frames. It is filled only when empty, to read the clock rarely.
 struct Budget {
     /// Parts of a frame's cost that are used and not charged yet.
     parts: u32,
@@ -168,15 +155,11 @@ struct Budget {
     left: u32,
     /// Frames that are paid by frames to the peer.
     credit: u32,
-    /// When the bucket was last filled.
     filled: Instant,
 }
 
 impl Budget {
-    /// Charges one frame: first to the credit, then to the bucket.
-    ///
-    /// # Errors
-    /// [`Flood`] if both are used up.
+    /// Charges one frame: first to the credit, then to the bucket. Fails if both are used up.
     fn spend(&mut self, now: impl Fn() -> Instant) -> Result<(), Flood> {
         if self.credit > 0 {
             self.credit -= 1;
@@ -240,7 +223,6 @@ impl Frames {
         self.came_at(bytes, Instant::now)
     }
 
-    /// The same with a clock, for tests.
     fn came_at(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
         let Self { incoming, budget, last_stream, open, block, .. } = self;
         incoming.push(bytes, |frame| {
@@ -258,7 +240,7 @@ impl Frames {
                     *block = (!frame.has(END_HEADERS)).then_some(frame.length);
                 }
                 CONTINUATION => {
-                    // An endless header block would otherwise grow without a request (CONTINUATION flood).
+                    // Without a limit a header block could grow forever (CONTINUATION flood).
                     let whole = block.unwrap_or(0).saturating_add(frame.length);
                     if whole > BLOCK_MAX {
                         return Err(Flood);
@@ -285,8 +267,7 @@ impl Frames {
     pub fn went(&mut self, bytes: &[u8]) {
         let Self { outgoing, budget, open, .. } = self;
         let counted = outgoing.push(bytes, |frame| {
-            // The answer may end before the request's body has arrived. From then on its `DATA`
-            // costs.
+            // The answer may end before the request's body: from then on its `DATA` costs.
             if frame.kind == RST_STREAM
                 || matches!(frame.kind, HEADERS | DATA) && frame.has(END_STREAM)
             {
@@ -295,8 +276,7 @@ impl Frames {
             budget.earn(match frame.kind {
                 HEADERS => CREDIT_ANSWER,
                 DATA => CREDIT_DATA + frame.length / CREDIT_BYTES,
-                // An acknowledgement is an answer to the peer, and the peer answers it with no
-                // frame. It earns no credit.
+                // A peer sends no frame in reply to an acknowledgement, so it earns no credit.
                 SETTINGS | PING if !frame.has(ACK) => 1,
                 _ => 0,
             });
