@@ -144,6 +144,7 @@ fn classes<'t>(root: &Section<'t>, empty: &'t DeTable<'t>) -> BTreeMap<String, C
         let class = class(&name, section, empty);
         classes.insert(name, class);
     }
+    // An unregistered agent has the class `default`, so it must exist.
     classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
     classes
 }

@@ -107,6 +107,7 @@ fn principal(
         }
         return;
     };
+    // Two sections for one principal would give it two sets of limits.
     let former = into.entry(issuer.iss.clone()).or_default().insert(name.clone(), caps);
     if former.is_some() {
         root.fault("principal", format!("{name:?} already has caps of its own at its [[issuer]]"));
@@ -171,6 +172,7 @@ fn issuer(
         .map(|(name, section)| (name, caps_alone(section)))
         .collect();
     section.close();
+    // A missing value ends the function only here, after all other faults were found.
     let (iss, aud) = (iss?, aud?);
     caps.entry(iss.clone()).or_default().extend(own);
     Some(Issuer {

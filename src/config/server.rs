@@ -135,10 +135,12 @@ pub(super) fn target(
     let uri: http::Uri = url.parse().ok()?;
     // Userinfo in a URL would be a secret in the config and in log lines.
     let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+    // An IPv6 address is stored without its brackets.
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let path = uri.path().trim_end_matches('/');
     // OpenAI clients get the address with `/v1`. The same address is accepted here.
     let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
+    // The gateway appends the path of a request, so the URL cannot have a query.
     if uri.query().is_some() || host.is_empty() {
         return None;
     }

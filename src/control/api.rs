@@ -77,6 +77,7 @@ pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     // this path is never deleted.
     let left_over =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    // If a process listens there, the connection succeeds, and `bind` below fails.
     if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }

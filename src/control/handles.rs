@@ -18,6 +18,7 @@ impl Control {
         until: Option<Timestamp>,
     ) -> Result<Vec<Event>, ControlFault> {
         let handle: HandleId = handle.parse()?;
+        // Only `handle_renewed` replaces the token of a handle.
         if let Some(known) = self.registry.handle(&handle) {
             return Err(ControlFault::HandleTaken(known.agent.to_string()));
         }
@@ -100,6 +101,8 @@ impl Control {
         reason: String,
     ) -> Result<Vec<Event>, ControlFault> {
         let revoked = self.token_revoked(known.token, reason.clone())?;
+        // The handle comes first. After a crash between the two records, the handle is already
+        // unusable.
         Ok(vec![
             Event::HandleRevoked { handle: known.id, agent: known.agent.clone(), reason },
             revoked,
@@ -130,6 +133,7 @@ impl Control {
         (token, verified): (String, &Verified),
         until: Option<Timestamp>,
     ) -> Result<Event, ControlFault> {
+        // The record contains the token, so its length is limited.
         if token.len() > TOKEN_BYTES_MAX {
             return Err(ControlFault::Handle(
                 "the token has more than 10,000 bytes: it lists too many models",

@@ -194,6 +194,7 @@ impl Control {
             Question::Models => self.models(),
             Question::Why { request } => self.why(request)?.into_iter().collect(),
             Question::Checkpoint => {
+                // The reply does not wait for the checkpoint.
                 self.log.want_checkpoint();
                 Vec::new()
             }
@@ -360,6 +361,7 @@ impl Control {
         }
         let mut events = Vec::new();
         let known = self.registry.agent(verified.agent().as_str());
+        // A known agent is registered again only to change its class.
         if known.is_none() || class.is_some() {
             events.push(self.registered(
                 verified.agent().clone(),
@@ -448,6 +450,7 @@ impl Control {
             Some(_) => Err(ControlFault::Key(format!(
                 "{kid} is an issuer's key, not a holder's; use token-shield keys revoke {kid}"
             ))),
+            // Any other thumbprint is accepted, because the gateway cannot know all holders' keys.
             None => Ok(id),
         }
     }

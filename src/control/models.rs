@@ -21,6 +21,7 @@ impl Control {
         let fresh = known.iter().filter(|row| {
             row.pin.as_ref() != Some(&row.digest.value) && !row.accepted.contains(&row.digest.value)
         });
+        // Several servers may have the same digest. It is recorded once.
         let fresh: BTreeSet<&str> = fresh.map(|row| row.digest.value.as_str()).collect();
         if rows.is_empty() {
             return refuse("it is not a [[model]] of the config");

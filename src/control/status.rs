@@ -35,6 +35,7 @@ fn changed(name: &str, now: AgentStatus, verb: StatusVerb) -> Result<AgentStatus
     let refuse =
         |hint| Err(ControlFault::Status { agent: name.to_owned(), status: now.as_str(), hint });
     match (verb, now) {
+        // A revocation is permanent, so no verb ends it.
         (_, Revoked) => refuse("this is permanent; register another name"),
         (StatusVerb::Suspend, Active) => Ok(Suspended),
         (StatusVerb::Suspend, Suspended | Quarantined) => {
@@ -89,6 +90,7 @@ impl Control {
             return Ok(name.parse()?);
         }
         let agent: AgentName = format!("default/{name}").parse()?;
+        // An ambiguous name is refused, so that the command never stops the wrong agents.
         if self.has_agents(name) {
             Err(ControlFault::Ambiguous(name.to_owned()))
         } else {
@@ -107,6 +109,7 @@ impl Control {
         let shown = format!("{namespace}/*");
         if !is_namespace(namespace) {
             return Err(ControlFault::Name(crate::id::NameFault::Agent(
+                // The name is invalid, so the message repeats only a part of it.
                 shown.chars().take(80).collect(),
             )));
         }
@@ -185,6 +188,7 @@ impl Control {
     pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
         let rows = self.registry.agents();
         let last = name.rsplit('/').next().unwrap_or_default();
+        // An agent with the same last segment in another namespace is a likely mistake.
         let alike = rows
             .iter()
             .map(|row| row.name.as_str())

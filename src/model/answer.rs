@@ -134,6 +134,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         if self.taken > self.extent.bytes {
             return Err(StreamFault::Endless);
         }
+        // Taken out, because the closure also borrows `self`.
         let mut splitter = std::mem::take(&mut self.splitter);
         let (mut last, mut read) = (None, Ok(()));
         let split = splitter.push(bytes, |event| {
@@ -153,6 +154,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         self.splitter = splitter;
         split?;
         read?;
+        // The text has its own limit: the cap on tokens times `answer_bytes_per_token`.
         if self.watch.progress.text > self.extent.text {
             return Err(StreamFault::Endless);
         }
@@ -163,10 +165,12 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     /// where the event begins.
     fn event(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, StreamFault> {
         let lines = EventLines::read(bytes);
+        // A client that splits the lines differently would see an event that no filter has checked.
         if !lines.is_plain() {
             return Err(StreamFault::Lines);
         }
         let event = StreamEvent::read(&lines, std::mem::take(&mut self.memory));
+        // One parsed tree serves all filters, so they cannot disagree about the event.
         let begun = self.passed(&event, out);
         // The memory of the tree is used again for the next event, also after a fault.
         self.memory = event.into_memory();
@@ -181,6 +185,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         }
         let begun = out.len();
         // A filter that has ended the answer suppresses every later event.
+        // `passes` also reads the usage of a suppressed chunk. The record needs its numbers.
         if self.filters.ended() || !self.watch.passes(event) {
             return Ok(begun);
         }

@@ -105,6 +105,7 @@ impl<'b> ParsedBody<'b> {
             external_references.extend(markdown::external_references(&object)?);
         }
         let asked = if operation.writes_tokens() { output_cap(&gateway, &object)? } else { None };
+        // The validator has checked the types. A missing field and `null` are false.
         let flag = |value: Option<&Value<'_>>| value.and_then(Value::as_bool).unwrap_or(false);
         let stream = operation.writes_tokens() && flag(object.get("stream"));
         let options = object.get("stream_options").and_then(Value::as_object);
@@ -234,6 +235,7 @@ impl ModelCall<'_> {
             }
             _ => 1,
         };
+        // A server generates `best_of` answers and returns `n` of them. All of them use tokens.
         number("n").max(number("best_of")).saturating_mul(prompts)
     }
 
@@ -288,6 +290,7 @@ impl ModelCall<'_> {
             ObjectWriter { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);
         for (key, value) in self.object.iter() {
+            // The caller's name may be an alias. The server gets its own name for the model.
             if key == "model" {
                 out.text("model", &self.model_upstream);
             } else if cap.is_some() && gateway.output_cap_names.iter().any(|name| name == key) {
@@ -302,6 +305,7 @@ impl ModelCall<'_> {
                 out.value(key, value);
             }
         }
+        // The caller sent no cap.
         if let Some(cap) = cap_left {
             out.value(&gateway.output_cap, &Value::from_u64(cap));
         }
@@ -326,6 +330,8 @@ impl ModelCall<'_> {
     /// caller requested usage.
     fn stream_options<'v>(&self, own: &Value<'v>) -> Object<'v> {
         let mut options = own.as_object().cloned().unwrap_or_default();
+        // Usage in every chunk would reach the caller, because only the last usage chunk is
+        // removed.
         if !self.usage_asked {
             options.remove("continuous_usage_stats");
         }

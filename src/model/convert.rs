@@ -92,6 +92,7 @@ pub(super) fn set_all(
     more: Option<&Value<'_>>,
 ) -> Result<(), Unlike> {
     let Some(more) = more.and_then(Value::as_object) else { return Ok(()) };
+    // Each name is searched in the object. A large object would take quadratic time.
     if object.len() + more.len() > NAMES_MAX {
         return Err(Unlike::Odd("it has too many members"));
     }

@@ -121,6 +121,7 @@ pub fn fill(body: &[u8], mark: &Placeholder, contents: &[Content]) -> Option<Vec
         out.extend_from_slice(body.get(from..place)?);
         let name = body.get(place + mark.0.len()..place + mark.0.len() + 5)?;
         let (kind, number) = name.split_first()?;
+        // Without content, the server would get the placeholder as if it were a URL or base64.
         let content = contents.get(std::str::from_utf8(number).ok()?.parse::<usize>().ok()?)?;
         match kind {
             b't' => out.extend_from_slice(content.media_type.as_bytes()),

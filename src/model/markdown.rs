@@ -33,6 +33,7 @@ pub(super) fn external_references(object: &Object<'_>) -> Result<Vec<ExternalRef
         let text = unescaped(text);
         if let Some(target) = begun(&text, ends) {
             count += 1;
+            // The counting continues, so that the refusal can name the number.
             if count <= REACHES_MAX {
                 let target = target.chars().take(TARGET_MAX).collect();
                 found.push(ExternalReference {
@@ -60,6 +61,7 @@ fn begun(text: &str, ends: [bool; MARK.len()]) -> Option<&str> {
     match text.split_once(MARK) {
         Some((_, target)) => Some(target.split_once(')').map_or(target, |(target, _)| target)),
         None => {
+            // The mark may start at the end of this text and continue in another one.
             let begins = |(at, front, _): &(usize, &str, &str)| {
                 ends.get(*at) == Some(&true) && text.trim_end().ends_with(front)
             };
@@ -119,6 +121,7 @@ impl Pieces {
 fn unescaped(text: &str) -> Cow<'_, str> {
     const ESCAPES: [(&str, char); 4] =
         [("u0021", '!'), ("u005b", '['), ("u005d", ']'), ("u0028", '(')];
+    // Most texts have no such escape. They are not copied.
     if !text.contains("\\u00") {
         return Cow::Borrowed(text);
     }

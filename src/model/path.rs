@@ -37,6 +37,8 @@ impl fmt::Display for Path<'_> {
         match *self {
             Path::Root => Ok(()),
             Path::Item(parent, place) => write!(out, "{parent}[{place}]"),
+            // Other keys are quoted and escaped, so that a key cannot imitate a path or break a log
+            // line.
             Path::Key(parent, key) if is_plain(key) => {
                 parent.fmt(out)?;
                 if !matches!(parent, Path::Root) {

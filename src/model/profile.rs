@@ -146,6 +146,7 @@ impl Profile {
     /// The built-in profile of that name. It is compiled once.
     #[must_use]
     pub fn named(name: &str) -> Option<Arc<Self>> {
+        // Each built-in profile is compiled at its first use, and then shared.
         static READ: [OnceLock<Option<Arc<Profile>>>; 6] = [const { OnceLock::new() }; 6];
         let place = BUILT_IN.iter().position(|(known, _)| *known == name)?;
         let (cell, (_, text)) = (READ.get(place)?, BUILT_IN.get(place)?);
@@ -195,6 +196,7 @@ impl Profile {
             Medium::Audio => &self.media.audio,
             Medium::Video => &self.media.video,
             Medium::File => &self.media.file,
+            // Bare base64 has no media type.
             Medium::Base64 => &[],
         }
     }
@@ -307,6 +309,7 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
                 .ok_or_else(|| fault(&key, "must be a table"))?
             {
                 let rule = rule_at(&format!("{key}.{field}"), value)?;
+                // A rule must not pass a field that `never` forbids.
                 if matches!(rule, Rule::Pass(_))
                     && never.iter().any(|pattern| matches(pattern, field))
                 {
@@ -322,6 +325,7 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
                 }
             }
         }
+        // Sorted for the binary search in `Shape::rule`.
         fields.sort_by(|one, other| order(&one.0).cmp(&order(&other.0)));
         let required =
             fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));

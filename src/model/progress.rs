@@ -45,6 +45,7 @@ impl Progress {
     /// Records a usage report. Reports come in parts and repeat, so the highest numbers count.
     pub(super) fn report(&mut self, usage: Usage) {
         self.usage = Some(self.usage.map_or(usage, |known| known.highest(usage)));
+        // Text that comes later is not included in this report.
         self.text_at_usage = self.text;
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn members<'j>(
             return None;
         }
         let key_end = string(json, at)?;
+        // The name is not decoded: it keeps its escapes.
         let name = json.get(at + 1..key_end - 1)?;
         at = space(json, key_end);
         if *json.get(at)? != b':' {

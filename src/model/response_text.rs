@@ -101,6 +101,7 @@ impl StreamTexts {
         let walked = walk.document(tree.json(), tree.root());
         self.sources = std::mem::take(&mut walk.sources);
         walked?;
+        // Clients may show blocks separately. So open constructs do not continue in the next block.
         if walk.kind.is_some_and(ends_texts) {
             walk.end(TextEnd::All);
             walk.filter.boundary();
@@ -117,6 +118,7 @@ impl StreamTexts {
             Some(data) => sse::with_data(bytes, data, out),
             None => out.extend_from_slice(bytes),
         }
+        // A text without held bytes needs no template.
         self.templates.retain(|known| holding.contains(&known.id));
         for id in holding {
             if !here.contains(&id) {
@@ -151,6 +153,7 @@ impl StreamTexts {
         let Some(tree) = event.tree() else { return };
         let mut only = Only { id, rest: text.clone() };
         let mut walk = Walk::new(event.data(), tree, &mut only, false);
+        // Members such as usage and tool calls must not be sent twice.
         walk.alone = true;
         // The event was already searched once without an error.
         let _ = walk.value(tree.root(), "", 0);

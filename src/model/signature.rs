@@ -13,6 +13,7 @@ const CHARS: usize = 32;
 /// The first bytes of base64 content.
 fn first(content: &str) -> Vec<u8> {
     let front = content.get(..content.len().min(CHARS)).unwrap_or_default();
+    // Only complete groups of 4 characters can be decoded.
     let whole = front.get(..front.len() / 4 * 4).unwrap_or_default();
     STANDARD.decode(whole).unwrap_or_default()
 }
@@ -113,6 +114,7 @@ const TYPES: [&str; 13] = [
 /// have no signature. Playlists and manifests make decoders fetch URLs, and they are text.
 pub(super) fn is_content(content: &str) -> bool {
     let front = first(content);
+    // A playlist can follow an ID3 tag. So content with a tag must be a known sound.
     TYPES.iter().any(|media_type| fits(media_type, content))
         || !(is_text(&front) || front.starts_with(b"ID3"))
 }

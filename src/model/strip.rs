@@ -37,6 +37,7 @@ impl ModelCall<'_> {
                 .split_last()
                 .filter(|(last, _)| matches!(last, Step::Item(_)))
                 .map(|(_, parents)| parents);
+            // One sweep removes all null items of a list.
             if list.is_none() || list != swept {
                 sweep(&mut self.object, &reach.steps);
             }

@@ -224,6 +224,8 @@ impl<'j> Values<'j> for JsonTree<'j> {
         }
         match (node.broken, object) {
             (true, _) => None,
+            // The range of the outermost value is the whole document, also with bytes after its
+            // end.
             (false, ValueId(0)) => Some(self.end),
             (false, ValueId(_)) => Some(node.value.of(self.json).len()),
         }
@@ -312,6 +314,7 @@ impl TreeReader<'_> {
             b'"' => self.string(at, name),
             b'{' if level < LEVELS_MAX => self.nested(at, name, level, NodeKind::Object),
             b'[' if level < LEVELS_MAX => self.nested(at, name, level, NodeKind::Array),
+            // Numbers, words, and values that are too deep are kept as raw bytes.
             first => {
                 let end = raw_json::value(self.json, at)?;
                 let kind =
@@ -344,6 +347,7 @@ impl TreeReader<'_> {
     /// Parses a string. Escapes are decoded into [`TreeMemory::decoded`].
     fn string(&mut self, at: usize, name: ByteSpan) -> Option<usize> {
         let first = at + 1 + memchr2(b'"', b'\\', self.json.get(at + 1..)?)?;
+        // Most strings have no escape. Their text is not copied.
         if *self.json.get(first)? == b'"' {
             self.push(NodeKind::Plain, name, ByteSpan::new(at, first + 1)?);
             return Some(first + 1);

@@ -141,6 +141,7 @@ impl Absurd {
 #[must_use]
 pub fn absurd(sent: Sent, heard: &Heard) -> Option<Absurd> {
     let told = heard.usage?;
+    // A server may keep the text of its reasoning, so reasoning tokens need no bytes.
     let text_max = heard.text.saturating_add(told.reasoning).saturating_add(OUTPUT_SPARE);
     match sent.output_tokens {
         _ if told.input > sent.input_max() => Some(Absurd::Input),
@@ -164,6 +165,7 @@ impl Sent {
 pub fn settle(sent: Sent, heard: &Heard) -> (Usage, UsageSource) {
     // Without a cap, the text limits the output that a report can claim.
     let cap = sent.output_tokens.unwrap_or_else(|| heard.text.saturating_add(OUTPUT_SPARE));
+    // An upper bound: every token has at least one byte.
     let bound = Usage { input: sent.bytes, output: heard.text.min(cap), reasoning: 0 };
     let Some(told) = heard
         .usage

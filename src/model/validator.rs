@@ -58,6 +58,7 @@ impl<'t> BodyValidator<'t> {
         if !out.is_empty() {
             object.retain(|key| {
                 let goes = out.contains(key);
+                // The caller may send many fields, so only the first ones are listed.
                 if goes && self.dropped.len() < DROPPED_MAX {
                     self.dropped.push(Path::Key(path, key).to_string());
                 }
@@ -121,6 +122,7 @@ impl<'t> BodyValidator<'t> {
                 Some(each) => {
                     for (place, item) in items.iter_mut().enumerate() {
                         let path = Path::Item(path, place);
+                        // In an array, `null` is a value and not an absent field.
                         if matches!(item, Value::Null) && !each.open {
                             return Err(invalid(&path, &format!("must be {}", each.words())));
                         }

@@ -61,6 +61,7 @@ pub fn look(paths: &[PathBuf]) -> Result<Vec<SeenFile>, String> {
                 seen.push(seen_at(path, &about)?);
             }
         }
+        // A folder without weights would have the digest of no data.
         if seen.len() == before {
             return Err(format!("{}: no .safetensors file in it", path.display()));
         }
@@ -118,6 +119,7 @@ fn hash(path: &Path, mark: FileStamp, stop: &AtomicBool) -> Result<String, Strin
         if length == 0 {
             break;
         }
+        // Large files take long to hash. A stop must not wait for them.
         if stop.load(Ordering::Relaxed) {
             return Err("stopped".to_owned());
         }

@@ -39,6 +39,7 @@ impl Weights {
     /// Stores the digest of a set of files with the stamps `seen`.
     pub fn remember(&self, files: &[PathBuf], seen: &[SeenFile], digest: &str) {
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        // One entry for each set of files, so that the list does not grow.
         hashed.retain(|known| known.files != files);
         hashed.push(Hashed {
             files: files.to_vec(),
@@ -84,6 +85,7 @@ impl Weights {
                 let told = passed.told.iter().find(|told| {
                     *told.model == *model.name
                         && *told.upstream == *place.upstream
+                        // Another address is another server, which may have other weights.
                         && told.address == place.address
                 });
                 // The text of another process is not trusted: only the known sources are accepted.

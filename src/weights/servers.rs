@@ -60,6 +60,7 @@ pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
     } else {
         format!("sha256:{}", tag.digest)
     };
+    // Ollama hashes the weights, so its digest counts as measured.
     if is_sha256(&value) { ModelDigest { value, source: MEASURED } } else { unknown() }
 }
 
@@ -77,6 +78,7 @@ pub fn listed(answer: &[u8], model: &str) -> ModelDigest {
     match said.filter(|said| {
         !said.is_empty() && said.len() <= TEXT_BYTES_MAX && !said.contains(char::is_control)
     }) {
+        // The server reports this value without a measurement.
         Some(value) => ModelDigest { value, source: REPORTED },
         None => unknown(),
     }

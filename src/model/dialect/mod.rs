@@ -175,8 +175,10 @@ impl Joiner {
 /// Reads a usage object of any dialect. Servers that support several dialects write members of
 /// each.
 pub(super) fn read_usage(raw: &[u8]) -> Option<Usage> {
+    // Usage has few levels. A deeper value is no usage report.
     let value = json::parse(raw, &Limits::deep(8)).ok()?;
     let usage = value.as_object()?;
+    // If a server sends the members of both dialects, OpenAI's take precedence.
     let input = openai::usage::input(usage).or_else(|| anthropic::usage::input(usage));
     let output =
         number(usage, openai::usage::OUTPUT).or_else(|| number(usage, anthropic::usage::OUTPUT));

@@ -41,6 +41,7 @@ impl LineScan {
             let place = self.at + found;
             let after = match (bytes.get(place), bytes.get(place + 1)) {
                 (Some(b'\r'), Some(b'\n')) => place + 2,
+                // The next byte determines whether the line ends with CR or CRLF.
                 (Some(b'\r'), None) => {
                     self.at = place;
                     return None;
@@ -72,6 +73,7 @@ impl Splitter {
             let rest = each(&mut self.scan, &self.held, &mut event)?;
             self.held.drain(..rest);
         }
+        // An event without an end must not fill the memory.
         if self.held.len() > EVENT_BYTES_MAX { Err(TooLong) } else { Ok(()) }
     }
 
@@ -198,6 +200,7 @@ fn is_plain(line: &[u8]) -> bool {
 /// Appends an event whose data is replaced by `data`. Its other lines stay.
 pub(in crate::model) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
     let mut lines = data.split(|byte| matches!(byte, b'\n' | b'\r'));
+    // Lines end at LF, CR or CRLF (section 9.2.6). The written lines end with LF only.
     for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
         if !line.starts_with(b"data:") {
             out.extend_from_slice(line);

@@ -78,6 +78,7 @@ impl Matcher {
             if let Some(next) = child(&self.nodes, state, byte) {
                 return next;
             }
+            // The fail link leads to the longest suffix that is also a prefix of a word.
             state = node(&self.nodes, state).fail as usize;
         }
     }
@@ -157,6 +158,7 @@ impl View {
         while self.starts.len() > state.depth {
             self.starts.pop_front();
         }
+        // Only the longest word is reported. The shorter ones that end here are inside it.
         if state.longest > 0
             && let Some(start) = self.starts.get(state.depth - state.longest)
         {

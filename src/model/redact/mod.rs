@@ -85,6 +85,7 @@ impl Redactor {
         let mut texts = stream::Texts::default();
         let mut edits: Vec<Edit> =
             texts.read(self, answer, error, 0).into_iter().map(|(_, edit)| edit).collect();
+        // A text may end with the beginning of a secret, for example in an answer that was cut.
         texts.end(self, &mut |_, edit| edits.push(edit));
         (!edits.is_empty()).then(|| redacted(answer, edits))
     }
@@ -160,6 +161,7 @@ fn edited(bytes: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
             out.extend_from_slice(bytes.get(at..edit.from).unwrap_or_default());
             out.extend_from_slice(edit.mark);
         }
+        // An overlapping edit extends the removed range.
         at = at.max(edit.to);
     }
     out.extend_from_slice(bytes.get(at..).unwrap_or_default());

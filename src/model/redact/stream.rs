@@ -59,6 +59,8 @@ impl HeldText {
     /// The range of a begun secret. At least `least` bytes of it have come, or a part of it was
     /// replaced already.
     fn begun(&self, redactor: &Redactor, least: usize) -> Option<Range<u64>> {
+        // A part of this secret was replaced already. So the rest is replaced too, even if it is
+        // short.
         let goes_on = self.track.open(&redactor.secrets, 0).filter(|open| *open < self.removed);
         let open = goes_on.or_else(|| self.track.open(&redactor.secrets, least))?;
         Some(open..self.track.at())
@@ -161,6 +163,7 @@ impl Texts {
                     channel.remove(place, &mut |event, edit| edits.push((event, edit)))
                 });
             } else if !channel.track.is_idle() {
+                // Parts before the begun secret need not wait.
                 channel.forget_before(open);
                 self.channels.insert(name.clone(), channel);
             }
@@ -282,6 +285,7 @@ impl Redacted {
         if self.texts.is_full {
             return self.queue.clear();
         }
+        // A text that repeats the beginning of a secret must not delay the stream without limit.
         if self.held > HELD_MAX {
             return self.let_go(out);
         }

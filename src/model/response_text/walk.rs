@@ -158,6 +158,8 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     fn array(&mut self, value: D::Value, key: &'j str, depth: usize) -> Result<(), Unreadable> {
         let (chosen, parted) = (are_choices(key), key == PARTED);
         let from = self.path.len();
+        // Choices are separate texts already, and parts of `content` form one text. Other items may
+        // be shown separately.
         self.path.push_str(if chosen || parted { "" } else { ITEMS });
         let (mut found, mut choices, before) =
             (Ok(()), Vec::new(), std::mem::take(&mut self.moved));
@@ -350,6 +352,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             .ok_or(Unreadable::Index)?;
         known.push(index);
         let before = self.changed;
+        // The texts inside belong to this choice.
         self.choice = index;
         self.described(&all, depth, false)?;
         self.choice = NO_CHOICE;
@@ -432,6 +435,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         if edits.is_empty() {
             return None;
         }
+        // Dropped ranges are between the texts, so all edits are sorted by offset.
         edits.sort_by_key(|(from, ..)| *from);
         let (mut out, mut at) = (Vec::with_capacity(self.json.len() + 64), 0);
         for (from, to, text) in &edits {

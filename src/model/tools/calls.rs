@@ -216,6 +216,7 @@ impl StreamCalls {
         let new = !self.calls.contains_key(&of);
         let call = self.calls.entry(of).or_insert_with(|| PendingCall::new(form));
         let before = !new && call.state == CallState::Held;
+        // Clients could read a call in two forms as two different calls.
         if call.form != form {
             return Err(ToolCallFault::Odd);
         }
@@ -231,6 +232,7 @@ impl StreamCalls {
         which: impl Fn(&CallId) -> bool,
         tools: &mut dyn Tools,
     ) -> bool {
+        // Most events end no held call.
         if self.held == 0 {
             return true;
         }

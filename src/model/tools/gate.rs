@@ -76,6 +76,7 @@ impl Gate {
         tools: &mut dyn Tools,
         ready: &mut dyn FnMut(&[u8]),
     ) -> bool {
+        // A client may execute an incomplete call when the stream ends.
         let passes = self.calls.end(|_| true, tools);
         if passes {
             self.release(ready);

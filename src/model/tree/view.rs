@@ -27,6 +27,7 @@ impl<'t> JsonTree<'t> {
         if memchr::memchr(b'\\', raw).is_none() && !raw.iter().any(|byte| *byte < b' ') {
             return std::str::from_utf8(raw).ok().map(Cow::Borrowed);
         }
+        // The parser needs the quotes around the name.
         let quoted = self.json.get(name.from as usize - 1..name.to as usize + 1)?;
         match json::parse(quoted, &Limits::deep(1)) {
             Ok(Value::String(text)) => Some(text),
@@ -39,6 +40,7 @@ impl<'t> JsonView<'t> {
     /// The member of that name.
     pub(in crate::model) fn get(self, key: &str) -> Option<Self> {
         for (at, _) in self.children_of(NodeKind::Object) {
+            // Clients decode escapes in a name, so the decoded name is compared.
             if self.tree.name(at).is_some_and(|name| name == key) {
                 return Some(JsonView { tree: self.tree, at });
             }

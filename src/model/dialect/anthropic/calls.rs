@@ -89,6 +89,7 @@ impl Blocks {
         tools: &dyn Tools,
     ) -> Result<bool, ToolCallFault> {
         let number = typed::number(event)?.ok_or(ToolCallFault::Odd)?;
+        // After a gap or a repeated index, clients could assign deltas to different blocks.
         if number != self.count || number >= BLOCKS_MAX {
             return Err(ToolCallFault::Odd);
         }

@@ -48,6 +48,7 @@ impl JoinedMessage {
     /// When the data can be joined in more than one manner, or not at all.
     pub(in crate::model) fn take(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         match event.get("type").and_then(Value::as_str) {
+            // These events add nothing to the document.
             Some("ping" | "message_stop" | "content_block_stop") => Ok(()),
             Some("message_start") => {
                 let message = event.get("message").and_then(Value::as_object);
@@ -110,6 +111,7 @@ impl JoinedMessage {
         let message = self.message.as_mut().ok_or(Unlike::Odd("a message has not begun"))?;
         let mut usage =
             message.get("usage").and_then(Value::as_object).cloned().unwrap_or_default();
+        // This delta contains `stop_reason` and `stop_sequence`.
         set_all(message, event.get("delta"))?;
         set_all(&mut usage, event.get("usage"))?;
         message.set("usage", Value::Object(usage));

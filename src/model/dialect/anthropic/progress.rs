@@ -13,6 +13,7 @@ const CHOICE: u64 = 0;
 
 /// Whether the name of an event is equal to the type in its data.
 pub(in crate::model::dialect) fn is_named(name: Option<&str>, data: &JsonTree<'_>) -> bool {
+    // Every event of this dialect has a name.
     let Some(name) = name else { return false };
     let Some(kind) = data.member(data.root(), b"type") else { return false };
     // Compares the raw bytes. A type with JSON escapes is refused, because clients decode it.

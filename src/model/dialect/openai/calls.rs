@@ -114,6 +114,7 @@ fn read_call(
         None if begins => known,
         None => known.saturating_sub(1),
     };
+    // A new index means that the earlier calls of the choice are complete.
     let passes = number < known || calls.end(|id| id.choice == choice && !id.former, tools);
     let part = match part {
         Some(part) => CallPart::of(part)?,

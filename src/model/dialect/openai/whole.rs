@@ -65,6 +65,7 @@ pub(in crate::model::dialect) fn events(
             events.push(chunk(vec![Value::Object(choice)], None));
         }
     }
+    // As with `include_usage`, the usage comes in a last chunk without choices.
     if usage.is_some() {
         events.push(chunk(Vec::new(), usage));
     }
