@@ -237,6 +237,7 @@ fn is_base64url(text: &str) -> bool {
 /// Checks that `text` is an object in canonical form (RFC 8785): sorted members, integers below
 /// 2^53, and no unneeded escapes.
 fn canonical(text: &str) -> Result<(), RecordFault> {
+    /// Whether all objects are sorted, and all numbers are integers below 2^53.
     fn sorted(value: &json::Value<'_>) -> bool {
         match value {
             json::Value::Null | json::Value::Bool(_) | json::Value::String(_) => true,

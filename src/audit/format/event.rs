@@ -323,6 +323,8 @@ impl Event {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            // These words are part of the log's format. Another word would make old records
+            // unreadable.
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::AgentRegistered { .. } => "agent-registered",
@@ -388,6 +390,8 @@ impl Event {
             | Self::ReloadRefused { .. }
             | Self::KeysChanged { .. }
             | Self::ModelAccepted { .. }
+            // These records stay readable after `audit forget`, because a revocation must stay
+            // valid. So they are under the gateway's own key.
             | Self::AgentStatus { .. }
             | Self::NamespaceStatus { .. }
             | Self::PrincipalStatus { .. }
@@ -418,6 +422,7 @@ impl Event {
     /// refused.
     #[must_use]
     pub fn is_new_work(&self) -> bool {
+        // A refusal counts as new work: one that cannot be recorded is counted instead.
         matches!(self.kind(), "admission" | "refusal")
     }
 

@@ -22,7 +22,9 @@ pub const HEAD_BYTES: usize = 2 * SLOT_BYTES + 2 * NOTE_SLOT_BYTES;
 /// The maximum length of an origin, in bytes.
 pub const ORIGIN_BYTES_MAX: usize = 240;
 
+/// The first line of a head's slot, with the version of its format.
 const TITLE: &str = "token-shield head 1";
+/// The first line of a note's slot.
 const NOTE_TITLE: &str = "token-shield note 1";
 
 /// The acknowledged part of a log. It may be smaller than the log, but never larger.
@@ -95,6 +97,7 @@ impl Head {
             return Err(HeadFault);
         }
         let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]).take(2);
+        // A slot is valid only at its own offset: a head copied into the other slot does not count.
         let heads = slots
             .filter_map(|(slot, offset)| Self::slot(slot).filter(|head| head.offset() == offset));
         heads.max_by_key(|head| head.write).ok_or(HeadFault)

@@ -24,8 +24,11 @@ pub const SECTOR_BYTES: usize = 512;
 /// The maximum length of a batch, with padding.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// The first bytes of a batch, with the version of its format.
 const MAGIC: &[u8; 8] = b"TSBATCH1";
+/// Bytes of a header, with its checksum.
 const HEADER_BYTES: usize = 28;
+/// Bytes of a trailer.
 const TRAILER_BYTES: usize = 72;
 
 /// The batch has no room for the record; it belongs in the next batch.
@@ -269,6 +272,7 @@ struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
+    /// Decodes the batch at the start of `bytes`.
     fn read(bytes: &'a [u8]) -> Result<Self, BatchFault> {
         Self::parts(bytes).ok_or(BatchFault::Incomplete)
     }
@@ -290,6 +294,7 @@ impl<'a> Whole<'a> {
         let root = at.array()?;
         let digest: [u8; 32] = at.array()?;
         let end = HEADER_BYTES + length + TRAILER_BYTES;
+        // The hash covers the whole batch but its padding, so a torn batch fails here.
         if padded(end) > BATCH_BYTES_MAX || Sha256::digest(bytes.get(..end - 32)?)[..] != digest {
             return None;
         }
@@ -310,6 +315,7 @@ impl<'a> Whole<'a> {
         }
         if bytes != self.frames.len()
             || after.size() - tree.size() != u64::from(self.count)
+            // An empty batch would let two different files have the same records.
             || self.count == 0
         {
             return Err(BatchFault::Frames);
@@ -337,12 +343,14 @@ impl<'a> Whole<'a> {
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
+    /// Takes `count` bytes; `None` where fewer are left.
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (front, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(front)
     }
 
+    /// Takes `N` bytes as an array.
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }

@@ -65,6 +65,7 @@ pub enum NoteFault {
 /// Signature types of C2SP signed-note: 0xff with a name for a type without a number, and 0x01 for
 /// Ed25519.
 const ML_DSA: &[u8] = b"\xfftoken-shield ML-DSA-65";
+/// The signature type of Ed25519.
 const ED25519: &[u8] = b"\x01";
 
 /// The signature type in a verifier key.
@@ -150,6 +151,7 @@ impl LogKeys {
         let mut lines = signatures.iter();
         for key in &self.keys {
             let name = key.algorithm().as_str();
+            // The id only selects the key. The signature below is the proof.
             let id = key_id(&self.origin, key);
             let own = lines
                 .next()
@@ -227,6 +229,7 @@ pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
             )
         };
         let key = PublicKey::read(algorithm, raw).map_err(|error| fault(&error.to_string()))?;
+        // A wrong id means a damaged line, or a key under another log's name.
         if id != key_id(name, &key).iter().map(|byte| format!("{byte:02x}")).collect::<String>() {
             return Err(fault("its id is not that of its key"));
         }
@@ -282,6 +285,7 @@ impl LogSigner {
             .map_err(|_| NoteFault::Private("not JSON"))?;
         let object = document.as_object().ok_or(NoteFault::Private("not a JSON object"))?;
         let member = |name| object.get(name).and_then(json::Value::as_str);
+        // The member `use` keeps the keys of tokens and of the log apart.
         if member("use") != Some("token-shield log") {
             return Err(NoteFault::Private(
                 "its use is not \"token-shield log\" (token-shield audit key makes one)",
@@ -318,6 +322,7 @@ impl LogSigner {
     pub fn sign(&self, checkpoint: &Checkpoint) -> Result<String, NoteFault> {
         let text = checkpoint.text();
         let mut note = format!("{text}\n");
+        // `open` requires this order of the signatures.
         for key in [&self.pq, &self.classical] {
             let id = key_id(&checkpoint.origin, &key.public()?);
             let bytes = [&id[..], &key.sign(text.as_bytes())].concat();

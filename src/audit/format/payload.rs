@@ -15,6 +15,7 @@ pub const TEXT_BYTES_MAX: usize = 256;
 pub(super) struct PayloadReader<'a>(pub(super) &'a json::Object<'a>);
 
 impl PayloadReader<'_> {
+    /// Whether the member is present.
     pub(super) fn has(&self, member: &str) -> bool {
         self.0.get(member).is_some()
     }
@@ -30,6 +31,7 @@ impl PayloadReader<'_> {
         self.text(member)?.parse().map_err(|_| RecordFault::Member(member))
     }
 
+    /// A non-negative integer.
     pub(super) fn number(&self, member: &'static str) -> Result<u64, RecordFault> {
         self.0.get(member).and_then(Value::as_u64).ok_or(RecordFault::Member(member))
     }
@@ -55,6 +57,7 @@ impl<'e> PayloadWriter<'e> {
         self.0.push((member, Value::String(cut_to(text, most))));
     }
 
+    /// Adds a text, where there is one.
     pub(super) fn optional(&mut self, member: &'static str, text: Option<&'e str>) {
         if let Some(text) = text {
             self.name(member, text);
@@ -66,20 +69,24 @@ impl<'e> PayloadWriter<'e> {
         self.0.push((member, Value::from_text(text)));
     }
 
+    /// Adds a time in RFC 3339, where there is one.
     pub(super) fn moment(&mut self, member: &'static str, at: Option<Timestamp>) {
         if let Some(at) = at {
             self.owned(member, moment(at).to_string());
         }
     }
 
+    /// Adds a number; see [`number`].
     pub(super) fn number(&mut self, member: &'static str, value: u64) {
         self.0.push((member, number(value)));
     }
 
+    /// Adds a value of any type.
     pub(super) fn value(&mut self, member: &'static str, value: Value<'e>) {
         self.0.push((member, value));
     }
 
+    /// Adds a value, where there is one.
     pub(super) fn some(&mut self, member: &'static str, value: Option<Value<'e>>) {
         if let Some(value) = value {
             self.value(member, value);
@@ -89,6 +96,7 @@ impl<'e> PayloadWriter<'e> {
     /// The object with its members in canonical order. Names are ASCII, so their byte order is the
     /// order of RFC 8785 section 3.2.3.
     pub(super) fn into_object(mut self) -> Value<'e> {
+        // Every caller may add members in any order, so the order is made here, once.
         self.0.sort_unstable_by_key(|(name, _)| *name);
         let mut object = json::Object::new();
         for (name, value) in self.0 {
@@ -110,6 +118,8 @@ pub(super) fn cut_to(text: &str, most: usize) -> Cow<'_, str> {
 
 /// `at`, limited to the years that RFC 3339 can write.
 pub(in crate::audit) fn moment(at: Timestamp) -> Timestamp {
+    // RFC 3339 has four digits for the year.
+    /// The first millisecond of the year 9999.
     const YEAR_9999: i64 = 253_370_764_800_000;
     Timestamp(at.0.clamp(0, YEAR_9999 - 1))
 }

@@ -299,6 +299,7 @@ fn object<'v>(members: impl IntoIterator<Item = (&'static str, Value<'v>)>) -> V
 }
 
 impl Server {
+    /// The server as an object of a record.
     fn value(&self) -> Value<'_> {
         let jurisdiction = self
             .jurisdiction
@@ -311,6 +312,7 @@ impl Server {
 }
 
 impl ModelDigest {
+    /// The digest as an object of a record.
     fn value(&self) -> Value<'_> {
         object([
             ("source", Value::from_text(self.source)),
@@ -320,6 +322,7 @@ impl ModelDigest {
 }
 
 impl FetchedContent {
+    /// The content as an object of a record, without its bytes.
     fn value(&self) -> Value<'_> {
         object([
             ("bytes", number(self.content.bytes)),
@@ -333,6 +336,7 @@ impl FetchedContent {
 }
 
 impl PlannedFetch {
+    /// The planned fetch as an object of a record.
     fn value(&self) -> Value<'_> {
         object([
             ("path", Value::from_text(cut(&self.path))),
@@ -343,6 +347,7 @@ impl PlannedFetch {
 }
 
 impl Admission {
+    /// Writes the members of an admission.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, true);
         into.name("decision", "allowed");
@@ -364,6 +369,8 @@ impl Admission {
         let fetches: Vec<Value<'_>> =
             self.fetches.iter().take(LIST_MAX).map(PlannedFetch::value).collect();
         into.some("fetches", (!fetches.is_empty()).then_some(Value::Array(fetches)));
+        // The digests are keyed, and the key is inside the ciphertext: a party with the log alone
+        // cannot test guesses of a body.
         into.value("digest_key", base64url(&self.digest_key));
         into.number("request_bytes", self.received.bytes);
         into.value("request_digest", base64url(&self.received.digest));
@@ -375,6 +382,7 @@ impl Admission {
 }
 
 impl Outcome {
+    /// Writes the members of an outcome.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, false);
         into.number("admission", self.admission);
@@ -397,6 +405,7 @@ impl Outcome {
             ];
             object(texts.map(|(name, text)| (name, Value::from_text(cut(text)))))
         };
+        // The list is cut, so the record also has the number of all references.
         let (first, count) = &self.outbound;
         into.some(
             "outbound",
@@ -421,6 +430,7 @@ impl Outcome {
 }
 
 impl RefusedRequest {
+    /// Writes the members of a refusal.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, true);
         into.name("decision", "refused");
@@ -434,10 +444,12 @@ impl RefusedRequest {
 }
 
 impl RefusalCounts {
+    /// Writes the members of the counts.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         into.owned("from", moment(self.from).to_string());
         into.owned("until", moment(self.until).to_string());
         into.optional("principal", self.principal.as_ref().map(Principal::as_str));
+        // Only unauthenticated callers have a stage in their row; their name is a network.
         let row = |row: &'e RefusalCount| {
             let (whose, stage) = match row.stage {
                 None => ([("agent", Value::from_text(cut(&row.whose)))], None),
@@ -448,6 +460,7 @@ impl RefusalCounts {
             };
             let counted = [("code", Value::from_text(row.code)), ("count", number(row.count))];
             let mut members: Vec<_> = whose.into_iter().chain(counted).chain(stage).collect();
+            // `object` needs sorted members. The optional stage was added at the end.
             members.sort_unstable_by_key(|(name, _)| *name);
             object(members)
         };

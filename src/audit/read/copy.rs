@@ -116,6 +116,7 @@ pub fn log(from: &Path, head: &Path, to: &Path, sink: &mut Sink) -> Result<Vec<u
         let mut is_whole = true;
         for (number, folder) in wanted {
             let acknowledged = (number == last).then_some(&acknowledged);
+            // A closed epoch does not change, so a retry does not copy it again.
             if copied.contains(&number) {
                 continue;
             }
@@ -146,6 +147,7 @@ struct Acknowledged {
 fn whole_head(path: &Path) -> Result<Vec<u8>, CopyFault> {
     for _ in 0..TRIES {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
+        // A read is not atomic, so it may get both slots in the middle of a write.
         if Head::decode(&bytes).is_ok() {
             return Ok(bytes);
         }

@@ -148,6 +148,7 @@ pub fn export(
         return Err(ExportFault::NoneClosed);
     }
     let name = to.file_name().ok_or_else(|| ExportFault::Taken(to.to_owned()))?.to_string_lossy();
+    // In the same folder, because a rename works only within one file system.
     let temporary = to.with_file_name(format!(".{name}.part-{}", std::process::id()));
     let done = make(&chosen, keys, choice, &temporary, progress).and_then(|exported| {
         fs::rename(&temporary, to).map_err(durable::DiskFault::of("make", to))?;
@@ -192,8 +193,8 @@ fn make(
         exported.epochs.push((epoch.number, epoch.signed));
     }
     if !choice.without_keys {
-        // The file has secrets, so only its owner may read it.
         let path = to.join("keys.jsonl");
+        // The keys decrypt records, so only the owner may read the file.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut out = BufWriter::new(file.map_err(durable::DiskFault::of("write", &path))?);
         let mut done = 0;
@@ -240,6 +241,8 @@ fn keys_of(
                 return Ok(None);
             }
             if let Some(principal) = &choice.principal
+                // The principal is inside the ciphertext, so each record must be decrypted for this
+                // check.
                 && found.tell(opener)?.text("principal").as_ref() != Some(principal)
             {
                 return Ok(None);
@@ -304,6 +307,7 @@ impl OwnKeys {
 
 impl Opener for OwnKeys {
     fn held(&self, _: &RecordKeyId) -> KeyLookup<'_> {
+        // Only own keys of single records are known. A missing record key leads to a call of `own`.
         KeyLookup::Missing
     }
 

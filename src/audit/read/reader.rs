@@ -168,6 +168,7 @@ fn each_under(
     let (segments, _) =
         if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
     let Some((first, _)) = segments.first() else { return Ok(ControlFlow::Continue(())) };
+    // `walk` needs the tree before the segment, to check each batch's root.
     let mut tree = tree_at(&mut tiles, *first)?;
     let mut broken = ControlFlow::Continue(());
     for (place, (_, path)) in segments.iter().enumerate() {
@@ -248,6 +249,7 @@ impl StoredRecord<'_> {
         let envelope = Envelope::read(self.bytes).map_err(fault)?;
         let payload = match envelope.open(opener) {
             Ok(payload) => payload,
+            // A record without its key still has a name, a time and a kind.
             Err(RecordFault::KeyMissing(_)) => None,
             Err(other) => return Err(fault(other)),
         };

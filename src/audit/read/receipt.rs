@@ -188,6 +188,8 @@ pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u
 /// When the record is plain, or its record key is missing.
 pub fn disclose(record: &[u8], opener: &dyn Opener) -> Result<String, ProofFault> {
     let envelope = Envelope::read(record)?;
+    // AES-GCM does not commit to its key. A disclosure by the log's writer therefore proves less
+    // than the record key does (docs/AUDIT.md, Disclosures).
     let (id, encrypted, _) = envelope.encrypted().ok_or(ProofFault::Plain)?;
     let KeyLookup::Key(key) = opener.held(&id) else { return Err(ProofFault::NoKey) };
     let salt = salt_of(&encrypted).ok_or(RecordFault::Form)?;

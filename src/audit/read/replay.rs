@@ -185,7 +185,7 @@ impl<'o> Run<'o> {
             self.closed.clear();
             self.midway = false;
         }
-        // A regular stop waits for all outcomes. An unreadable outcome proves nothing, so then no
+        // A regular stop waits for all outcomes. An unreadable outcome is no evidence, so then no
         // admission is reported.
         if matches!(record.event, Event::Stop) {
             let mut left: Vec<OpenAdmission> = self.open.drain().map(|(_, open)| open).collect();
@@ -201,6 +201,7 @@ impl<'o> Run<'o> {
         if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: "))
         {
             (self.gaps, self.midway) = (true, true);
+            // Records that reversed a status may be lost. Only revocations are permanent.
             self.replay.state.lose();
         }
         self.replay.state.apply(record);
@@ -240,6 +241,7 @@ impl<'o> Run<'o> {
             at,
         };
         let request = told.text("request").unwrap_or_default();
+        // Only hashes are kept, because an epoch can have many millions of requests.
         if !self.requests.insert(self.hashing.hash_one(&request)) {
             self.disagree(&told.record, "its request was let through before");
         }

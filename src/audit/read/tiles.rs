@@ -108,6 +108,7 @@ impl Tiles {
             return Err(TileFault::Beyond { index, size: self.size });
         }
         let bundle = index / WIDTH;
+        // One read of a bundle serves all its 256 records.
         if self.last.as_ref().is_none_or(|(known, _)| *known != bundle) {
             self.last = Some((bundle, self.bundle(bundle)?));
         }
@@ -123,6 +124,7 @@ impl Nodes for Tiles {
     /// A node of the tree. A tile has only every eighth level, so the levels between are computed
     /// from its hashes.
     fn node(&mut self, level: u32, index: u64) -> Result<Hash, TileFault> {
+        // A tile stores the nodes of every eighth level, 256 in a row (C2SP tlog-tiles).
         let tile_level = u8::try_from(level / 8).unwrap_or(u8::MAX);
         let (first, count) = (index << (level % 8), 1_u64 << (level % 8));
         let tile = first / WIDTH;

@@ -196,10 +196,12 @@ struct One<'v> {
 }
 
 impl One<'_> {
+    /// The epoch's name.
     fn name(&self) -> String {
         epoch_name(self.number)
     }
 
+    /// The location of a record of this epoch.
     fn record(&self, index: u64) -> FaultLocation {
         FaultLocation::record(&self.name(), index)
     }

@@ -145,6 +145,8 @@ impl Log {
         clock: Arc<dyn Clock>,
         lock: File,
     ) -> Result<(Self, Recovered), LogFault> {
+        // The lock comes first: without it another process could write while this one opens the
+        // log.
         let lock = recover::adopt(&settings, lock)?;
         Self::open_with(settings.going_on(), clock, Arc::new(durable::SystemDisk), Some(lock))
     }
@@ -217,6 +219,7 @@ impl Log {
     pub async fn append(&self, event: Event, by: Option<String>) -> Result<Appended, LogFault> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         self.append_with(event, by, move |sealed| drop(answer.send(sealed)));
+        // The sender is dropped without an answer only if the writer has ended.
         answered.await.unwrap_or(Err(LogFault::Stopped))
     }
 
@@ -341,6 +344,7 @@ impl Log {
 /// Whether another process holds the lock of the newest epoch.
 #[must_use]
 pub fn is_locked(settings: &LogSettings) -> bool {
+    // A lock that can be taken here is released at once, because its handle is dropped.
     recover::lock_path(settings)
         .is_ok_and(|path| path.exists() && matches!(durable::Lock::take(&path), Ok(None)))
 }

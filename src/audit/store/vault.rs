@@ -24,7 +24,9 @@ use crate::durable::{self, Disk, Identity, SystemDisk};
 
 /// Bytes of a slot: one sector, which a disk writes completely or not.
 const SLOT_BYTES: usize = 512;
+/// The first line of a slot, with the version of its format.
 const TITLE: &str = "token-shield record key 1";
+/// The text in place of a destroyed key.
 const DESTROYED: &str = "destroyed";
 
 /// The reasons why record keys are not available.

@@ -19,6 +19,7 @@ impl Previous {
 }
 
 impl PayloadReader<'_> {
+    /// Decodes the end of an epoch.
     fn previous(&self, member: &'static str) -> Result<Previous, RecordFault> {
         let fault = RecordFault::Member(member);
         let previous = PayloadReader(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
@@ -29,6 +30,7 @@ impl PayloadReader<'_> {
         })
     }
 
+    /// Decodes the part that a loss has left.
     fn left(&self) -> Result<Left, RecordFault> {
         let left = PayloadReader(
             self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?,
@@ -36,8 +38,10 @@ impl PayloadReader<'_> {
         Ok(Left { size: left.number("size")?, root: left.text("root")? })
     }
 
+    /// Decodes a status word.
     fn status(&self) -> Result<AgentStatus, RecordFault> {
         let word = self.text("status")?;
+        // An unknown status is an error: a default could make a revoked agent active.
         let known = STATUSES.iter().find(|(_, known)| *known == word);
         known.map(|(status, _)| *status).ok_or(RecordFault::Member("status"))
     }
@@ -128,6 +132,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of keys alone; the others are in `members`"
     )]
+    /// Writes the members of an event about a key.
     fn key_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::KeyAdded { issuer, jwk, kid } => {
@@ -152,6 +157,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of the log itself and of its copies alone; the others are in `members`"
     )]
+    /// Writes the members of an event about the log itself or its copies.
     fn custody_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::Epoch { previous, reason, left } => {
@@ -188,6 +194,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of tokens and handles alone; the others are in `members`"
     )]
+    /// Writes the members of an event about a token or a handle.
     fn token_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::TokenSigned { token, jti, agent, principal, expires } => {
@@ -248,6 +255,7 @@ impl Event {
 
     /// Decodes the event `pruned`.
     fn pruned_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
+        // An optional member is absent or a text. `null` would be a second form of the same record.
         let reason = plain.has("reason").then(|| plain.text("reason")).transpose()?;
         Ok(Self::Pruned { through: plain.text("through")?, reason })
     }
@@ -259,6 +267,8 @@ impl Event {
         plain: &PayloadReader<'_>,
     ) -> Result<Option<Self>, RecordFault> {
         Ok(Some(match kind {
+            // The state does not depend on these kinds. Their members are checked only as canonical
+            // JSON.
             "admission" | "outcome" | "refusal" | "refusals" | "unauthenticated-refusals" => {
                 return Ok(None);
             }

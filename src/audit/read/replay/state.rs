@@ -71,7 +71,7 @@ pub struct ReplayedState {
     handles: BTreeMap<String, Past<String>>,
     /// Whether a token belongs to a handle.
     behind: BTreeMap<String, Past<bool>>,
-    /// The time at which an operator accepted a clock behind the log. Until the clock reaches it
+    /// The time at which an operator accepted a clock that is earlier than the log. Until the clock reaches it
     /// again, all records have this time.
     stopped: Option<Timestamp>,
 }
@@ -188,6 +188,8 @@ impl ReplayedState {
             Event::HandleSet { handle, id, .. } => {
                 let handle = self.handles.entry(handle.to_string()).or_default();
                 if let Some(former) = handle.last() {
+                    // A former token of the handle stays bound to it: it never becomes valid
+                    // without the handle.
                     self.behind.entry(former.clone()).or_default().now(at, true);
                 }
                 handle.now(at, id.to_string());
@@ -197,6 +199,7 @@ impl ReplayedState {
                 self.revoked_handles.entry(handle.to_string()).or_default().now(at, true)
             }
             Event::KeyRetired { kid, from, .. } => {
+                // A retirement can have a later start than its record.
                 self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true)
             }
             Event::Clock { accepted: true, .. } => self.stopped = Some(at),
@@ -334,7 +337,11 @@ impl ReplayedState {
             "key-revoked" => caller
                 .chain
                 .iter()
+                // A retired key refuses only newer tokens. Their signing time is unknown here, so
+                // every refusal counts as explained.
                 .any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
+            // The record may have the token without the handle. Then each handle that ever had the
+            // token counts.
             "handle-revoked" => {
                 let behind = |(token, _): &(String, String)| {
                     let stood =
@@ -365,6 +372,7 @@ impl ReplayedState {
                 past.last().and_then(Option::as_deref);
         }
         for (name, past) in &self.statuses {
+            // A status may exist without a registration, whose record may be pruned or unreadable.
             agents.entry(name).or_insert(("active", None)).0 =
                 past.last().map_or("active", |status| status.as_str());
         }

@@ -29,10 +29,12 @@ impl FaultLocation {
         Self { epoch: None, index: None, path: None }
     }
 
+    /// A defect of an epoch.
     pub(super) fn epoch(epoch: &str) -> Self {
         Self { epoch: Some(epoch.to_owned()), ..Self::log() }
     }
 
+    /// A defect of a record.
     pub(super) fn record(epoch: &str, index: u64) -> Self {
         Self { index: Some(index), ..Self::epoch(epoch) }
     }
@@ -63,6 +65,7 @@ impl std::fmt::Display for FaultLocation {
 }
 
 impl VerifyFault {
+    /// A defect with its location.
     pub(super) fn of(at: FaultLocation, what: impl std::fmt::Display) -> Self {
         Self { at, what: what.to_string() }
     }

@@ -19,6 +19,7 @@ pub(super) struct HeadContent {
 }
 
 impl HeadContent {
+    /// Reads and decodes the head's file.
     pub(super) fn read(path: &Path) -> Result<Self, VerifyFault> {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         let head = Head::decode(&bytes)
@@ -31,10 +32,12 @@ impl HeadContent {
 pub(super) struct Since(pub(super) Checkpoint);
 
 impl Since {
+    /// Decodes a checkpoint, and verifies its signatures.
     pub(super) fn read(note: &str, keys: &[LogKeys]) -> Result<Self, VerifyFault> {
         let fault = |fault| {
             VerifyFault::of(FaultLocation::log(), format!("the former checkpoint: {fault}"))
         };
+        // The origin selects the keys. Only `open` proves it.
         let origin = peek(note).map_err(fault)?.origin;
         let keys = keys.iter().find(|keys| keys.origin == origin);
         let keys =
@@ -66,6 +69,8 @@ pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, VerifyFault>
             .as_deref()
             .and_then(|note| peek(note).ok())
             .map_or(0, |checkpoint| checkpoint.size);
+        // The first record is in a tile as soon as a checkpoint covers it, and before that in the
+        // journal.
         let found = if under > 0 {
             Tiles::new(folder, under).record(0).map(Some).map_err(VerifyFault::from)
         } else {

@@ -72,6 +72,7 @@ pub(super) fn verify(
     let marks = marks(one, signed, head, keys)?;
     let mut under = Tiles::new(one.folder, signed.size);
     let first = segments.first().map_or(signed.size, |(first, _)| *first);
+    // A gap between the tiles and the journal means lost records.
     if first > signed.size {
         return Err(VerifyFault::of(
             one.record(signed.size),
@@ -91,6 +92,7 @@ pub(super) fn verify(
     }
     let (mut pending, mut torn) = (Vec::new(), 0);
     for (place, (first, path)) in segments.iter().enumerate() {
+        // A segment must begin with the record after the previous segment.
         if *first != tree.size() {
             return Err(VerifyFault::of(one.record(tree.size()), "the journal has a gap there"));
         }
@@ -106,6 +108,7 @@ pub(super) fn verify(
             format!("the log ends before it, but {acknowledged} were acknowledged"),
         ));
     }
+    // The next epoch has recorded the size that was left. More records were added later.
     if let Some(left) = one.left.as_ref().filter(|left| left.size < tree.size()) {
         return Err(VerifyFault::of(one.record(left.size), "a loss has left no record there"));
     }

@@ -40,6 +40,8 @@ pub(super) fn top(dir: &Path) -> Result<(), VerifyFault> {
             "tmp" => {}
             "reserve" => zeros(&path)?,
             epoch => {
+                // The list is sorted, and the names have a fixed width. So the epochs come in
+                // order.
                 let number = epoch_number(epoch).ok_or_else(|| stray(&path))?;
                 // The first epoch may have any number: an archive or an export can begin later.
                 if number != expected && expected != 1 {
@@ -70,6 +72,7 @@ fn epoch(folder: &Path) -> Result<(), VerifyFault> {
         match name.as_str() {
             "tile" | "journal" if path.is_dir() => {}
             "checkpoint" if path.is_file() => {}
+            // The lock is an empty file; content in it would be hidden data.
             "lock" if fs::metadata(&path).is_ok_and(|about| about.len() == 0) => {}
             _ => return Err(stray(&path)),
         }
@@ -94,6 +97,7 @@ fn zeros(path: &Path) -> Result<(), VerifyFault> {
         if read == 0 {
             return Ok(());
         }
+        // No checkpoint covers this file, so any other content could be hidden data.
         if piece.iter().take(read).any(|byte| *byte != 0) {
             return Err(VerifyFault::of(FaultLocation::file(path), "the reserve is not zeros"));
         }
@@ -110,6 +114,7 @@ fn belongs(tile: Tile, size: u64) -> bool {
 /// of an earlier checkpoint.
 fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Result<(), VerifyFault> {
     let listed = match list(folder) {
+        // A gateway may remove a partial tile with its folder during the listing.
         Err(_) if !folder.exists() => return Ok(()),
         listed => listed?,
     };

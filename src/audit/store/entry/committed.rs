@@ -10,6 +10,7 @@ use crate::audit::format::request::Forwards;
 pub struct Committed<T>(T);
 
 impl<T> Committed<T> {
+    /// Only [`super::AuditRecorder::commit`] calls this, after the admission is durable.
     pub(super) const fn new(value: T) -> Self {
         Self(value)
     }

@@ -35,6 +35,7 @@ impl AuditRecorder {
             let (own, kept) = (Arc::clone(&self.0), event.clone());
             self.0.log.append_with(event, None, move |appended| match appended {
                 Ok(appended) => own.metrics.audit_record(appended.record.event.kind()),
+                // The counts are kept, so that a full disk hides no refusal.
                 Err(_) => own.refusal_counter.take_back(&kept),
             });
         }

@@ -32,6 +32,7 @@ pub(super) struct Admissions {
 pub(super) struct AdmissionGuard(pub(super) Arc<Admissions>);
 
 impl AdmissionGuard {
+    /// Counts one more open admission.
     pub(super) fn new(open: &Arc<Admissions>) -> Self {
         open.count.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(open))
@@ -40,6 +41,7 @@ impl AdmissionGuard {
 
 impl Drop for AdmissionGuard {
     fn drop(&mut self) {
+        // The last guard wakes the call of `finish` that waits for all outcomes.
         if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.none.notify_waiters();
         }

@@ -22,6 +22,7 @@ const RECORDED_ROOT: u64 = 60;
 const ROWS: usize = 1024;
 /// The maximum of remembered refusals.
 const RING: usize = 4096;
+/// The period of the limits and of the counts.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// An answered refusal, for an operator who looks up its reason.
@@ -48,6 +49,7 @@ pub struct RememberedRefusal {
 }
 
 impl RememberedRefusal {
+    /// The refusal of `request`, in the form for an operator.
     pub(super) fn of(
         request: &RequestId,
         refusal: &Refusal,
@@ -125,6 +127,7 @@ impl Counts {
             by_principal.entry(whose.principal).or_default().push(row);
         }
         let other = std::mem::take(&mut self.other);
+        // Refusals without a row have no principal, so they are in the event without one.
         if other > 0 {
             by_principal.entry(None).or_default();
         }
@@ -172,6 +175,7 @@ pub(super) fn network(peer: IpAddr) -> String {
     match peer.to_canonical() {
         IpAddr::V4(four) => four.to_string(),
         IpAddr::V6(six) => {
+            // An IPv6 host can use any address of its /64, so single addresses would fill all rows.
             format!("{}/64", std::net::Ipv6Addr::from_bits(six.to_bits() >> 64 << 64))
         }
     }
@@ -207,6 +211,7 @@ impl RefusalCounter {
         now: Timestamp,
     ) -> bool {
         let inner = &mut *self.lock();
+        // The minute begins with its first refusal, not with the clock's minute.
         if inner.minute.plus(MINUTE) <= now {
             inner.minute = now;
             inner.recorded.clear();
@@ -235,6 +240,7 @@ impl RefusalCounter {
         );
     }
 
+    /// Counts a refusal of an unauthenticated caller.
     pub(super) fn count_unauthenticated(&self, network: String, code: Code) {
         self.lock().unauthenticated.count(Whose { principal: None, name: network }, code, 1);
     }
@@ -260,6 +266,7 @@ impl RefusalCounter {
             &mut inner.unauthenticated
         };
         counts.take_back(counted);
+        // The next event covers the failed period too.
         inner.since = inner.since.min(counted.from);
     }
 
@@ -284,6 +291,7 @@ impl RefusalCounter {
         if !at_once && inner.since.plus(MINUTE) > now {
             return Vec::new();
         }
+        // The next period begins where this one ends, so each refusal is in one period only.
         let from = std::mem::replace(&mut inner.since, now);
         let mut events = inner.agents.events(from, now, false, Event::Refusals);
         events.extend(inner.unauthenticated.events(

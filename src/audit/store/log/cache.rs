@@ -47,6 +47,8 @@ fn readable(path: &Path) -> Result<Database, String> {
         let read = database.begin_read()?;
         match read.open_table(FORMAT) {
             Ok(table) => Ok(table.get(())?.map_or(FORMAT_NOW, |row| row.value())),
+            // A new database has no tables. So has one from before this table existed, which is of
+            // format 1.
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(FORMAT_NOW),
             Err(error) => Err(error.into()),
         }
@@ -85,10 +87,12 @@ impl Cache {
         Some(cache)
     }
 
+    /// The part of the log that the cache covers; `None` for an empty cache.
     pub(super) const fn stamp(&self) -> Option<CacheStamp> {
         self.stamp
     }
 
+    /// Reads the stamp from the database.
     fn read_stamp(&self) -> Fallible<Option<CacheStamp>> {
         let read = self.database.begin_read()?;
         let table = match read.open_table(STAMP) {
@@ -139,6 +143,7 @@ impl Cache {
         let before = self.stamp.filter(|stamp| stamp.epoch == epoch).map_or(0, |stamp| stamp.size);
         self.unsettled += at.size.saturating_sub(before);
         let stamp = CacheStamp { epoch, size: at.size, root: at.root };
+        // The cache can be rebuilt from the log, so most commits need no sync.
         let settle = self.unsettled >= SETTLE_AFTER;
         match self.commit(epoch, records, Some(stamp), settle) {
             Ok(()) => {
@@ -169,6 +174,8 @@ impl Cache {
             }
             write.open_table(FORMAT)?.insert((), FORMAT_NOW)?;
             let mut table = write.open_table(STAMP)?;
+            // The stamp is in the same transaction as the records: it never covers a record that is
+            // missing.
             if let Some(CacheStamp { epoch, size, root }) = stamp {
                 table.insert((), (epoch, size, root))?;
             }

@@ -36,6 +36,7 @@ impl EpochFolder {
         Ok(Self { number, folder: settings.dir.join(&epoch), origin: format!("{name}/{epoch}") })
     }
 
+    /// The folder of its journal.
     pub(super) fn journal(&self) -> PathBuf {
         self.folder.join("journal")
     }
@@ -66,6 +67,8 @@ impl EpochFolder {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && new => {
                     durable::make_private_dir(&settings.log_keys)?;
                     let signer = LogSigner::generate()?;
+                    // The file is durable before the first signature. A checkpoint under a lost key
+                    // could never be continued.
                     durable::write_new(&path, signer.write().as_bytes(), 0o600)?;
                     return Ok(signer);
                 }
@@ -139,6 +142,7 @@ pub(super) fn last_known(settings: &LogSettings, epoch: &EpochFolder) -> Checkpo
         .ok()
         .filter(|bytes| bytes.len() == HEAD_BYTES)
         .and_then(|bytes| HeadNote::decode(&bytes));
+    // After a loss, the public keys may be missing too.
     let keys = epoch.known_keys(settings).ok();
     let opened =
         |note: &str| keys.as_ref().map_or_else(|| peek(note).ok(), |keys| keys.open(note).ok());

@@ -259,6 +259,7 @@ impl LogFault {
     /// The same fault while a log is opened. Then a missing file was missing before this process
     /// started.
     pub(super) fn at_start(self) -> Self {
+        // At a start there is no earlier file to compare with.
         let Self::Changed(durable::Changed::Missing(path)) = self else { return self };
         Self::Missing(path)
     }
@@ -288,6 +289,7 @@ impl LogFault {
         if matches!(self, Self::NoSpace(_) | Self::Short(_)) {
             return !event.is_new_work();
         }
+        // The log ends with these faults. The record then counts as not acknowledged.
         matches!(self, Self::Disk(_) | Self::Changed(_))
     }
 

@@ -40,6 +40,7 @@ impl Fold {
     fn last(&mut self, bytes: &[u8], epoch: u32, index: u64) -> Result<(), LogFault> {
         let at = Envelope::read(bytes).and_then(|envelope| envelope.moment());
         let at = at.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
+        // The times of records never decrease; the verifier requires the same.
         if at < self.at {
             return Err(LogFault::Record {
                 epoch: epoch_name(epoch),
@@ -217,6 +218,7 @@ fn cached(
     let epoch = epoch_name(stamp.epoch);
     let tree = trees.iter_mut().find(|tree| tree.number == stamp.epoch);
     match tree.filter(|tree| tree.tiles.size() >= stamp.size) {
+        // The root at the stamp's size proves that the cache is of this log.
         Some(tree) => match tree_at(&mut tree.tiles, stamp.size) {
             Ok(tree) if tree.root() == stamp.root => {}
             Ok(_) => {

@@ -104,6 +104,7 @@ impl Checkpointer {
         }
     }
 
+    /// The number of records under the checkpoint.
     pub(super) const fn size(&self) -> u64 {
         self.edge.size()
     }
@@ -304,6 +305,7 @@ impl Checkpointer {
 
     /// Adds the records that the state is folded from to the cache, for the next start.
     fn remember(&mut self, records: &[Vec<u8>], checkpoint: &Checkpoint) {
+        // The cache comes last: a crash before this only makes the next start read more of the log.
         let Some(cache) = &mut self.cache else { return };
         let first = checkpoint.size - records.len() as u64;
         let control = |record: &Vec<u8>| {

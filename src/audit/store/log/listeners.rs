@@ -24,6 +24,7 @@ pub(super) struct LogListeners {
 impl LogListeners {
     /// Attaches the listeners to an epoch that was just opened.
     pub(super) fn attend(&self, shared: &SharedQueue) {
+        // Each queue keeps its first listener, so a second call changes only what is still empty.
         if let Some(observe) = self.observer.clone() {
             shared.observe(Box::new(move |took, count| observe(took, count)));
         }

@@ -196,6 +196,7 @@ impl SharedLog {
         &self.settings
     }
 
+    /// The origin of the current epoch.
     pub(super) fn origin(&self) -> Arc<str> {
         Arc::clone(&locked(&self.place).current.origin)
     }
@@ -217,6 +218,7 @@ impl SharedLog {
         }
     }
 
+    /// Whether records can be made durable, here or in the other process.
     pub(super) fn healthy(&self) -> bool {
         let place = locked(&self.place);
         match &place.who {
@@ -227,6 +229,7 @@ impl SharedLog {
         }
     }
 
+    /// The number of events that wait in this process.
     pub(super) fn waiting(&self) -> usize {
         let place = locked(&self.place);
         match &place.who {
@@ -418,10 +421,12 @@ impl SharedLog {
         }
     }
 
+    /// See [`super::Log::closes_soon`].
     pub(super) fn closes_soon(&self) {
         self.closes.store(true, Ordering::SeqCst);
     }
 
+    /// See [`super::Log::pause`].
     pub(super) fn pause(&self) -> Result<(), LogFault> {
         let _turn = locked(&self.turn);
         self.stop().map(|_| ())
@@ -438,6 +443,7 @@ impl SharedLog {
         locked(&self.lock).take()
     }
 
+    /// See [`super::Log::resume`].
     pub(super) fn resume(&self) -> Result<Vec<Record>, LogFault> {
         let _turn = locked(&self.turn);
         let since = {
@@ -460,6 +466,7 @@ impl SharedLog {
         Ok(records.into_iter().filter(|record| record.at >= since).collect())
     }
 
+    /// See [`super::Log::leave`].
     pub(super) fn leave(&self, remote: Arc<dyn Remote>) {
         let _turn = locked(&self.turn);
         // The other process has its own copy of the lock's descriptor, so the lock stays taken.
@@ -470,6 +477,7 @@ impl SharedLog {
         });
     }
 
+    /// See [`super::Log::close`].
     pub(super) fn close(&self) -> Result<(), LogFault> {
         let _turn = locked(&self.turn);
         let current = {

@@ -46,7 +46,9 @@ impl Rejected {
     }
 }
 
+/// Gets the duration of a sync, and the number of its records.
 type BoxedSyncObserver = Box<dyn Fn(Duration, usize) + Send + Sync>;
+/// Gets the records that change the state.
 type BoxedRecordListener = Box<dyn Fn(&Record) + Send + Sync>;
 
 /// The queue of one epoch. Its threads share it, and it outlives a dropped handle.
@@ -115,6 +117,7 @@ pub(super) struct RecoveredLog {
 }
 
 impl SharedQueue {
+    /// The queue of a recovered log.
     pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: RecoveredLog) -> Self {
         let RecoveredLog {
             epoch,
@@ -180,15 +183,18 @@ impl SharedQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The status of the log.
     pub(super) fn state(&self) -> LogState {
         let inner = self.lock();
         LogState { short: inner.shortages.any().cloned(), ..inner.state.clone() }
     }
 
+    /// The number of events that wait for a batch.
     pub(super) fn waiting(&self) -> usize {
         self.lock().queue.len()
     }
 
+    /// Whether the log accepts events.
     pub(super) fn healthy(&self) -> bool {
         let inner = self.lock();
         !inner.closing && !inner.ended && !inner.over()
@@ -300,6 +306,7 @@ impl SharedQueue {
             return;
         };
         let at = last.at;
+        // The state is changed before the callbacks run: they may read it.
         inner.state = LogState { size, at, sync_last: took, ..inner.state.clone() };
         let now = self.clock.monotonic();
         let pending = &mut inner.pending;
@@ -355,6 +362,7 @@ impl SharedQueue {
         }
     }
 
+    /// Refuses further events, and wakes the writer for the last batch.
     pub(super) fn begin_closing(&self) {
         self.lock().closing = true;
         self.wake.notify_all();

@@ -246,8 +246,8 @@ fn lock(epoch: &EpochFolder, carried: Option<durable::Lock>) -> Result<durable::
 }
 
 /// Opens the cache after an interrupted checkpoint is finished. The fold brings the cache up to
-/// date from where it ends. If the cache were told of that checkpoint, its stamp would cover
-/// records that it never saw after a power cut has taken its last ones.
+/// date from its end. A power failure may have removed the last records of the cache. With the size
+/// of that checkpoint, the stamp would cover records that the cache lacks.
 fn open_cache(settings: &LogSettings, checkpointer: &mut Checkpointer) -> Result<(), LogFault> {
     let missing = super::remains::are_missing(settings)?;
     checkpointer.cache = super::cache::Cache::open(&settings.cache, missing);
@@ -297,8 +297,8 @@ fn take_reserve(settings: &LogSettings, disk: &Arc<dyn Disk>) -> Result<(Reserve
     Ok((reserve, low))
 }
 
-/// Finishes a checkpoint that is in the head but not in the folder. It gets the same bytes as in the
-/// head. Returns the records after it.
+/// Finishes a checkpoint that is in the head but not in the folder. It gets the same bytes as in
+/// the head. Returns the records after it.
 fn finish(
     checkpointer: &mut Checkpointer,
     mut pending: Vec<Vec<u8>>,
@@ -311,6 +311,7 @@ fn finish(
     Ok(later)
 }
 
+/// Locks the record keys.
 fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
     vault.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -333,6 +334,7 @@ pub(super) fn lock_path(settings: &LogSettings) -> Result<PathBuf, LogFault> {
     Ok(lock_file(&EpochFolder::new(settings, newest)?))
 }
 
+/// The path of an epoch's lock.
 fn lock_file(epoch: &EpochFolder) -> PathBuf {
     epoch.folder.join("lock")
 }
@@ -429,7 +431,7 @@ impl CheckpointState {
         let unfinished = noted.as_ref().filter(|(_, checkpoint)| checkpoint.size > signed.size);
         let tiles = Tiles::new(&epoch.folder, signed.size);
         let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
-        // The signature alone proves nothing about the tiles; the root does.
+        // The signature alone is no proof of the tiles; the root is.
         if edge.tree().root() != signed.root {
             return Err(LogFault::Root(epoch.folder.clone()));
         }
@@ -454,6 +456,7 @@ impl CheckpointState {
     }
 }
 
+/// Opens an existing file for reads and writes.
 fn open_for_writing(path: &Path) -> Result<File, LogFault> {
     Ok(OpenOptions::new()
         .read(true)

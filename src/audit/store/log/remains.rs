@@ -107,12 +107,14 @@ pub(super) fn are_missing(settings: &LogSettings) -> Result<bool, LogFault> {
 pub(super) fn fill(settings: &LogSettings, cache: &mut Cache) -> Result<(), LogFault> {
     let pruned = pruned(settings)?;
     let Some((last, _)) = pruned.last() else { return Ok(()) };
+    // A cache with content needs no remains. With a missing file the cache would have a gap.
     if cache.stamp().is_some() || are_missing(settings)? {
         return Ok(());
     }
     for (number, folder) in &pruned {
         let path = file(&settings.cache, *number);
         let bytes = fs::read(&path).map_err(durable::DiskFault::of("read", &path))?;
+        // A file that became damaged after `are_missing` checked it.
         let damaged = || durable::DiskFault::of("read", &path)(io::ErrorKind::InvalidData.into());
         let records = decode(&bytes).ok_or_else(damaged)?;
         let path = folder.join("checkpoint");

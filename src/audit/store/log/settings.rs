@@ -122,6 +122,7 @@ impl LogSettings {
     /// # Errors
     /// When it belongs to another user, or a folder of it is a symbolic link.
     pub fn is_own(&self) -> Result<(), LogFault> {
+        // The effective user owns the files that this process creates.
         let own = rustix::process::geteuid();
         let owners = if own.is_root() {
             self.owner()?.map(|owner| (self.data().to_owned(), owner.uid)).into_iter().collect()

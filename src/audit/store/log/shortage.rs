@@ -40,6 +40,7 @@ pub(super) struct Shortages {
 }
 
 impl Shortages {
+    /// The shortage of one thread.
     pub(super) const fn of(&mut self, who: LogThread) -> &mut Option<Shortage> {
         match who {
             LogThread::Writer => &mut self.writer,
@@ -81,6 +82,7 @@ pub(super) fn until_enough<T>(
             tracing::error!(%fault, "the log cannot be opened for what is short: nothing new is admitted meanwhile");
         }
         waited = true;
+        // Only pauses after the announced end count: before it, the log waits without a limit.
         pauses_at_close += u32::from(closes());
         if pauses_at_close > PAUSES_AT_CLOSE {
             return done;

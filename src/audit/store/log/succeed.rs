@@ -107,6 +107,8 @@ pub(super) fn begin(settings: &LogSettings, next: &EpochFolder) -> Result<(), Lo
 pub(super) fn abandoned(settings: &LogSettings, newest: &EpochFolder) -> Result<bool, LogFault> {
     let Ok(bytes) = fs::read(&settings.head) else { return Ok(false) };
     let Ok(head) = Head::decode(&bytes) else { return Ok(false) };
+    // The head is replaced only after the folder exists. A head of the previous epoch therefore
+    // means an interrupted begin.
     if newest.number == 1 || head.origin != EpochFolder::new(settings, newest.number - 1)?.origin {
         return Ok(false);
     }
@@ -245,6 +247,7 @@ pub(super) fn unsaid(
     }
     let before = EpochFolder::new(settings, newest.number - 1)?;
     let (left, _) = tiles::segments(&before.journal()).unwrap_or_default();
+    // A regular close removes the journal. A remaining journal shows that the epoch was not closed.
     let closed = left.is_empty() && tiles::checkpoint_note(&before.folder)?.is_some();
     Ok((!closed && before.folder.is_dir()).then_some(before))
 }

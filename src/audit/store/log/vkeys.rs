@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::durable::{self, DiskFault};
 
 /// The public keys of the log's epochs. A copy in memory restores the file, so that its loss ends
-/// nothing.
+/// no run.
 pub(super) struct Vkeys {
     path: PathBuf,
     text: Vec<u8>,

@@ -229,6 +229,7 @@ pub(super) struct Segment {
 }
 
 impl LogFiles {
+    /// The number of durable records.
     pub(super) const fn size(&self) -> u64 {
         self.tree.size()
     }
@@ -304,6 +305,7 @@ impl LogFiles {
         Ok(())
     }
 
+    /// Syncs the head, and writes it again first where an earlier sync failed.
     pub(super) fn sync_head(&mut self) -> Result<(), LogFault> {
         if self.head_doubtful {
             self.write_head()?;
@@ -323,13 +325,14 @@ impl Segment {
         let path = journal.join(format!("{first:020}"));
         Self::filled(disk, journal, &path).map_err(|fault| {
             if fault.passes() {
-                // The file has no record. If this removal fails, the next try or start fills the file.
+                // The file has no record. If this removal fails, the next try or start fills it.
                 let _ = disk.unlink(&path);
             }
             LogFault::of_step(fault)
         })
     }
 
+    /// Creates and fills the file of a segment, and syncs it and its name.
     fn filled(disk: &dyn Disk, journal: &Path, path: &Path) -> Result<Self, durable::DiskFault> {
         let file = disk.create(path).map_err(durable::DiskFault::of("create", path))?;
         disk.write(&file, &vec![0; SEGMENT_BYTES], 0)

@@ -66,7 +66,7 @@ pub(super) fn read_journal(
         let before = read.pending.len();
         let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
             journal::walk(bytes, &read.tree, &basis.marks, is_last, |index, bytes| {
-                // Records above the acknowledged size prove nothing by themselves: a process with
+                // Records above the acknowledged size are no evidence by themselves: a process with
                 // write access to the folder could add them.
                 if index >= signed {
                     if index >= acknowledged {
@@ -133,6 +133,7 @@ fn own(bytes: &[u8], encrypted: bool) -> Result<(), RecordFault> {
 }
 
 impl Last {
+    /// The bytes that are cut off, where there are some.
     pub(super) fn torn(&self) -> Option<Torn> {
         let (offset, bytes) = (u64_of(self.walk.end), u64_of(self.walk.torn));
         (bytes > 0).then(|| Torn { segment: self.path.clone(), offset, bytes })
