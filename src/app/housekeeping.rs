@@ -93,8 +93,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
         }
         // One step back is logged once. The next step is logged again.
         said = clock.behind() > BEHIND_SAID;
-        // Refusals of unauthenticated callers are counted, and the counts are recorded each minute. So a
-        // flood of them does not fill the disk.
+        // Refusals of unauthenticated callers are counted, and the counts are recorded each minute.
+        // So a flood of them does not fill the disk.
         gateway.recorder.flush(false);
         gateway.limiter.sweep();
         gateway.fetch_quota.sweep();

@@ -18,7 +18,7 @@ fn config(data: &Path) -> Config {
     config::read(text, data).expect("a config")
 }
 
-/// How far the clock is behind the log when the state is opened again.
+/// By how much the clock is before the last record when the state is opened again.
 fn behind(config: &Config) -> Duration {
     let state = GatewayState::open(config).expect("books");
     let behind = state.ratchet.behind();

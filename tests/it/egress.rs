@@ -42,6 +42,7 @@ fn within_v4() -> Vec<Ipv4Addr> {
     found
 }
 
+/// The text in full-width characters (U+FF01 and later), which IDNA maps to ASCII.
 fn full_width(text: &str) -> String {
     text.chars()
         .map(|digit| {
@@ -70,6 +71,7 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
         format!("{a}.{b}.{c}.0{d}"),
         format!("{a:#x}.{b:#x}.{c:#x}.{d:#x}"),
         format!("{a:#X}.{b}.{c}.{d}").replace("0X", "0X"),
+        // Forms of inet_aton(3): one number, or fewer than four parts.
         format!("{bits}"),
         format!("{bits:#x}"),
         format!("0{bits:o}"),
@@ -77,12 +79,14 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
         format!("{a}.{b}.{low16}"),
         format!("{a:#x}.{low24:#x}"),
         format!("{a}.{b}.{c}.{d}.0"),
+        // Percent-encoding and Unicode forms of digits and dots.
         escaped,
         first_escaped,
         full_width(&plain),
         plain.replace('.', "\u{3002}"),
         plain.replace('.', "\u{ff0e}"),
         plain.replace('1', "\u{2460}").replace('2', "\u{2461}").replace('0', "\u{24ea}"),
+        // IPv6 addresses that contain the IPv4 address.
         format!("[::ffff:{plain}]"),
         format!("[::ffff:{g:x}:{h:x}]"),
         format!("[0:0:0:0:0:FFFF:{g:X}:{h:X}]"),
@@ -94,6 +98,7 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
         format!("[2001:0:{g:x}:{h:x}::1]"),
         format!("[::ffff:{plain}%25lo]"),
         format!("[fe80::{plain}%lo]"),
+        // User information and fragments that look like the listed host.
         format!("good.example@{plain}"),
         format!("{plain}#@good.example"),
         format!("{plain}:80\\@good.example"),
@@ -139,6 +144,7 @@ fn internal_addresses_are_refused_in_every_spelling() {
         }
     }
     for name in [
+        // Names that resolve to this machine or to a cloud's metadata service.
         "localhost",
         "LOCALHOST",
         "localhost.",
@@ -151,6 +157,7 @@ fn internal_addresses_are_refused_in_every_spelling() {
         refused(&policy, &format!("http://{name}/"));
         count += 1;
     }
+    // Proves that the lists of ranges and spellings are not empty.
     assert!(count >= 5_000, "{count}");
 }
 

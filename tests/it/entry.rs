@@ -140,6 +140,7 @@ async fn an_outcome_that_finds_no_room_lets_nobody_say_that_all_is_done() {
     let sealed =
         desk.recorder.commit((), admission()).await.unwrap_or_else(|no| panic!("{}", no.code));
     desk.log.close().expect("closed");
+    // The dropped exchange needs an outcome, but the log is closed already.
     drop(sealed);
     assert!(!desk.recorder.finish(Duration::from_secs(60)).await);
 }
@@ -157,6 +158,7 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         desk.disk.shut();
         // The requests that follow share one batch.
         desk.admit_and_leave();
+        // The writer has taken the admission and waits at the closed disk.
         while desk.log.waiting() > 0 {
             tokio::task::yield_now().await;
         }
@@ -171,6 +173,7 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         while desk.log.waiting() == 0 {
             tokio::task::yield_now().await;
         }
+        // This record follows the command in the log. Its callback must already see the new status.
         let (answer, answered) = std::sync::mpsc::channel();
         let asking = Arc::clone(&registry);
         desk.log.append_with(Event::Stop, None, move |_| {

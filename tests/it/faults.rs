@@ -73,6 +73,7 @@ impl Base {
         let clock = Arc::new(ManualClock::at(START));
         let (log, _) =
             Log::open(settings(live.path()), Arc::clone(&clock) as Arc<dyn Clock>).expect("log");
+        // A tile has 256 hashes, and 78 large records almost fill a segment.
         let events: Vec<Event> = (0..238)
             .map(|number| if number < 78 { large(number) } else { small(number) })
             .collect();
@@ -87,6 +88,7 @@ impl Base {
                 );
             }
         }
+        // A copy before the close is what a crash would leave.
         copy_folder(live.path(), data.path());
         log.close().expect("closed");
         Self { data, events }
@@ -217,6 +219,7 @@ fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
 
 /// Every kind of fault at every call of a run without faults, or at a part of them.
 fn campaign(base: &Base, everything: bool) {
+    // The run without faults shows which calls there are.
     let calls = run(base, Kind::None, 0);
     assert!(calls.len() > 120, "{} calls", calls.len());
     let kinds = [
@@ -229,6 +232,7 @@ fn campaign(base: &Base, everything: bool) {
         Kind::Rename,
         Kind::Unlink,
     ];
+    // The default tests a part of the calls, in each kind's steps. TOKEN_SHIELD_FULL tests all.
     let steps = [5, 5, 17, 5, 5, 3, 2, 1].into_iter().chain([17, 11, 3, 4]);
     let kinds = kinds
         .into_iter()

@@ -58,6 +58,7 @@ fn no_acknowledged_command_is_lost() {
     for round in 0..kills() {
         let mut child = start(&data);
         let pid = child.id();
+        // The same numbers in each run, so that a failure can be repeated.
         let after = sha256(&round.to_be_bytes())[0] % 6;
         let killer = std::thread::spawn({
             let data = data.clone();
@@ -90,6 +91,7 @@ fn no_acknowledged_command_is_lost() {
             .iter()
             .find(|row| row["agent"] == name.as_str())
             .unwrap_or_else(|| panic!("{name} is lost"));
+        // An acknowledged command must be durable as a whole.
         assert_eq!(row["status"], "quarantined", "{name} is half applied");
     }
     assert!(

@@ -165,6 +165,7 @@ fn without_the_cache_a_start_says_what_to_restore() {
         assert!(done, "{said}");
         let cache = without_cache(data, damaged);
         fs::remove_dir_all(cache.with_file_name("pruned")).expect("lost as well");
+        // The first failed start must not change the folder so that the second one succeeds.
         for _ in 0..2 {
             let fault = opened(data, LONG_AGO + 300 * DAY, false)
                 .map(|_| ())
@@ -184,6 +185,7 @@ fn without_the_cache_a_start_says_what_to_restore() {
             fs::remove_file(&cache).expect("removed");
         }
         for number in [1, 2] {
+            // The remedy in the message: the archived tiles are put back.
             copy_folder(
                 &moved.join(format!("e{number:06}/tile")),
                 &epoch(data, number).join("tile"),

@@ -365,6 +365,7 @@ fn a_part_of_a_log_misses_no_reasons_that_may_stand_before_it() {
     log.append_blocking(refusal("agent-suspended"), None).expect("sealed");
     log.append_blocking(admitted(about(1, Some(HandleId([9; 32])))), None).expect("sealed");
     log.close().expect("closed");
+    // The suspension is in the removed epoch, so its absence is no disagreement.
     fs::remove_dir_all(own.dir.join("e000001")).expect("removed");
     assert_eq!(book.found(), []);
 }
@@ -398,6 +399,7 @@ fn a_cache_that_says_otherwise_is_found() {
     let record = reader::one(&epochs[0], 3).expect("a record");
     let place =
         bytes.windows(record.len()).position(|window| window == record).expect("the record");
+    // One changed bit within the record.
     bytes[place + record.len() - 20] ^= 1;
     fs::write(&settings.cache, bytes).expect("changed");
     let found = cache_against(&settings.cache, &epochs).expect("read").expect("a cache");

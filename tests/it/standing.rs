@@ -108,6 +108,7 @@ fn answer(stream: &mut TcpStream) -> String {
 #[test]
 fn an_open_stream_ends_within_a_second_of_a_quarantine() {
     let gateway = Gateway::start();
+    // So long that the stream is still open when the command comes.
     let text = "word ".repeat(180_000);
     let body = format!(
         r#"{{"model":"echo","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}"#
@@ -155,6 +156,7 @@ fn a_request_with_more_choices_than_tokens_uses_up_no_rate() {
     let gateway = Gateway::with("rpm = 600\nburst = 100\nin_flight = 8\noutput_tokens = 2", more);
     let hello = r#""messages":[{"role":"user","content":"hi"}]"#;
     let body = |choices: u32| format!(r#"{{"model":"once","n":{choices},{hello}}}"#);
+    // These requests are invalid. The model's rate of one request must stay unused.
     for _ in 0..3 {
         check(&gateway.send(&gateway.chat(&body(3))), 400, "field-invalid");
     }

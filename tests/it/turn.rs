@@ -90,6 +90,7 @@ fn epochs_follow_each_other_while_others_write() {
                 .expect("the next epoch");
             assert_eq!(&*origin, format!("gw.example/e{:06}", turn + 2));
             assert_eq!((log.origin(), log.healthy()), (origin, true));
+            // The log must verify at every moment, also during the writes.
             verified(folder.path());
         }
         over.store(true, Ordering::SeqCst);

@@ -24,6 +24,7 @@ fn an_older_folder_put_back_is_noticed() {
     log.close().expect("closed");
     fs::remove_dir_all(data.settings().dir).expect("remove");
     fs::create_dir(data.settings().dir).expect("folder");
+    // The older log comes back, but the head still has the newer size.
     copy_folder(&older.settings().dir, &data.settings().dir);
     fs::set_permissions(
         data.settings().dir,
@@ -119,6 +120,7 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
 fn an_epoch_that_was_made_and_not_begun_is_none() {
     let data = Data::with(3);
     let folder = data.settings().dir.join("e000002/journal");
+    // A crash between the folder and the first record of the epoch leaves this.
     fs::create_dir_all(&folder).expect("folder");
     data.holds(&events(3));
     assert!(!folder.exists());

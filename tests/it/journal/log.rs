@@ -58,6 +58,7 @@ fn there_is_one_writer() {
     let data = Data::with(1);
     let (log, _) = data.open();
     data.refused(|fault| matches!(fault, LogFault::Locked(_)));
+    // The lock is released with the last handle, and not with the first.
     let other = log.clone();
     drop(log);
     data.refused(|fault| matches!(fault, LogFault::Locked(_)));
@@ -82,6 +83,7 @@ fn all_that_wait_share_a_sync() {
         });
     };
     seal(0);
+    // The first record is in a sync. All later ones wait for the next sync together.
     until(|| disk.waits());
     (1..100).for_each(seal);
     assert!(answers.try_recv().is_err(), "answered before the sync came back");
@@ -89,6 +91,7 @@ fn all_that_wait_share_a_sync() {
     let order: Vec<u64> =
         (0..100).map(|_| answers.recv().expect("answer").expect("sealed")).collect();
     assert_eq!(order, (0..100).collect::<Vec<_>>());
+    // Two syncs: one record, and then all others.
     assert_eq!(*shared.lock().expect("lock"), [1, 99]);
     log.close().expect("closed");
     data.holds(&events(100));
@@ -266,6 +269,7 @@ fn an_unfinished_write_is_cut_off_and_said_so() {
     let data = Data::crashed(events(2));
     let mut bytes = fs::read(data.segment(0)).expect("read");
     let end = bytes.iter().rposition(|&byte| byte != 0).expect("records").next_multiple_of(512);
+    // Bytes after the last batch, as an interrupted write leaves them.
     bytes[end..end + 700].fill(b'x');
     fs::write(data.segment(0), bytes).expect("write");
     let (log, recovered) = data.open();
@@ -298,6 +302,8 @@ fn a_sync_that_fails_ends_the_log() {
     log.append_blocking(event(0), None).expect("sealed");
     disk.fail_syncs.store(true, Ordering::SeqCst);
     assert!(matches!(log.append_blocking(event(1), None), Err(LogFault::Disk(_))));
+    // After a failed sync, Linux may drop the dirty pages. A later success would not prove that
+    // they are durable.
     disk.fail_syncs.store(false, Ordering::SeqCst);
     assert!(
         matches!(log.append_blocking(event(2), None), Err(LogFault::Disk(_))),
@@ -354,6 +360,7 @@ fn a_sync_that_hangs_ends_the_log() {
         });
         until(|| disk.waits());
     }
+    // The limit for a sync is 30 seconds.
     clock.advance(Duration::from_secs(29));
     assert!(log.healthy());
     clock.advance(Duration::from_secs(2));
@@ -380,6 +387,7 @@ fn files_that_change_under_the_log_end_it() {
     };
     let lock = |data: &Data| data.settings().dir.join("e000001/lock");
     for while_idle in [false, true] {
+        // With `while_idle`, the log must detect the change without a new record.
         changed(|data| fs::remove_file(data.segment(0)).expect("remove"), while_idle);
         changed(
             |data| fs::rename(data.settings().dir, data.0.path().join("moved")).expect("rename"),

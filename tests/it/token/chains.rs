@@ -21,6 +21,7 @@ const BEARER: &str = r#"{"key":"holder","rank":"bearer","order":["bound","bearer
 /// The members of a token's payload, each as JSON text.
 type Claims = Vec<(&'static str, String)>;
 
+/// Sets a claim, or removes it if `value` is empty.
 fn set(claims: &mut Claims, name: &'static str, value: impl Into<String>) {
     claims.retain(|(known, _)| *known != name);
     let value = value.into();
@@ -183,6 +184,7 @@ fn tokens_are_not_put_together_anew() {
     });
     let join = |parts: &[&str]| parts.join("~");
     let [a, b, c, d] = [0, 1, 2, 3].map(|place| tokens[place].as_str());
+    // Each form in which tokens of a valid chain could be combined again.
     for (what, text, expect) in [
         ("dropped in the middle", join(&[a, c, d]), Code::ChainSigner),
         ("reordered", join(&[a, c, b, d]), Code::ChainSigner),
@@ -277,6 +279,7 @@ fn depth_is_counted() {
 
 #[test]
 fn a_child_lives_within_its_parent() {
+    // A bearer child lives at most 15 minutes (900 s).
     child("exp", "1790003600", Err(Code::ChainHolder));
     child("exp", "1790003601", Err(Code::ChainTimes));
     child("exp", "1790000901", Ok(()));
@@ -313,6 +316,7 @@ fn a_child_allows_no_more_than_its_parent() {
     ] {
         limits(&ROOT_LIMITS.replace(from, to), more);
     }
+    // A child without a limit of its parent would be unlimited there.
     for missing in 0..5 {
         let kept: Vec<&str> = ROOT_LIMITS
             .split("},{")

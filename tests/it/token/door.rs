@@ -27,6 +27,7 @@ use token_shield::token::mint::{MintRequest, mint};
 
 use super::forge::{Forge, NOW};
 
+/// An authenticator with everything that it needs, and a clock that the test sets.
 struct Door {
     forge: Forge,
     registry: Arc<Registry>,
@@ -59,6 +60,7 @@ impl Door {
         Self { forge, registry, keyring, clock, authenticator, tables }
     }
 
+    /// Presents a token from an address. Returns how it was found.
     fn ask_from(&self, peer: [u8; 4], token: &str) -> Result<TokenLookup, Refusal> {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("value");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
@@ -75,10 +77,12 @@ impl Door {
         self.ask_from([127, 0, 0, 1], token).map_err(|refusal| refusal.code)
     }
 
+    /// A valid token with its own id.
     fn root(&self, number: usize) -> String {
         self.forge.token(&[("jti", &format!("\"root-{number}\""))])
     }
 
+    /// Applies an event to the state, as after its record.
     fn apply(&self, event: Event) {
         let record = Record { at: Timestamp(NOW * 1000), by: None, event };
         self.keyring.apply(&record);
@@ -108,6 +112,7 @@ impl Planner {
         Self { holder, root }
     }
 
+    /// A new child of the root.
     fn leaf(&self, number: u128) -> String {
         let wanted = Narrowed { name: "reader".to_owned(), ..Narrowed::default() };
         delegate(&self.root, &self.holder, &wanted, Timestamp(NOW * 1000), number).expect("a child")
@@ -150,6 +155,7 @@ fn fresh_chains_of_one_root_are_bounded() {
     let (greedy, other) = (Planner::new(&door, 1, Vec::new()), Planner::new(&door, 2, Vec::new()));
     let first = greedy.leaf(0);
     assert_eq!(door.ask(&first), Ok(TokenLookup::Verified));
+    // The rate is 20 new chains in a second for one root: one above, and 19 here.
     let asked: Vec<_> = (1..100).map(|number| door.ask(&greedy.leaf(number))).collect();
     assert_eq!(asked[..19], [Ok(TokenLookup::Verified); 19]);
     assert!(asked[19..].iter().all(|answer| *answer == Err(Code::RootRate)));
@@ -191,6 +197,7 @@ fn who_may_not_act_takes_no_memory() {
     for number in 0..100 {
         assert_eq!(door.ask(&planner.leaf(number)), Err(Code::AgentSuspended));
     }
+    // A suspended agent could otherwise fill the token cache.
     assert_eq!(door.authenticator.remembered_bytes(), 0);
 }
 
@@ -202,6 +209,7 @@ fn a_holders_key_that_is_revoked_ends_every_chain_that_it_is_in() {
     assert_eq!(door.ask(&known), Ok(TokenLookup::Verified));
     let kid = Jwk::of(stolen.holder.public().expect("key")).id();
     door.apply(Event::KeyRevoked { kid, reason: "stolen".to_owned() });
+    // The status is checked on each request, also for a token from the cache.
     assert_eq!(door.ask(&known), Err(Code::KeyRevoked), "one that was known");
     assert_eq!(door.ask(&stolen.leaf(1)), Err(Code::KeyRevoked), "one that was signed afterwards");
     assert_eq!(door.ask(&spared.leaf(0)), Ok(TokenLookup::Verified));
