@@ -41,6 +41,7 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
         read(section, base, &empty)
     };
     book.close()?;
+    // The hash covers the text as read, so records name exactly this config.
     config.map(|config| Config { policy: policy(text), ..config }).ok_or(Faults(Vec::new()))
 }
 
@@ -252,6 +253,7 @@ fn audit(
     log.epoch_max = section.duration("epoch").unwrap_or(log.epoch_max);
     let to = section.text("archive").map(|path| base.join(path));
     let keep = section.duration("keep").map(|keep| Keep { keep, to: to.clone() });
+    // Without an age, no record would ever be moved.
     if to.is_some() && keep.is_none() {
         section.fault("archive", "needs keep, the age at which records are moved there");
     }

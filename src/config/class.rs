@@ -68,6 +68,7 @@ pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>
     if !(1..=1000).contains(&weight) {
         section.fault("weight", "must be from 1 to 1000");
     }
+    // The fault above already refuses a larger value.
     let weight = u32::try_from(weight).unwrap_or(1);
     section.close();
     Class {

@@ -86,6 +86,7 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
                  match (\"support:*\" before \"*\")",
                 one.iss, other.iss
             );
+            // Each pair is reported, so the operator sees all conflicts at once.
             root.fault("issuer", fault);
         }
     }
@@ -141,6 +142,7 @@ fn issuer(
     let ca = section.text("jwks_ca").map(|path| base.join(path));
     let jwks = section.text("jwks").map(|text| match text.contains("://") {
         true => Jwks::Url { url: text, ca: ca.clone() },
+        // A text without a scheme is a path.
         false => Jwks::File(base.join(text)),
     });
     // The keys decide which tokens are valid. Over plain HTTP anyone on the path could replace

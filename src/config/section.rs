@@ -194,6 +194,7 @@ impl<'t> Section<'t> {
         if found.is_some() && table.is_none() {
             self.fault(key, "must be a table");
         }
+        // A missing table has no position, so faults in it have the position of its parent.
         let span = found.map_or_else(|| self.span.clone(), Spanned::span);
         Self::new(self.book, table.unwrap_or(empty), self.key(key), span)
     }

@@ -82,6 +82,7 @@ pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    // Until this call, the umask determines the mode. `answer` checks the peer's uid in any case.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }

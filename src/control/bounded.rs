@@ -89,6 +89,8 @@ impl IdleTimer {
             if now >= self.moved + allowed {
                 return Poll::Ready(());
             }
+            // The check repeats at this interval, because the allowed time depends on the free
+            // slots.
             self.look.as_mut().reset(now + IDLE_SHORT);
         }
     }

@@ -219,6 +219,7 @@ impl Control {
     /// request with the token.
     fn would_take(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
+        // A text that is no handle is read as a token.
         let held = handle::id(text).and_then(|id| self.registry.handle(&id));
         let presented =
             Presented::read(held.as_ref().map_or(text, |held| &held.text)).map_err(fault)?;
@@ -436,6 +437,7 @@ impl Control {
                 key.id()
             )));
         }
+        // The thumbprint is computed from the key, and not taken from the command.
         Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
     }
 

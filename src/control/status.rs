@@ -114,6 +114,7 @@ impl Control {
             )));
         }
         let now = self.registry.namespace(namespace).status;
+        // A stopped namespace can always be changed, even without registered agents.
         if now == AgentStatus::Active && !self.has_agents(namespace) && !unregistered {
             let known = self.registry.agents();
             let near = nearest(known.iter().map(|row| row.name.namespace()), namespace);

@@ -273,6 +273,7 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     #[must_use]
     pub fn heard(&self) -> Heard {
         let progress = &self.watch.progress;
+        // If the stream ends early, these bytes are counted in addition to the last usage.
         let since_usage = progress.text - progress.text_at_usage;
         Heard {
             usage: progress.usage,

@@ -73,6 +73,7 @@ impl ModelCall<'_> {
             .into_iter()
             .partition(|reach| reach.may_be_inline() && which(reach));
         self.inline_slots = chosen;
+        // The rest stays, so that the request filter strips or blocks it.
         self.external_references = rest;
         self.mark(mark);
     }

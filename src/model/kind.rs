@@ -137,6 +137,7 @@ impl Number {
                 self.low.is_none_or(|low| number >= i128::from(low))
                     && self.high.is_none_or(|high| number <= i128::from(high))
             };
+            // Only plain digits parse here. `1.0` and `1e1` are no integers.
             return text.parse().is_ok_and(within);
         }
         text.parse().is_ok_and(|number: f64| {
@@ -192,6 +193,7 @@ fn kind(text: &str) -> Result<ValueKind, &'static str> {
     let mut reader = text.chars().peekable();
     let kind = alternatives(&mut reader)?;
     if reader.next().is_some() {
+        // An ignored rest of a rule could be a limit that has no effect.
         return Err("something follows its end");
     }
     Ok(ValueKind { required, ..kind })
@@ -270,6 +272,7 @@ fn text(kind: &mut ValueKind, text: StringKind) -> Result<(), &'static str> {
 
 /// Sets the form of an object. A kind can have only one.
 fn form(kind: &mut ValueKind, form: ObjectKind) -> Result<(), &'static str> {
+    // Without a tag, the shape of an object would be ambiguous.
     if kind.object.replace(form).is_some() {
         Err("two kinds of object stand side by side: make a union")
     } else {

@@ -292,6 +292,7 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
 /// itself take precedence, then the rules of the last included shape.
 fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
     let (tables, includes) = (sub_table(table, "shape")?, sub_table(table, "include")?);
+    // A misspelled name would silently include no fields.
     if let Some(name) = includes.keys().find(|name| !tables.contains_key(name.as_str())) {
         return Err(fault(format!("include.{name}"), "there is no such shape"));
     }

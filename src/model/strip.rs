@@ -68,6 +68,7 @@ impl ModelCall<'_> {
                     .and_then(Value::as_object)
                     .and_then(|allowed| allowed.get("tools"));
                 let none = allowed.and_then(Value::as_array).is_some_and(<[Value<'_>]>::is_empty);
+                // The choice names a removed tool, or its list of allowed tools is empty.
                 none || name(&Value::Object(choice.clone())).is_some_and(|wanted| !known(wanted))
             });
         if dangling {
@@ -125,6 +126,7 @@ fn collect<'v>(
 /// function.
 fn name<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     let object = value.as_object()?;
+    // OpenAI puts the name into `function`, Anthropic into the tool itself.
     let holder = object.get("function").and_then(Value::as_object).unwrap_or(object);
     holder.get("name").and_then(Value::as_str)
 }

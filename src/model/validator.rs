@@ -272,8 +272,10 @@ impl<'t> BodyValidator<'t> {
                 Some(Value::Object(object)) => target_of(object, path),
                 Some(_) | None => last_key(path),
             },
+            // The value has no target, so the name of the field describes it.
             Value::Bool(true) | Value::Number(_) => last_key(path),
         };
+        // The egress policy decides later. The validator only collects the references.
         self.external_references.push(reach(kind, target, path));
     }
 
@@ -290,6 +292,7 @@ impl<'t> BodyValidator<'t> {
             text.bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
         };
+        // Bare base64 has no label. Its bytes show whether it is content.
         if medium == Medium::Base64 {
             if !is_base64(text) {
                 self.external_references.push(reach(ReferenceKind::Media, text.to_owned(), path));
@@ -397,6 +400,7 @@ fn slot(profile: &Profile, union: &Union) -> Option<InlineSlot> {
 fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
     match value {
         Value::String(text) if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") => {
+            // A fragment points into the schema itself (RFC 3986, section 3.5).
             if text.starts_with('#') {
                 Ok(())
             } else {
@@ -431,6 +435,7 @@ fn invalid(path: &Path<'_>, what: &str) -> Refusal {
 /// A description of a value without the text of a prompt: its type, or the digits of a number.
 fn described(value: &Value<'_>) -> String {
     match value {
+        // A long number could contain a secret or text, so it is not repeated.
         Value::Number(text) if text.len() <= 24 => text.to_string(),
         Value::String(_) => "this string".to_owned(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {

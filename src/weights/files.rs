@@ -55,6 +55,7 @@ pub fn look(paths: &[PathBuf]) -> Result<Vec<SeenFile>, String> {
         let before = seen.len();
         for entry in std::fs::read_dir(path).map_err(fault)? {
             let path = entry.map_err(fault)?.path();
+            // Other files of the folder, such as the tokenizer's, are not part of the digest.
             if path.extension().is_some_and(|extension| extension == "safetensors") {
                 // Links are followed, because folders of weights often contain links into a store.
                 let about = std::fs::metadata(&path).map_err(fault)?;

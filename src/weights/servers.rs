@@ -49,6 +49,7 @@ pub fn is_sha256(text: &str) -> bool {
 #[must_use]
 pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
     let Ok(tags) = serde_json::from_slice::<OllamaTags>(answer) else { return unknown() };
+    // Ollama adds the tag `latest` to a name without a tag.
     let whole = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
     let named = |name: &str| name == model || name == whole;
     let Some(tag) = tags.models.into_iter().find(|tag| named(&tag.name) || named(&tag.model))

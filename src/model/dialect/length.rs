@@ -50,6 +50,7 @@ fn string_length<'j, D: Values<'j>>(document: &D, value: D::Value, raw: &[u8]) -
     }
     match document.text(value) {
         Ok(text) => text.len() as u64,
+        // An invalid string still counts, with its written length.
         Err(_) => written,
     }
 }

@@ -115,6 +115,7 @@ impl<'j> DocumentReader<'j> {
                 if self.name == b"logprobs" && self.logprobs.is_none() {
                     self.logprobs = Some((at + 1, self.depth));
                 }
+                // A null member reports no error.
                 let value = self.document.json.get(at + 1..).unwrap_or_default().trim_ascii_start();
                 self.document.is_error |=
                     self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");

@@ -22,6 +22,8 @@ impl UpstreamAddress {
     pub(super) fn forms(&self) -> Vec<Vec<u8>> {
         match self {
             Self::Host { host, port } => [
+                // A bare host without a port would also match in ordinary names, so it is not a
+                // form.
                 format!("{host}:{port}"),
                 format!("http://{host}"),
                 format!("https://{host}"),

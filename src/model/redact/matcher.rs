@@ -297,6 +297,7 @@ fn code(digits: &[u8]) -> u8 {
 /// escape.
 fn unescaped(text: &[u8]) -> (u8, usize) {
     match text.get(1) {
+        // Secrets and addresses are ASCII, so other characters end a match.
         Some(b'u') => (text.get(2..6).map_or(OTHER, code), text.len().min(6)),
         Some(b'n') => (b'\n', 2),
         Some(b'r') => (b'\r', 2),

@@ -264,6 +264,7 @@ impl Redacted {
     /// Searches an event, queues it, and appends the events that need not wait.
     fn event(&mut self, event: &[u8], out: &mut Vec<u8>) {
         let number = self.first + self.queue.len() as u64;
+        // Every event enters the queue, so that held events keep their order.
         self.queue.push_back(HeldEvent {
             bytes: self.lines(event),
             came: event.len(),
@@ -317,6 +318,7 @@ impl Redacted {
         for line in event.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             let mut shows = false;
             found(&self.redactor.secrets, line, false, |_, _| shows = true);
+            // Data lines stay. Their strings are redacted one by one.
             if line.starts_with(b"data:") || !shows {
                 kept.extend_from_slice(line);
             }

@@ -211,6 +211,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     /// same member without parts.
     fn object(&mut self, value: D::Value, depth: usize, part: bool) -> Result<(), Unreadable> {
         let Members { all, length } = self.members_of(value)?;
+        // Only the outermost object has a type of event, an index, and an end to check.
         if depth > 0 {
             return self.described(&all, depth, part);
         }
@@ -262,6 +263,8 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         let mut texts = Vec::with_capacity(MEMBERS);
         for (name, value) in all {
             let raw = self.document.raw(*value);
+            // Filters compare names as written. An escaped name would be another name for the
+            // client.
             let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
             // Some clients compare names without regard to case.
             let text = text.filter(|name| is_folded(name) || !is_shown(&fold(name)));
@@ -314,6 +317,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             path.clone_from(&self.path);
             *block = self.block;
         } else if self.sources.count < SOURCES_MAX {
+            // Beyond the limit, every part counts as moved. This is stricter, and needs no memory.
             self.sources.count += 1;
             self.sources
                 .last
@@ -348,6 +352,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         }
         // Of two choices with one index, some clients take the first and others take both.
         let index = index
+            // The filter keeps state for each choice, so their number is limited.
             .filter(|index| *index < CHOICES_MAX && !known.contains(index))
             .ok_or(Unreadable::Index)?;
         known.push(index);
@@ -359,6 +364,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         if ended && !self.whole {
             self.end(TextEnd::Choice(index));
         }
+        // Held bytes that `end` releases count as changes too.
         let changed = self.changed > before;
         if let Some(tokens) = tokens.filter(|_| changed) {
             self.dropped.push(self.place(tokens));

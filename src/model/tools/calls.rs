@@ -83,6 +83,7 @@ impl<'p> CallPart<'p> {
         let (json, whole_json) = text_or_whole(object.get("arguments"));
         let (text, whole_text) = text_or_whole(object.get("input"));
         let whole = match (whole_json, whole_text) {
+            // Clients differ in which of the two values they use.
             (Some(_), Some(_)) => return Err(ToolCallFault::Odd),
             (whole, None) | (None, whole) => whole,
         };
@@ -134,6 +135,7 @@ impl PendingCall {
                 // checked.
                 return Err(ToolCallFault::TooMuch);
             }
+            // Both readings of the name are checked.
             let judged = tools.judges(&self.name) || tools.judges(name);
             match self.state {
                 CallState::Held if first && !judged => self.state = CallState::Passing,

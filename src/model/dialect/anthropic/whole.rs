@@ -56,6 +56,7 @@ fn blocks(place: u64, mut block: Object<'_>, events: &mut Vec<Vec<u8>>) {
     if let Some(input) = block.get_mut("input").filter(|_| calls) {
         let mut json = Vec::new();
         json::write(input, &mut json);
+        // The block starts with empty arguments, and the delta adds them.
         *input = Value::Object(Object::new());
         // The bytes are valid UTF-8, because the JSON writer made them from text.
         let json = String::from_utf8(json).unwrap_or_default();

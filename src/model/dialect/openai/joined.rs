@@ -61,6 +61,7 @@ impl JoinedChunks {
                 ("usage", Value::Null) => {}
                 ("usage", usage) => self.usage = Some(own(usage)),
                 (name, value) if self.top.get(name).is_none() => {
+                    // Each name is searched among the others.
                     if self.top.len() >= NAMES_MAX {
                         return Err(Unlike::Odd("it has too many members"));
                     }
@@ -91,6 +92,7 @@ impl JoinedChoice {
     fn take(&mut self, choice: &Object<'_>, chat: bool) -> Result<(), Unlike> {
         for (name, value) in choice.iter() {
             match (name, value) {
+                // The index was read before. A null member adds no information.
                 ("index", _) | (_, Value::Null) => {}
                 ("finish_reason", reason) => self.reason = Some(own(reason)),
                 ("delta", Value::Object(delta)) if chat => self.delta(delta)?,
