@@ -1,14 +1,15 @@
 //! Degenerate ML-DSA-65 public keys: under some keys that no key generation makes, anyone can sign.
 //!
-//! A verifier accepts a signature (z, h, c) if c is the hash of HighBits(A z − c t1 2^13),
-//! corrected by at most 55 hints (FIPS 204 algorithm 8). If t1 is zero, or so small modulo q that c
-//! t1 2^13 hardly changes the high bits, a forger only has to choose a short z. No secret is
-//! needed. 2^13 times 1023 is −1 modulo q, so coefficients near 1023 are as small as those near 0.
+//! A verifier accepts a signature (z, h, c) if c is the hash of HighBits(A z − c t1 2^13). At most
+//! 55 hints correct the high bits (FIPS 204 algorithm 8). With a t1 of zero, a forger only has to
+//! choose a short z, and needs no secret. The same holds for a t1 so small modulo q that c t1 2^13
+//! hardly changes the high bits. The product of 2^13 and 1023 is −1 modulo q. So coefficients near
+//! 1023 are as small as those near 0.
 //!
 //! The coefficients of a generated key are uniform in 0…1023. A key is refused if a polynomial of
 //! its t1
 //! - has coefficients whose average distance to 0 or 1023 is below 128 (in a generated key it is
-//!   256, and below 128 once in 10^43), or
+//!   256; it is below 128 once in 10^43), or
 //! - has fewer than 64 different coefficients (a generated key has about 226), as constant and
 //!   repeated patterns have, or
 //! - equals another one.

@@ -31,9 +31,9 @@ const SMALL_ORDER_Y: [[u8; 32]; 5] = [
     ],
 ];
 
-/// True for a signature whose R has small order. aws-lc accepts it and strict verification does
-/// not, but the two must agree. (An R that is not canonical verifies under neither: both compare it
-/// with one that they computed.)
+/// True for a signature whose R has small order. The library aws-lc accepts it and strict
+/// verification does not, but the two must agree. (An R that is not canonical verifies under
+/// neither. Both compare it with an R that they computed.)
 fn small_order_r(signature: &[u8]) -> bool {
     let Some(r) = signature.first_chunk::<32>() else { return true };
     // The top bit is the sign of x (RFC 8032 section 5.1.2), so both points with this y match.
@@ -53,7 +53,7 @@ impl Verifier for Fast {
         message: &[u8],
         signature: &[u8],
     ) -> Result<Genuine, SignatureFault> {
-        // aws-lc checks the length too. Here it is the same for all implementations.
+        // Checked here for both algorithms, so that it does not depend on the libraries.
         if signature.len() != key.algorithm().signature_bytes() {
             return Err(SignatureFault::Invalid);
         }

@@ -1,4 +1,5 @@
-//! Signatures: ML-DSA-65 (FIPS 204, pure, empty context) and Ed25519 (RFC 8032), each in two implementations.
+//! Signatures: ML-DSA-65 (FIPS 204, pure, empty context) and Ed25519 (RFC 8032), each in two
+//! implementations.
 //!
 //! [`Portable`] is pure Rust, for verifiers that do not contain the gateway; [`Fast`] is the
 //! gateway's. [`Both`] uses the two and refuses a signature on which they disagree.

@@ -103,10 +103,15 @@ pub struct Adjustments {
 /// A request that is admitted, with its slots at the model and its upstream. Only [`admit`] makes
 /// one.
 pub struct Admitted {
+    /// The caller and the operation.
     routed: Routed,
+    /// The work for the request.
     work: Action,
+    /// The changes that were made to it.
     adjustments: Adjustments,
+    /// Its slots.
     permit: Permit,
+    /// The cap on the output tokens of all choices together.
     cap: Option<u64>,
 }
 

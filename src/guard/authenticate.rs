@@ -118,9 +118,13 @@ impl CachedToken {
 
 /// A caller whose token is valid and that may act. Only [`Authenticator::authenticate`] makes one.
 pub struct Authenticated {
+    /// The verified token.
     remembered: Arc<CachedToken>,
+    /// The agent's class, at the time of this request.
     class: Arc<Class>,
+    /// The config of this request.
     tables: Arc<Tables>,
+    /// The handle that the caller presented.
     handle: Option<HandleId>,
 }
 
@@ -227,9 +231,13 @@ struct Charge {
 
 /// Authenticates callers, with everything that this needs.
 pub struct Authenticator {
+    /// The issuers' keys.
     keyring: Arc<Keyring>,
+    /// Status of agents, tokens and handles.
     registry: Arc<Registry>,
+    /// Computes the subjects of a token.
     limiter: Arc<Limiter>,
+    /// Verifies signatures.
     verifier: Box<dyn Verifier>,
     clock: Arc<dyn Clock>,
     /// The token cache, by the keyed hash of the text; `None` where it is off.
@@ -317,8 +325,8 @@ impl Authenticator {
         Ok(charge)
     }
 
-    /// Gives back the half of a charge that does not apply. The peer of a valid token did nothing
-    /// wrong. An invalid token is no evidence against the holder of the root that it begins with,
+    /// Gives back the half of a charge that does not apply. The peer of a valid token caused no
+    /// abuse. An invalid token is no evidence against the holder of the root that it begins with,
     /// because anyone can copy that text.
     fn settle(&self, charge: Charge, good: bool) {
         let now = self.now();
@@ -383,7 +391,7 @@ impl Authenticator {
         let changes = self.changes(&known);
         let class = self.check_status(&known, held.is_some(), &tables);
         self.settle(charge, class.is_ok());
-        // A caller that may not act takes no other token's place in the cache.
+        // A caller that may not act replaces no other token in the cache.
         if let (Some(memory), Ok(_)) = (&self.memory, &class)
             && known.bytes <= ENTRY_MAX
         {
@@ -430,7 +438,7 @@ impl Authenticator {
         answer.map_err(|refusal| self.limit_unauthenticated(peer).err().unwrap_or(refusal))
     }
 
-    /// Verifies a token and computes what is kept of it.
+    /// Verifies a token and computes its cache entry.
     fn verify(&self, text: &str, generation: u64) -> Result<CachedToken, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;

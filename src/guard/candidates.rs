@@ -10,8 +10,11 @@ use crate::guard::table::{ModelRoute, Upstream};
 ///
 /// They are the upstreams of the model's route with the profile that the body was checked against.
 pub struct Candidates {
+    /// The model.
     model: Arc<ModelRoute>,
+    /// The preferred upstream.
     first: Arc<Upstream>,
+    /// The other upstreams, in the order of the route.
     others: Vec<Arc<Upstream>>,
 }
 

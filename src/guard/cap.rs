@@ -16,7 +16,9 @@ pub struct Cap {
 
 /// A request whose cap is known. Only [`cap`] makes one.
 pub struct Capped<'b> {
+    /// The request of the step before.
     governed: Governed<'b>,
+    /// Its cap.
     cap: Cap,
 }
 

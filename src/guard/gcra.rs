@@ -155,7 +155,7 @@ impl RateState {
         let debt = |other: &Arrival| {
             (other.at.saturating_sub(now)).div_ceil(other.limit.interval().max(1))
         };
-        // Only limits of the same period are compared: a debt of one minute says nothing about one
+        // Only limits of the same period are compared: a debt of one minute is no measure for one
         // second.
         let same_period = self
             .arrivals()
@@ -398,8 +398,8 @@ mod tests {
     }
 
     proptest! {
-        /// In any window of one period, at most rate + burst requests pass for every limit,
-        /// whatever is sent at which time and in which mixture.
+        /// In any window of one period, at most rate + burst requests pass for every limit. The
+        /// test sends mixed requests at any time.
         #[test]
         fn no_window_passes_more_than_rate_and_burst(
             rates in prop::collection::vec((1u64..40, 1u64..10), 1..4),

@@ -16,8 +16,11 @@ use crate::refusal::{Code, Refusal};
 
 /// A caller within its rates, with its slots in flight. Only [`pace`] makes one.
 pub struct Paced {
+    /// The caller.
     caller: Authenticated,
+    /// The remaining part of the tightest rate; `None` without a rate.
     headroom: Option<Headroom>,
+    /// The slots of the agent, its ancestors and the principal.
     permit: Permit,
 }
 

@@ -6,8 +6,8 @@
 //! whose turn was longest ago. So no agent holds all slots while others wait, whatever it sends.
 //! The names of delegated agents have no effect, because the holders of their parents choose them.
 //!
-//! The waiting list is bounded and shared by the same rule. When it is full, the newest request of
-//! the agent that waits most often is replaced by a request of an agent that waits less often.
+//! The waiting list is bounded and shared by the same rule. When it is full, an agent that waits
+//! less often can still join. It replaces the newest request of the agent that waits most often.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -18,8 +18,11 @@ use crate::refusal::{Code, Refusal};
 
 /// A request that has its slots and is counted. Only [`reserve`] makes one.
 pub struct Reserved<'b> {
+    /// The caller and the operation.
     routed: Routed,
+    /// The request.
     asked: ReservedKind<'b>,
+    /// The cap on output tokens.
     cap: Cap,
 }
 

@@ -12,6 +12,7 @@ use crate::token::Scope;
 /// A plain request target: one that every parser of a path reads in the same form. Only
 /// [`RequestTarget::read`] makes one.
 pub struct RequestTarget<'u> {
+    /// The path, as the request has it.
     path: &'u str,
     /// The name of a model after `/v1/models/`, decoded, where the request writes it with escapes.
     model: Option<String>,
@@ -166,8 +167,11 @@ const fn scope(operation: Operation) -> Option<Scope> {
 
 /// A request for an operation that the token grants. Only [`route`] makes one.
 pub struct Routed {
+    /// The caller within its rates.
     paced: Paced,
+    /// The operation.
     operation: Operation,
+    /// The model in the path.
     model: Option<String>,
 }
 

@@ -86,6 +86,7 @@ impl Drop for Waiting {
 }
 
 impl SharedSlots {
+    /// The state of these slots, locked.
     fn lock(&self) -> MutexGuard<'_, SlotsState> {
         // The state is used even after a panic under the lock. Otherwise one panic would stop every
         // later request at this upstream.

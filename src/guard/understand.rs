@@ -33,7 +33,9 @@ pub enum RequestKind<'b> {
 
 /// A request whose body is understood. Only [`understand`] makes one.
 pub struct Understood<'b> {
+    /// The caller and the operation.
     routed: Routed,
+    /// The parsed request.
     asked: RequestKind<'b>,
 }
 

@@ -45,7 +45,8 @@ pub enum FaultKind {
     /// The document ends too early.
     #[error("the document ends in the middle of a value")]
     Truncated,
-    /// A character that the grammar does not allow there (comments, single quotes, NaN, a trailing comma …).
+    /// A character that the grammar does not allow there (comments, single quotes, NaN, a trailing
+    /// comma …).
     #[error("a character that JSON does not allow here")]
     Unexpected,
     /// More than one document, or bytes after it.

@@ -16,7 +16,8 @@ pub(super) const BEARER_LIFE_S: i64 = 15 * 60;
 /// Checks a child against its parent, except for the signature.
 ///
 /// # Errors
-/// `chain-signer`, `chain-parent`, `chain-depth`, `chain-principal`, `chain-name`, `chain-widened` or `chain-times`.
+/// `chain-signer`, `chain-parent`, `chain-depth`, `chain-principal`, `chain-name`, `chain-widened`
+/// or `chain-times`.
 pub(super) fn joined(
     (parent, link): (&Claims, &Link<'_>),
     (child, signer): (&Claims, &KeyId),

@@ -15,7 +15,9 @@ use crate::token::{DETAIL_TYPE, Scopes, quoted};
 /// The models that a token may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelGrant {
+    /// Only these names.
     one_of: Option<Names>,
+    /// Only names with this beginning. With both, a name must fulfil both.
     prefix: Option<String>,
 }
 
@@ -64,13 +66,21 @@ pub struct Grants {
 
 /// The claims of one token.
 pub(super) struct Claims {
+    /// `iss`.
     pub(super) iss: String,
+    /// `aud`, as a set.
     pub(super) aud: Names,
+    /// `sub`.
     pub(super) principal: Principal,
+    /// `client_id`.
     pub(super) agent: AgentName,
+    /// `iat`, in seconds since 1970.
     pub(super) issued: i64,
+    /// `exp`, in seconds since 1970.
     pub(super) expires: i64,
+    /// `nbf`, in seconds since 1970.
     pub(super) not_before: Option<i64>,
+    /// `jti`, a label.
     pub(super) jti: String,
     /// The number of tokens before this one in its chain.
     pub(super) depth: u64,
@@ -80,8 +90,11 @@ pub(super) struct Claims {
     pub(super) parent: Option<[u8; 32]>,
     /// The key that may sign children (`cnf.jwk`, RFC 7800 section 3.2).
     pub(super) holder: Option<Jwk>,
+    /// The scopes.
     pub(super) scopes: Scopes,
+    /// The constraints, to compare a child with its parent.
     pub(super) constraints: Vec<Constraint>,
+    /// The same constraints in the form that the guard uses.
     pub(super) grants: Grants,
 }
 

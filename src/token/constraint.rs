@@ -1,6 +1,6 @@
-//! The closed table of constraints. A token is refused if it has a pair of key and type that is not
-//! in the table, or that this build does not enforce. docs/TOKEN.md shows the same table, and a
-//! test compares the two.
+//! The closed table of constraints. A pair of key and type outside the table refuses the token, and
+//! so does a pair that this build does not enforce. docs/TOKEN.md shows the same table. A test
+//! compares the two.
 
 use crate::json::{Object, Value};
 use crate::refusal::{Code, Refusal};
@@ -299,7 +299,8 @@ pub(super) fn wrong_list(what: &str, fault: ListFault, list_max: usize) -> Refus
 /// list has at most `list_max` entries.
 ///
 /// # Errors
-/// `constraint-malformed`, `token-list`, or `constraint-not-enforced` where the table does not have the pair.
+/// `constraint-malformed`, `token-list`, or `constraint-not-enforced` where the table does not have
+/// the pair.
 pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
     let malformed = |why: String| Refusal::new(Code::ConstraintMalformed).because(why);
     let object = constraint

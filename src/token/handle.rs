@@ -2,7 +2,7 @@
 //! for API keys that agents have already.
 //!
 //! A handle is `ts_` and 256 random bits, or an adopted key. The registry knows only its SHA-256.
-//! So a lookup compares digests, never the secret itself, and its time reveals nothing about how
+//! So a lookup compares digests, never the secret itself, and its time does not show how
 //! close a guess was.
 
 use base64::Engine as _;

@@ -43,9 +43,9 @@ pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
     Ok(tokens)
 }
 
-/// The same as one JSON object for each token. It has `id`, `header` (alg, kid), `payload` as the
-/// token has it (null where it is not strict JSON), `times` in RFC 3339, `form`, and for children
-/// `joint`. A chain is an object whose `chain` lists them.
+/// The same as one JSON object for each token: `id`, `header` (alg, kid), `payload`, `times` in RFC
+/// 3339, `form`, and for children `joint`. The payload is as the token has it, or null where it is
+/// not strict JSON. A chain is an object whose `chain` lists them.
 ///
 /// # Errors
 /// When the text does not have the form of a token.

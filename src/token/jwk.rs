@@ -29,7 +29,9 @@ pub enum JwkFault {
 /// A public key with its thumbprint.
 #[derive(Clone, Debug)]
 pub struct Jwk {
+    /// The thumbprint.
     id: KeyId,
+    /// The key.
     key: PublicKey,
 }
 

@@ -97,10 +97,15 @@ pub struct Verified {
     ancestors: Box<[ChainLink]>,
     /// The token that acts.
     leaf: ChainLink,
+    /// The issuer of the root token.
     issuer: Arc<IssuerPolicy>,
+    /// The label of the acting token.
     jti: Box<str>,
+    /// `client_id` of the acting token.
     agent: AgentName,
+    /// `sub`, the same in the whole chain.
     principal: Principal,
+    /// The scopes of the acting token.
     scopes: Scopes,
     /// When the root token was issued, in seconds since 1970.
     root_issued: i64,
@@ -112,8 +117,11 @@ pub struct Verified {
 /// The times of the acting token, in seconds since 1970.
 #[derive(Clone, Copy)]
 struct TokenTimes {
+    /// `iat`.
     issued: i64,
+    /// The later of `iat` and `nbf`.
     begins: i64,
+    /// `exp`.
     expires: i64,
 }
 

@@ -139,6 +139,7 @@ impl UrlFilter {
 }
 
 impl TextFilter for UrlFilter {
+    /// Filters the next piece of a text, and begins a text at its first piece.
     fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         self.moved = true;
         let Self { texts, count, bench, .. } = self;
@@ -159,6 +160,7 @@ impl TextFilter for UrlFilter {
         }
     }
 
+    /// Releases the held text of one channel.
     fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
         let Self { texts, bench, .. } = self;
         if let Some(text) =
@@ -168,6 +170,7 @@ impl TextFilter for UrlFilter {
         }
     }
 
+    /// Pauses all scanners at a boundary of the answer.
     fn boundary(&mut self) {
         if !std::mem::take(&mut self.moved) {
             return;
@@ -179,6 +182,7 @@ impl TextFilter for UrlFilter {
         }
     }
 
+    /// The channels with held text, of one choice or of all.
     fn holding(&self, choice: Option<u64>) -> Vec<ChannelId> {
         let mut holding = Vec::new();
         for (own, texts) in &self.texts {
@@ -260,18 +264,22 @@ impl Text {
 }
 
 impl Tools for UrlFilter {
+    /// Whether the config names any tools.
     fn any(&self) -> bool {
         !self.bench.tables.fetch_tools.is_empty()
     }
 
+    /// Whether the answer has been blocked.
     fn ended(&self) -> bool {
         self.bench.findings.blocked
     }
 
+    /// Whether the calls of that tool are evaluated.
     fn judges(&self, tool: &str) -> bool {
         self.bench.tables.fetch_tools.iter().any(|pattern| pattern.is_of(tool))
     }
 
+    /// Evaluates one call; true where it may be sent.
     fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
         let bench = &mut self.bench;
         // Without a destination that is not controlled, the call passes.

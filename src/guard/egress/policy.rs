@@ -85,7 +85,7 @@ impl fmt::Display for ListEntry {
     }
 }
 
-/// The lists of what the operator controls.
+/// The operator's lists of controlled destinations.
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
     /// For [`Use::Media`].
@@ -337,7 +337,7 @@ impl EgressPolicy {
     }
 
     /// All checks of a URL, in order. All of them are reported, although the first failed one
-    /// decides. Only [`EgressPolicy::evaluate`] decides what is controlled.
+    /// decides. Only [`EgressPolicy::evaluate`] determines whether a URL is controlled.
     #[must_use]
     pub fn explain(
         &self,

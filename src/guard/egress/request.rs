@@ -89,7 +89,7 @@ pub fn clear<'b>(
                     return Err(refuse(reach, judged(reach), actions.media));
                 }
             }
-            // Last, because it concerns tools that run at the caller, which reach nothing by
+            // Last, because it concerns tools that run at the caller, which reach no endpoint by
             // themselves.
             tool_types(call, caller)?;
         }
