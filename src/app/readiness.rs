@@ -74,6 +74,7 @@ impl Readiness {
         } else if !self.log.healthy() {
             add(Code::AuditUnavailable, "the audit log is closed".to_owned());
         }
+        // Outcomes and commands still have the reserve. Only new requests are refused.
         if state.low {
             let free = state
                 .free_bytes

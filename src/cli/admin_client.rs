@@ -116,6 +116,7 @@ impl AdminClient {
         // Files that root creates would lock the owner out of the log. So root works through a
         // process of the owner.
         let owner = config.audit.owner().map_err(|fault| not_trusted(&fault))?;
+        // The effective uid decides which files this process may open.
         let own = rustix::process::geteuid();
         match owner.filter(|owner| owner.uid != own.as_raw()) {
             None => Self::state(&config, &socket).await,

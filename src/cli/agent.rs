@@ -143,6 +143,7 @@ impl ChangeAgent {
             },
             None => Command::AgentStatus { agent: self.agent, verb, reason, unregistered },
         };
+        // All changes of status use the rule for stops, so that they reach the right gateway.
         let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
         // The gateway completes a short name (`summarizer`), so the output uses its name.
         let row = reply.rows.first().cloned().unwrap_or_default();

@@ -232,6 +232,7 @@ const UNPROVEN: &str = "VALID PREFIX, END UNPROVEN: no head says where the log e
 /// Whether the head is about the log's last epoch. If an earlier epoch is the last one that it
 /// covers, whole epochs may be missing.
 fn ends(seen: &[VerifiedEpoch]) -> bool {
+    // The head names one epoch. All epochs before it are covered by their successors.
     let spoken_of = seen.iter().rposition(|epoch| epoch.acknowledged.is_some());
     spoken_of.is_none_or(|place| place + 1 == seen.len())
 }
@@ -263,6 +264,7 @@ impl Checked {
         let since = since.transpose()?;
         let wanted =
             VerifyTarget { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
+        // A large log takes minutes, so people see the progress.
         let bar = bar(quiet);
         let seen = verify(&wanted, |done, of| {
             bar.set_length(of);

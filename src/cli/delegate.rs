@@ -52,8 +52,10 @@ impl Delegate {
     /// parent.
     pub(super) fn run(self) -> Result<(), Failure> {
         let parent = read(&self.parent)?;
+        // The key never leaves this process. Only the signature is in the output.
         let key = jwk::read_private(&private_file(&self.holder_key)?)
             .map_err(|fault| format!("{}: {fault}", self.holder_key.display()))?;
+        // Limits that are not given are inherited from the parent.
         let limits = self.allowed.limits()?;
         let holder = self.child_key.as_deref().map(public_key).transpose()?;
         let wanted = Narrowed {

@@ -105,6 +105,7 @@ impl Check {
             .classes
             .get(&name)
             .ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
+        // The same policy as in the gateway, from the same config.
         let bench = PolicyCheck {
             policy: egress_policy_of(&config),
             restrictions,

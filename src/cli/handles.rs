@@ -46,9 +46,11 @@ pub(super) async fn issue(
     token: String,
     class: Option<String>,
 ) -> Result<(), Failure> {
+    // Made in this process. The gateway never gets the handle, only its hash.
     let fresh = handle::generate()?;
     let id = handle::adopt(&fresh)?;
     let command = Command::HandleSet { handle: id.to_string(), token, class, until: None };
+    // The handle is printed after its registration, so a printed handle always works.
     let reply = send(place, AdminRequest::Command(command)).await?;
     let what = format!("registered a token with the handle {id}");
     if place.json {
@@ -148,6 +150,7 @@ fn ours(
     agent: &str,
 ) -> Result<Duration, Failure> {
     let own = Jwk::of(key.public()?);
+    // After a rotation, the handle's token may still be of the old key.
     let beside =
         std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());
     let keys: Vec<Jwk> = std::iter::once(own).chain(beside.into_iter().flatten()).collect();

@@ -135,6 +135,7 @@ impl RevokeKey {
             }
             (None, None) => return Err("name a key, or a holder's key with --holder".into()),
         };
+        // Every agent with a token of this key loses access at once.
         self.sure
             .ask(&format!("this revokes the {what} {kid} and every token that it ever signed"))?;
         let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
@@ -152,6 +153,7 @@ impl KeysCommand {
                     (Some(Alg::MlDsa65), _) | (None, false) => Algorithm::MlDsa65,
                     (Some(Alg::Ed25519), _) | (None, true) => Algorithm::Ed25519,
                 };
+                // The private key is written to its file and never printed.
                 let public = generate(algorithm, &out)?;
                 eprintln!(
                     "{} key in {} (keep it private), public half in {}",

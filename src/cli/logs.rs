@@ -47,6 +47,7 @@ struct QueuedLine<'l> {
 
 impl io::Write for QueuedLine<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The queue takes complete lines. It never blocks the thread of a request.
         self.lines.push(bytes, self.at_once);
         Ok(bytes.len())
     }
@@ -185,6 +186,7 @@ pub(super) fn start(form: LogFormat) -> io::Result<()> {
         LogFormat::Text => |dropped| say_dropped(LogFormat::Text, dropped),
         LogFormat::Json => |dropped| say_dropped(LogFormat::Json, dropped),
     })?;
+    // The default hook writes to standard error directly, and could block there.
     panic::set_hook(Box::new(move |panic| lines.push(say_panic(form, panic).as_bytes(), true)));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -90,6 +90,7 @@ impl ShowVersion {
 pub(super) fn reference() -> String {
     let mut text = String::new();
     let mut command = Cli::command();
+    // Only a built command has all arguments and help texts.
     command.build();
     command.get_subcommands().for_each(|sub| describe(sub, "token-shield", &mut text));
     text

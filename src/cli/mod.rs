@@ -116,6 +116,7 @@ enum CliCommand {
 pub fn main() -> ExitCode {
     // Read before clap: an error of the command line must have the form that the caller wants.
     let json = std::env::args_os().any(|word| word == "--json");
+    // `parse` would print errors itself, always as text.
     let read = match Cli::try_parse() {
         Ok(read) => read,
         Err(error) => return fault::misread(&error, json),

@@ -84,6 +84,7 @@ fn tables(rows: &[Value]) -> String {
     let names =
         |row: &[(&str, String)]| row.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
     let mut text = String::new();
+    // Rows of one reply may have different members, such as an agent and its tokens.
     for table in rows.chunk_by(|left, right| names(left) == names(right)) {
         let mut lines = vec![names(&table[0])];
         lines.extend(table.iter().map(|row| row.iter().map(|(_, cell)| cell.clone()).collect()));

@@ -112,6 +112,7 @@ impl Rotate {
             )
         })?;
         let new = Jwk::of(begun.public()?);
+        // The file may be from an old, interrupted rotation. Its key may be revoked by now.
         let usable = known(&new).is_none_or(|row| text(row, "state").as_deref() == Some("active"));
         if !usable || new.key().algorithm() != old.key().algorithm() {
             let shown = next.display();

@@ -140,6 +140,7 @@ impl Serve {
             tracing::info!("no gateway runs with this config: starting as usual");
         }
         let app = App::build(config.clone(), Some(target.config.clone()))?;
+        // After the log: its lock proves that no other gateway uses these socket paths.
         let listeners = Listeners::bind(&config).await?.with_handover(&config)?;
         Ok((app, listeners))
     }

@@ -64,6 +64,7 @@ pub(super) fn sign(
         Some(principal) => principal,
         None => format!("team:{}", wanted.agent.namespace()).parse()?,
     };
+    // The random part makes the token's id (jti) unique.
     let random = u128::from_be_bytes(entropy()?);
     let mut request = mint::MintRequest::new(
         (&issuer.iss, &issuer.aud),

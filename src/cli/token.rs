@@ -186,6 +186,7 @@ impl TokenCommand {
                 } else {
                     token
                 };
+                // Before the command: the input may be a secret, and only its id may be printed.
                 let id = id_of(&token);
                 let command = Command::TokenRevoke { token, reason };
                 let reply = send_stop(&place, offline, AdminRequest::Command(command)).await?;
@@ -215,6 +216,7 @@ impl Issue {
         }
         let holder = self.holder_key.as_deref().map(public_key).transpose()?;
         let mut limits = self.allowed.limits()?;
+        // Without this constraint, each child needs a holder's key.
         if self.bearer_children {
             limits.push(Constraint::bearer_children()?);
         }
@@ -297,6 +299,7 @@ impl Given {
                 eprintln!("warning: {fault}");
             }
             let presented = Presented::read(text.trim())?;
+            // Two independent implementations must agree on each signature.
             let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
             accepted_view(&verified)
         } else {

@@ -31,6 +31,8 @@ impl Upgrade {
         let target = self.place.find()?;
         let data = target.data_folder()?;
         let path = socket(&data);
+        // The former process serves until its successor is ready, so an error here changes no
+        // state.
         let stream = UnixStream::connect(&path).map_err(|error| unreached(&path, &error))?;
         stream.set_read_timeout(Some(DONE_MAX))?;
         let answer = send(&stream, &Word::Upgrade, &[]).and_then(|()| receive(&stream));

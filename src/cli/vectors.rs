@@ -114,6 +114,7 @@ impl Vector {
         };
         let keyring = Keyring::new();
         keyring.set_issuers(vec![IssuerKeys { policy: Arc::new(policy), keys }]);
+        // The time comes from the vector, so that its result never changes.
         let now = self.now.checked_mul(1000).map(Timestamp).ok_or("now: out of range")?;
         Ok(Presented::read(&self.token).and_then(|presented| {
             if signature_only {

@@ -77,6 +77,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
         name: config.name.clone(),
         api: config.proxy.listen.address,
         metrics: config.proxy.metrics,
+        // Paths are compared by the predecessor, which may run in another folder.
         admin: std::path::absolute(&config.proxy.admin).map_err(fault)?,
         auditors: config
             .proxy
@@ -121,6 +122,8 @@ fn unpack(
     let mut passed = descriptors.into_iter();
     let mut next = || passed.next().ok_or_else(|| fault("a descriptor is missing"));
     let process = Process::passed(next()?);
+    // The lock belongs to the open file, so it stays taken when the predecessor closes its copy
+    // (flock(2)).
     let lock = File::from(next()?);
     let (records, requests) = (UnixStream::from(next()?), UnixStream::from(next()?));
     let api = tcp(next()?)?;
@@ -175,6 +178,7 @@ impl ReadySignal {
     /// If this process may not serve. The predecessor is alive, and resumes.
     pub(in crate::app) fn ready(self) -> Result<(), StartFault> {
         step("successor-ready");
+        // Without the limit, this process would wait for ever for a predecessor that hangs.
         let _ = self.stream.set_read_timeout(Some(GO_MAX));
         let answer = send(&self.stream, &Word::Ready, &[]).and_then(|()| receive(&self.stream));
         step("successor-goes");

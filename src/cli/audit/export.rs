@@ -67,6 +67,7 @@ impl Export {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
+        // The public keys are part of the export, so that its reader can verify it.
         let vkeys = self.vkeys.unwrap_or_else(|| dir.join("../log.vkeys"));
         let choice = Choice {
             epochs: self.epochs,
@@ -153,6 +154,7 @@ impl Replay {
         } else {
             say(&done, cache.as_deref());
         }
+        // A cache that differs from the log also fails, because a start would use it.
         match done.disagreeing + cache.map_or(0, |found| found.len() as u64) {
             0 => Ok(()),
             count => {

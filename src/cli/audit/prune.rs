@@ -61,6 +61,7 @@ impl Prune {
             return Ok(());
         }
         let configured = config.keep.clone();
+        // Options come before the config, one by one.
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
         let keep = keep.ok_or(

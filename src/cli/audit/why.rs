@@ -33,6 +33,7 @@ impl Why {
         let unauthenticated = remembered.is_some_and(|told| !told["network"].is_null());
         let found = if unauthenticated { Vec::new() } else { self.recorded()? };
         match remembered {
+            // A record has more details than the gateway's memory, so it comes first.
             _ if !found.is_empty() => found.iter().for_each(|told| self.say(told)),
             Some(told) if self.place.json => println!("{told}"),
             Some(told) => println!("{}", remembered_sentence(told)),
@@ -91,6 +92,7 @@ fn sentence(told: &DecryptedRecord) -> String {
         .unwrap_or_default();
     let from = told.text("peer").map(|peer| format!(" from {peer}")).unwrap_or_default();
     let (code, detail) = (text("code"), told.text("detail"));
+    // The explanation is that of docs/REFUSALS.md, so both always agree.
     let because = meaning(&code, detail.as_deref(), told.text("param").as_deref());
     match told.kind.as_str() {
         "admission" => {
