@@ -87,8 +87,8 @@ impl<'t> Presented<'t> {
         if text.len() > TEXT_MAX {
             return Err(Code::TokenTooLarge.into());
         }
-        // The gateway looks handles up before this step. A handle that comes here is unknown, or the
-        // program has no registry.
+        // The gateway looks handles up before this step. A handle that comes here is unknown, or
+        // the program has no registry.
         if text.starts_with(handle::PREFIX) {
             return Err(Refusal::new(Code::HandleUnknown)
                 .because("a handle says nothing by itself; the gateway looks it up"));

@@ -302,7 +302,8 @@ impl EgressPolicy {
     /// Evaluates a URL.
     ///
     /// # Errors
-    /// The first reason why it is not controlled, in the order of [`Uncontrolled`].
+    /// The first reason why it is not controlled, in the order of [`Uncontrolled`]. But
+    /// [`Uncontrolled::Address`] comes directly after [`Uncontrolled::SelfEndpoints`].
     pub fn evaluate(
         &self,
         wanted: Use,
