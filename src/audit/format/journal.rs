@@ -174,7 +174,6 @@ pub struct SegmentContent {
 ///
 /// # Errors
 /// The first defect.
-/// The first thing that is wrong.
 pub fn walk<E>(
     segment: &[u8],
     tree: &Tree,

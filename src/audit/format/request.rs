@@ -369,8 +369,8 @@ impl Admission {
         let fetches: Vec<Value<'_>> =
             self.fetches.iter().take(LIST_MAX).map(PlannedFetch::value).collect();
         into.some("fetches", (!fetches.is_empty()).then_some(Value::Array(fetches)));
-        // The digests are keyed, and the key is inside the ciphertext: a party with the log alone
-        // cannot test guesses of a body.
+        // The digests are keyed. In an encrypted log the key is inside the ciphertext, so a party
+        // without the record key cannot test guesses of a body.
         into.value("digest_key", base64url(&self.digest_key));
         into.number("request_bytes", self.received.bytes);
         into.value("request_digest", base64url(&self.received.digest));

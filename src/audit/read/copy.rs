@@ -147,7 +147,7 @@ struct Acknowledged {
 fn whole_head(path: &Path) -> Result<Vec<u8>, CopyFault> {
     for _ in 0..TRIES {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
-        // A read is not atomic, so it may get both slots in the middle of a write.
+        // A read is not atomic: during two writes it may get both slots torn.
         if Head::decode(&bytes).is_ok() {
             return Ok(bytes);
         }

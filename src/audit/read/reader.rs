@@ -209,8 +209,8 @@ pub fn named<'e>(epochs: &'e [Epoch], name: &str) -> Result<(&'e Epoch, u64), Re
 
 /// One record's bytes.
 ///
+/// # Errors
 /// When it does not exist, or cannot be read.
-/// When there is none, or it cannot be read.
 pub fn one(epoch: &Epoch, index: u64) -> Result<Vec<u8>, ReadFault> {
     let mut found = None;
     let _ = each(epoch, index, |record| {

@@ -59,7 +59,7 @@ struct RecorderShared {
 
 /// A durable admission. Only [`AuditRecorder::commit`] makes one.
 pub struct DurableAdmission<T> {
-    /// What was admitted.
+    /// The admitted value.
     pub committed: Committed<T>,
     /// The open entry. It must live as long as the request is served.
     pub entry: Entry,

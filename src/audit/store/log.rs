@@ -293,8 +293,7 @@ impl Log {
     /// [`Log::resume`] or [`Log::leave`]. The lock stays taken. Blocks for a few syncs.
     ///
     /// # Errors
-    /// When the log had failed, or fails now. Then nothing has changed.
-    /// When the log had failed, or fails now: then nothing has changed.
+    /// When the log had failed, or fails now. Then the log is as before.
     pub fn pause(&self) -> Result<(), LogFault> {
         self.0.pause()
     }

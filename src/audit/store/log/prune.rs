@@ -80,13 +80,12 @@ impl<'s> Pruning<'s> {
         matches!(read, Ok(Ok(()))).then_some(found)
     }
 
-    /// The epochs, from the oldest, whose records are all older than `before`. The list ends at the
+    /// The epochs, from the oldest, whose records are all older than `before`. It ends at the
     /// first epoch that may not be pruned: one with a loss, one whose first record states a loss of
     /// another, and one that the cache does not cover.
     ///
     /// # Errors
     /// When the epochs cannot be read.
-    /// When they cannot be read.
     pub fn old(&self, before: Timestamp) -> Result<Vec<Old>, LogFault> {
         let mut found = Vec::new();
         let epochs = tiles::epochs(&self.settings.dir)?;

@@ -120,7 +120,7 @@ pub(super) fn resume(
     let basis = CheckpointState::read(epoch, &heads, found, &keys, settings)?;
     let read = read_journal(&paths, &basis, &heads, settings)?;
     let torn = read.last.as_ref().and_then(Last::torn);
-    // The keys are published only after all checks: a log that fails a check must not change.
+    // The keys are published only after these checks: other programs rely on them.
     epoch.publish(&keys, settings)?;
     let segment = read.last.map_or_else(
         // No segment: a new epoch, or a crash while the epoch was being closed.
