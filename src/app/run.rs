@@ -151,8 +151,8 @@ impl App {
         self.end(predecessor, &own).await
     }
 
-    /// Starts the tasks that watch files, URLs, keys and the weights of models. Gives the issuers in
-    /// force.
+    /// Starts the tasks that watch files, URLs, keys and the weights of models. Returns the issuers
+    /// in force.
     async fn begin_background(
         &self,
         background: &mut Background,
