@@ -1,6 +1,6 @@
 //! A process of the data folder's owner, started by root. The owner can read and control this
-//! process, so it gets no resources of root's: only a few environment variables, no terminal, and no
-//! descriptor except three pipes.
+//! process, so it gets no resources of root's: only a few environment variables, no terminal, and
+//! no descriptor except three pipes.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
@@ -160,8 +160,8 @@ fn close_inherited() -> Result<(), Failure> {
 }
 
 /// The uid of the user who gave this command. Root's process names the user who became root with
-/// `sudo`. The owner's process names the same user, if root started it. The owner has the log's keys
-/// and could write any name anyway.
+/// `sudo`. The owner's process names the same user, if root started it. The owner has the log's
+/// keys and could write any name anyway.
 pub(super) fn asker() -> u32 {
     let own = rustix::process::getuid();
     // `sudo` sets the variable for the commands of root only. An ordinary user could set any value,

@@ -270,8 +270,8 @@ impl Giver {
     ) -> Result<(), String> {
         self.suits(&hello)?;
         let stream = stream.try_clone().map_err(|error| error.to_string())?;
-        // The order matters. Commands stop first, then the admin, auditors' and metrics sockets. Then
-        // new requests wait too.
+        // The order matters. Commands stop first, then the admin, auditors' and metrics sockets.
+        // Then new requests wait too.
         let _commands = self.control.pause().await;
         let mut management = self.management.lock().await;
         management.close().await;
