@@ -74,6 +74,7 @@ impl App {
     /// Every fault that would make the gateway run differently from its config.
     pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
         retain(&config);
+        // The log comes first: keys, statuses and revocations are a fold of its records.
         let gateway_state = GatewayState::open(&config)?;
         let prepared = PreparedGateway::new(config, source)?;
         let limiter = Limiter::new(Arc::clone(&gateway_state.clock));

@@ -91,6 +91,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
     fn now(&self) -> Timestamp {
+        // A clock before 1970 reads as 1970.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
@@ -141,6 +142,7 @@ impl Ratchet {
 impl Clock for Ratchet {
     fn now(&self) -> Timestamp {
         let now = self.inner.now();
+        // One atomic operation: two threads cannot report times in the wrong order.
         let highest = self.highest.fetch_max(now.0, Ordering::Relaxed).max(now.0);
         let behind = highest.saturating_sub(now.0);
         if behind > 0 {

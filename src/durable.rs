@@ -55,8 +55,9 @@ impl DiskFault {
     }
 }
 
-/// Whether an error is a temporary shortage: no descriptor (EMFILE, ENFILE), no memory (ENOMEM), no
-/// space (ENOSPC, EDQUOT), a signal (EINTR), or a call that would have waited (EAGAIN).
+/// Whether an error is a temporary shortage. These are: no descriptor (EMFILE, ENFILE), no memory
+/// (ENOMEM), no space (ENOSPC, EDQUOT), a signal (EINTR), or a call that would have waited
+/// (EAGAIN).
 ///
 /// After such an error the operation may be repeated from its beginning. A sync may be repeated
 /// only after all its data was written again. Every other error is permanent.

@@ -81,6 +81,7 @@ impl Health {
     /// only after a further down time.
     pub fn begin(&self, name: &str) -> bool {
         let Some(mut state) = self.state(name) else { return true };
+        // The periodic dial decides about it; a request must not wait for a connect timeout.
         if state.unreachable {
             return false;
         }

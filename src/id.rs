@@ -115,6 +115,7 @@ impl FromStr for Principal {
     type Err = NameFault;
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
+        // Visible ASCII only: a name cannot change a log line or the output of a terminal.
         if (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(Self(text.into()));
         }
@@ -178,6 +179,7 @@ impl RequestId {
     /// The id of a request that arrived at `ms` since 1970, with 80 bits of `entropy`.
     #[must_use]
     pub fn new(ms: i64, entropy: u128) -> Self {
+        // 48 bits of milliseconds last until the year 10889, as in a ULID.
         let time = u128::from(ms.unsigned_abs()) & 0xffff_ffff_ffff;
         Self(time << 80 | entropy & ((1 << 80) - 1))
     }
@@ -211,6 +213,7 @@ impl FromStr for RequestId {
         let mut number: u128 = 0;
         for digit in digits.bytes() {
             let value = CROCKFORD.iter().position(|&known| known == digit).ok_or_else(fault)?;
+            // 26 digits have 130 bits: a value above 128 bits is refused.
             number = number.checked_mul(32).ok_or_else(fault)? + value as u128;
         }
         Ok(Self(number))

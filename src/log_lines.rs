@@ -1,8 +1,8 @@
 //! Log lines for standard error: a bounded queue, and one thread that writes.
 //!
-//! Serving threads only put lines into the queue. If the reader of the pipe stops, only the writing
-//! thread waits. Lines that do not fit into the queue are dropped and counted. The next successful
-//! write reports their number.
+//! Serving threads only put lines into the queue. If the process at the other end of the pipe
+//! stops, only the writing thread waits. Lines that do not fit into the queue are dropped and
+//! counted. The next successful write reports their number.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Blocks writes until the test opens it, and keeps what is written.
+    /// Blocks writes until the test opens it, and keeps the written bytes.
     struct Gate {
         open: mpsc::Receiver<()>,
         is_open: bool,

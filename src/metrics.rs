@@ -133,6 +133,7 @@ fn counters(
 fn results(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
     let by = counters(registry, name, help, &["result"])?;
     for result in ["ok", "refused"] {
+        // A lookup creates the series with value 0.
         let _ = by.with_label_values(&[result]);
     }
     Ok(by)
@@ -142,6 +143,7 @@ fn results(registry: &Registry, name: &str, help: &str) -> prometheus::Result<In
 fn build_info(registry: &Registry) -> prometheus::Result<()> {
     let build =
         IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]);
+    // The value is always 1: the information is in the label.
     register(registry, build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     Ok(())
 }
@@ -288,6 +290,7 @@ impl Metrics {
 
     /// Sets the reasons for refusing new requests. Empty if requests are accepted.
     pub fn unready(&self, reasons: &[&str]) {
+        // Each reason has a series, also with value 0, so that an alert can see the change.
         for reason in UNREADY {
             self.audit
                 .unready
@@ -346,6 +349,7 @@ impl Metrics {
             .inc_by(crate::log_lines::dropped().saturating_sub(self.audit.log_lines_dropped.get()));
         let mut bytes = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
+        // The encoder writes only UTF-8.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }

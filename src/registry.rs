@@ -1,7 +1,7 @@
 //! The registry: agents, tokens and handles, from the records of commands. Only commands write it;
 //! all requests read it.
 //!
-//! It lists what is refused. An agent without an entry is active, in the class `default`. A token
+//! It lists the refused ones. An agent without an entry is active, in the class `default`. A token
 //! without an entry is valid if its signature and times are. A change wakes the requests that
 //! depend on its subject, and they check their status again.
 

@@ -67,6 +67,7 @@ impl SecretRef {
                 read(&Path::new(&folder).join(name))?
             }
         };
+        // Editors and `echo` add a line end, which is no part of the secret.
         Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
     }
 }
@@ -88,6 +89,7 @@ pub fn private_file(path: &Path) -> Result<Zeroizing<String>, SecretFault> {
         use std::os::unix::fs::PermissionsExt as _;
         let about = std::fs::metadata(path)
             .map_err(|error| SecretFault::Read { path: path.to_owned(), error })?;
+        // A secret that group or others can read may already be known to them, so it is refused.
         if about.permissions().mode() & 0o077 != 0 {
             return Err(SecretFault::Open(path.to_owned()));
         }

@@ -21,6 +21,8 @@ fn distance(left: &str, right: &str) -> usize {
         row[0] = i + 1;
         for (j, b) in right.bytes().enumerate() {
             let up = row[j + 1];
+            // Substitution, deletion or insertion, whichever is cheapest. One row of the matrix is
+            // enough.
             row[j + 1] = (diagonal + usize::from(a != b)).min(up + 1).min(row[j] + 1);
             diagonal = up;
         }

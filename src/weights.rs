@@ -151,6 +151,7 @@ impl Weights {
     /// Makes a changed copy of the state, and publishes it.
     fn change(&self, change: impl FnOnce(&mut WeightsState)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Readers continue with the old snapshot. The copy is cheap, because changes are rare.
         let mut book = WeightsState::clone(&self.book.load());
         change(&mut book);
         self.book.store(Arc::new(book));
@@ -164,6 +165,8 @@ impl Weights {
             for declared in models {
                 let mut seen = HashMap::new();
                 if let Some(before) = former.get(&declared.name) {
+                    // Only the pin and the accepted digests may differ. Another server or other
+                    // files are checked again.
                     let stays = before
                         .declared
                         .places
@@ -192,6 +195,7 @@ impl Weights {
     /// Records the digest of a model at a server. True if it has changed. A digest for a config
     /// that is no longer active is dropped.
     pub fn note(&self, about: &Declared, place: &ModelServer, digest: &ModelDigest) -> bool {
+        // Most checks find the same digest. They make no new snapshot.
         if *self.digest(&about.name, &place.upstream) == *digest {
             return false;
         }
@@ -205,6 +209,8 @@ impl Weights {
                 return;
             };
             news = true;
+            // An unknown digest removes the known one: a server that stopped reporting must not
+            // keep its pass.
             if digest.source == UNKNOWN {
                 entry.seen.remove(&place.upstream);
             } else {

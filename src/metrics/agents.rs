@@ -33,6 +33,7 @@ impl Agents {
     /// Counts a request for the root agent. The holder of its token chooses the names below it, so
     /// those would make unlimited labels.
     pub(super) fn count(&self, agent: &str) {
+        // The second slash ends the root's name: `namespace/name`.
         let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(counter) = seen.get(agent) {
@@ -41,6 +42,7 @@ impl Agents {
         let label = if seen.len() < self.max { agent } else { OTHER };
         let counter = self.requests.with_label_values(&[label]);
         counter.inc();
+        // Agents under `other` are not stored, so the map has at most `max` entries.
         if label == agent {
             seen.insert(agent.to_owned(), counter);
         }

@@ -85,6 +85,7 @@ impl Audit {
     /// Sets the gauges.
     pub(super) fn set(&self, gauges: &AuditGauges) {
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        // If the disk reports no number, the gauge keeps its last value instead of a false 0.
         if let Some(free) = gauges.disk_free_bytes {
             self.disk_free.set(whole(free));
         }

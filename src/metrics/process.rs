@@ -78,6 +78,7 @@ impl ProcessMetrics {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         self.descriptors_limit
             .set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+        // The open folder itself is one of the descriptors. The error of one does not matter.
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             let open = i64::try_from(open.count()).unwrap_or_default();
             self.open_fds.set(open);

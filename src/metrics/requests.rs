@@ -135,6 +135,7 @@ impl Requests {
 
     /// Counts a request under its labels.
     fn count(&self, labels: Labels) {
+        // The combinations are few: models, operations and codes are fixed sets.
         if let Some(counter) = self.known.get(&labels) {
             return counter.inc();
         }
@@ -193,6 +194,7 @@ fn upstream_seconds(
     let by = register(registry, HistogramVec::new(options, &["upstream"]))?;
     let mut histograms = HashMap::new();
     for upstream in upstreams {
+        // Looked up once here, because each lookup by label values hashes the strings.
         histograms.insert(upstream.clone(), by.with_label_values(&[upstream]));
     }
     Ok(histograms)

@@ -108,6 +108,8 @@ impl Activity {
     #[must_use]
     pub fn quiet_for(&self) -> Option<Duration> {
         let state = self.lock();
+        // A blocked write means that the caller still has to read bytes, so the connection is in
+        // use.
         (state.requests == 0 && !state.is_blocked).then(|| state.quiet_since.elapsed())
     }
 
@@ -119,7 +121,7 @@ impl Activity {
         (state.unanswered == 0).then(|| state.answered_since.elapsed())
     }
 
-    /// How long the caller has taken no byte of what is ready for it. None if no bytes are ready.
+    /// How long the caller has left ready bytes untaken. None if no bytes are ready.
     #[must_use]
     pub fn stuck_for(&self) -> Option<Duration> {
         let moved = self.began + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
@@ -149,6 +151,7 @@ impl Activity {
         if state.requests == 0 {
             return false;
         }
+        // Cloned only if needed: this runs on each poll.
         if !state.waiting.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             state.waiting = Some(cx.waker().clone());
         }
@@ -243,6 +246,7 @@ impl Drop for Busy {
         state.requests -= 1;
         if state.requests == 0 {
             state.quiet_since = Instant::now();
+            // The end of the stream that was hidden during the request may be seen now.
             if let Some(waiting) = state.waiting.take() {
                 waiting.wake();
             }

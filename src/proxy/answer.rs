@@ -165,8 +165,8 @@ impl Gateway {
         exchange.occupied.room = Some(room);
         exchange.first_byte();
         let length = bytes.len();
-        // Some servers stream although the request did not ask for it. Their events are joined to
-        // one answer.
+        // Some servers stream although the request did not want it. Their events are joined to one
+        // answer.
         let joins = matches!(head.heard, AnswerForm::Events);
         let content_type = if joins { HeaderValue::from_static(JSON) } else { parts.content_type };
         let parts = ResponseParts { content_type, ..parts };
@@ -177,8 +177,8 @@ impl Gateway {
         };
         let (heard, bytes) = beside(length, exchange, work).await?.map_err(unlike)?;
         exchange.heard(heard);
-        // The token count is not needed for this bound: text is counted in bytes, so a server
-        // cannot evade it.
+        // The bound is in bytes of text. The server itself reports the token count, so that count
+        // is no bound.
         if heard.text > extent.text {
             return Err(Refusal::new(Code::UpstreamEndless)
                 .because(format_args!("{} bytes of text", heard.text)));

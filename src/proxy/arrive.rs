@@ -42,7 +42,7 @@ impl Gateway {
         let (parts, mut body) = request.into_parts();
         let alone = parts.method == Method::HEAD;
         let over_http1 = parts.version <= http::Version::HTTP_11;
-        // A caller that waits for 100 Continue has sent no body yet. Reading it here would ask for
+        // A caller that waits for 100 Continue has sent no body yet. Reading it here would request
         // it without use (RFC 9110 section 10.1.1).
         let expects = parts.headers.contains_key(EXPECT);
         let answer =
@@ -121,7 +121,8 @@ impl Gateway {
         let watch = RevocationWatcher::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter)
             .map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
-        // A refusal of the stage `routed` comes after authentication: the caller is known, so it is recorded.
+        // A refusal of the stage `routed` comes after authentication: the caller is known, so it is
+        // recorded.
         readable(&parts.method, target.path(), &exchange.config)?;
         Ok(Arrived { paced, watch })
     }

@@ -73,6 +73,7 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match &mut self.get_mut().0 {
+            // The second poll of a whole body finds it empty and ends the body.
             BodyKind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             BodyKind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
             BodyKind::Relay(relay) => relay.poll(cx),
@@ -88,6 +89,7 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             BodyKind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // The length of a stream is unknown, so that HTTP/1.1 sends it in chunks.
             BodyKind::Relay(_) => SizeHint::default(),
             BodyKind::Elsewhere(body, _) => body.size_hint(),
         }
@@ -142,6 +144,7 @@ fn elsewhere(
         return Poll::Ready(match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => Some(data),
+                // Trailers are dropped: answers of the gateway have none.
                 Err(_) => continue,
             },
             Some(Err(_)) => broken.take(),

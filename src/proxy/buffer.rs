@@ -110,7 +110,7 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     {
         return Err(Code::BodyEncoded.into());
     }
-    // Two Content-Type fields are refused: the model server could use the other one.
+    // Two Content-Type fields are refused, because they can disagree.
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let only = types
         .next()
@@ -131,7 +131,8 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
 /// them before `times.ends`.
 ///
 /// # Errors
-/// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or `body-memory`.
+/// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or
+/// `body-memory`.
 pub async fn read(
     headers: HeaderMap,
     body: &mut Incoming,

@@ -43,6 +43,7 @@ impl Dialler {
     /// The error of the operating system, the resolver or the TLS handshake, or a timeout.
     pub async fn dial(&self) -> Result<UpstreamStream, DialFault> {
         let late = "timeout: no connection within timeouts.connect";
+        // One limit for resolution, connect and handshake together.
         let Ok(opened) = tokio::time::timeout(self.timeout, self.open()).await else {
             return Err(DialFault::Unreached(io::Error::new(io::ErrorKind::TimedOut, late)));
         };
@@ -104,6 +105,7 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialFault> {
     let named = |error: io::Error| {
         DialFault::Unreached(io::Error::new(error.kind(), format!("DNS: {error}")))
     };
+    // Only the fault of the last address is reported.
     let mut last = unreached("DNS: the name has no address");
     for address in tokio::net::lookup_host((host, port)).await.map_err(named)? {
         match TcpStream::connect(address).await {
@@ -187,6 +189,7 @@ fn tls_fault(error: io::Error) -> DialFault {
     if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) {
         return DialFault::Ended(error);
     }
+    // rustls wraps its own error in an I/O error.
     let fault = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     let word = if matches!(fault, Some(rustls::Error::InvalidCertificate(_))) {
         "certificate"
@@ -194,6 +197,7 @@ fn tls_fault(error: io::Error) -> DialFault {
         "TLS"
     };
     let mut told = format!("{word}: {error}");
+    // At a character boundary, because the names may have any script.
     told.truncate(told.floor_char_boundary(TLS_FAULT_MAX));
     DialFault::Unreached(io::Error::new(error.kind(), told))
 }

@@ -211,9 +211,9 @@ struct Ends<'c> {
     free: &'c Semaphore,
     /// How long the connection may be without a request.
     idle: Duration,
-    /// How long its caller may take no byte of what is ready.
+    /// How long its caller may leave ready bytes untaken.
     stuck: Duration,
-    /// How long its caller may read what is ready after the drain began.
+    /// How long its caller may read ready bytes after the drain began.
     drain: Duration,
     /// Whether the caller gets an announcement (GOAWAY, RFC 9113 section 6.8) before the end.
     is_told: bool,
@@ -343,8 +343,8 @@ impl Working {
         let is_whole = response.body().is_whole();
         let streams = response.body().is_relay();
         let events =
-            // Only a stream of events has a place for a comment. In other bodies it would change
-            // the content.
+            // Only a stream of events can contain a comment. In other bodies it would change the
+            // content.
             response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
         let asks = (streams && events).then_some(Asks { next: None, wait: HALF_CLOSED_FIRST });
         let owed = Some(busy.owes());

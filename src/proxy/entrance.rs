@@ -64,7 +64,7 @@ enum Way {
     Elsewhere(RemoteProcess),
 }
 
-/// The entrance of a process: its current [`Way`], which tasks can wait for.
+/// The entrance of a process: its current state, which tasks can wait for.
 pub struct Entrance(watch::Sender<Way>);
 
 impl Default for Entrance {
@@ -130,6 +130,7 @@ impl Entrance {
         origin: Origin,
     ) -> Response<Body> {
         let mut ways = self.0.subscribe();
+        // The request waits here while a take-over is undecided. It is not refused.
         let way = ways.wait_for(|way| !matches!(way, Way::Shut)).await.map(|way| way.clone());
         let Ok(Way::Elsewhere(elsewhere)) = way else {
             return Arc::clone(gateway).serve(request, origin).await;
@@ -155,6 +156,7 @@ async fn ask(
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let asked = Request::from_parts(parts, ());
+    // HTTP/2 to the other process hides this connection's framing, so it is checked before.
     let authority = framing(&asked, origin.framing).ok().and_then(|()| authority(&asked));
     let dialect = dialect(&asked);
     let (mut parts, ()) = asked.into_parts();
@@ -169,8 +171,12 @@ async fn ask(
         return Arc::clone(gateway).serve(Request::from_parts(parts, body), origin).await;
     };
     parts.uri = uri;
+    // HTTP/2 needs an absolute URI (RFC 9113 section 8.3.1), and forbids headers of a connection
+    // (section 8.2.2).
     parts.version = Version::HTTP_2;
     OF_CONNECTIONS.iter().chain([&HOST]).for_each(|name| drop(parts.headers.remove(name)));
+    // `insert` replaces a header of this name that the caller sent: a caller cannot choose its
+    // peer.
     if let Ok(peer) = HeaderValue::from_str(&origin.peer.to_string()) {
         parts.headers.insert(PEER, peer);
     }
@@ -189,11 +195,13 @@ fn authority(request: &Request<()>) -> Option<Authority> {
 /// Converts the other process's response. A stream gets the event that ends it if it breaks off.
 fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
+    // The caller's connection may have another version. hyper sets the right one.
     parts.version = Version::default();
     OF_CONNECTIONS.iter().for_each(|name| drop(parts.headers.remove(name)));
     let text = |name: &str| {
         parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
+    // Only a stream without a length needs the event: with a length the cut is visible.
     let is_stream = text(CONTENT_TYPE.as_str()).starts_with("text/event-stream")
         && !parts.headers.contains_key(CONTENT_LENGTH);
     // The event carries the request's name, so that the caller can find the request in the log.

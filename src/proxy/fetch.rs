@@ -139,8 +139,8 @@ impl Fetcher {
                 wanted.reach.inline_types().join(", ")
             ))
         })?;
-        // The type comes from the content itself. A contradicting label could make the model server
-        // parse it as another format.
+        // The type comes from the content itself. A contradicting label can be a sign of content
+        // that two parsers read differently.
         if !agrees(said.as_deref(), media_type) {
             return Err(failed(&format_args!(
                 "it begins as {media_type}, and its server calls it something else"

@@ -8,9 +8,9 @@
 //! control and the largest body limit its `DATA`: large frames are free, small ones cost a part.
 //! After that only this budget limits it: the library drops the bytes and returns their window.
 //!
-//! Frames to the peer earn credit, because an honest client answers them: `WINDOW_UPDATE` for
-//! `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer that it no longer
-//! wants.
+//! Frames to the peer earn credit, because an honest client answers them. It sends `WINDOW_UPDATE`
+//! for `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer that it no
+//! longer wants.
 
 use std::collections::BTreeSet;
 

@@ -14,7 +14,8 @@ pub(super) const HEADERS_MAX: usize = 64 << 10;
 /// The largest number of headers. It is hyper's limit for HTTP/1, applied to HTTP/2 too.
 const HEADERS_COUNT_MAX: usize = 100;
 
-/// The size of a header list as RFC 9113 section 10.5.1 counts it: with 32 bytes of overhead per field.
+/// The size of a header list as RFC 9113 section 10.5.1 counts it: with 32 bytes of overhead per
+/// field.
 fn list_size<B>(request: &Request<B>) -> usize {
     let headers =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);

@@ -208,7 +208,7 @@ impl Pool {
         idle.push(IdleConnection { connection, owner, since: Instant::now() });
     }
 
-    /// Closes connections that were unused for [`IDLE_FOR`].
+    /// Closes connections that were unused for 30 s.
     pub fn sweep(&self) {
         self.lock()
             .retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() < IDLE_FOR);

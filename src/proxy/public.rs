@@ -29,6 +29,7 @@ impl<'r> Public<'r> {
         if !reads(method) {
             return None;
         }
+        // Unpublished paths continue to authentication, as every unknown path does.
         if config.publish_keys && path == KEYS_PATH {
             return Some(Self::Keys);
         }
@@ -52,6 +53,7 @@ impl Gateway {
         match public {
             Public::Keys => {
                 exchange.operation = "keys";
+                // The peer's network has a rate here, because no credential limits these requests.
                 let keys = self.authenticator.published_keys(peer)?;
                 Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET))
             }

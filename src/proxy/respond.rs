@@ -119,6 +119,7 @@ pub fn refuse(
     let mut response =
         Response::new(Body::whole(Bytes::from(error::body(dialect, refusal, request))));
     *response.status_mut() =
+        // The table of refusals has only valid statuses. A typing error there must not panic here.
         StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
@@ -139,6 +140,7 @@ pub fn refuse(
         );
     }
     match refusal.code.retry() {
+        // The OpenAI and Anthropic SDKs obey this header and do not retry.
         Retry::Never => {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
@@ -152,6 +154,7 @@ pub fn refuse(
         );
     }
     if let Some(limit) = limit {
+        // One second more than the truncated wait, so that a retry after it is not too early.
         let reset = refusal.retry_after.map_or(limit.period.seconds(), |wait| wait.as_secs() + 1);
         rate_headers(headers, limit, 0, reset);
     }
@@ -164,6 +167,7 @@ pub fn written(response: Response<Body>) -> Vec<u8> {
     let (parts, body) = response.into_parts();
     let body = body.into_bytes();
     let reason = parts.status.canonical_reason().unwrap_or_default();
+    // hyper has given the connection up, so the bytes are written here without it.
     let mut out = format!(
         "HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\nconnection: close\r\n",
         parts.status.as_str(),
@@ -176,7 +180,8 @@ pub fn written(response: Response<Body>) -> Vec<u8> {
     [out.as_bytes(), &body].concat()
 }
 
-/// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers), and OpenAI's own names.
+/// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers), and OpenAI's own
+/// names.
 fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, reset_s: u64) {
     let name = match limit.period {
         Period::Second => "second",
@@ -184,6 +189,7 @@ fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, res
     };
     let policy = format!("\"{name}\";q={};w={}", limit.rate, limit.period.seconds());
     headers.insert(RATELIMIT_POLICY, owned(policy));
+    // OpenAI's clients know the `x-ratelimit` names; the IETF draft has the other two.
     headers.insert(RATELIMIT, owned(format!("\"{name}\";r={remaining};t={reset_s}")));
     headers.insert(LIMIT_REQUESTS, number(u64::from(limit.rate)));
     headers.insert(REMAINING_REQUESTS, number(remaining));
@@ -265,6 +271,8 @@ pub fn whole(
     bytes: Bytes,
 ) -> Response<Body> {
     let mut response = head(exchange, parts, record, Body::whole(bytes));
+    // The name of the outcome's record exists only now; for a stream it comes too late for the
+    // head.
     if exchange.wants_receipt {
         response.headers_mut().insert(OUTCOME, text(recorded.record()));
     }
@@ -280,6 +288,8 @@ pub fn stream(
     watch: RevocationWatcher,
 ) -> Response<Body> {
     let record = exchange.record().to_owned();
+    // The head needs the exchange, and the relay then owns it: the head is built with an empty
+    // body.
     let response = head(exchange.get(), parts, &record, Body::whole(Bytes::new()));
     let (head, _) = response.into_parts();
     Response::from_parts(head, Body::relay(Relay::new(source, exchange, watch)))

@@ -40,9 +40,9 @@ pub struct ProxySettings {
 /// The parties that may read the log's tree.
 #[derive(Clone, Debug, Default)]
 pub struct Auditors {
-    /// A Unix socket. Its file permissions decide who may open it.
+    /// A Unix socket. Its file permissions control access.
     pub socket: Option<PathBuf>,
-    /// The credential of auditors who connect to the address of the agents.
+    /// The credential of auditors at the address of the agents.
     pub credential: Option<SecretRef>,
     /// Whether checkpoints and public keys need no credential.
     pub public_checkpoints: bool,

@@ -1,8 +1,8 @@
 //! A stream to the caller: filtered, limited in time, and cut when the caller may no longer act.
 //!
-//! Back-pressure comes from polling: the upstream is read when the caller's connection asks for
-//! more. When the caller disconnects, the body is dropped, and with it the upstream's connection
-//! and the exchange.
+//! Back-pressure comes from polling: the upstream is read when the caller's connection wants more.
+//! When the caller disconnects, the body is dropped, and with it the upstream's connection and the
+//! exchange.
 //!
 //! A caller that stays connected and does not read causes no polls. Therefore a guard task beside
 //! the stream enforces its time limits and watches the caller's status.
@@ -202,8 +202,7 @@ impl StreamState {
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some((closing, dialect, request)) = &mut self.closing {
             if let Err(refusal) = std::task::ready!(std::pin::Pin::new(closing).poll(cx)) {
-                // The prepared last event claims success. Without a durable outcome the caller must
-                // not get it.
+                // Without a durable outcome the caller must not get the prepared last event.
                 self.last = Some(Bytes::from(error::event(*dialect, &refusal, request)));
             }
             self.closing = None;

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use crate::proxy::settings::Timeouts;
 
 /// How long the process that has taken over answers requests on kept connections. It is a little
-/// longer than HTTP libraries keep an idle connection: 5 s by default in httpx and so in the SDKs,
-/// 4 s in undici. So no client sends a request on a connection that is being closed.
+/// longer than HTTP libraries keep an idle connection. That is 5 s by default in httpx and so in
+/// the SDKs, and 4 s in undici. So no client sends a request on a connection that is being closed.
 pub const KEPT: Duration = Duration::from_secs(6);
 
 /// The instruction of a drain to connections. The order of the variants is their urgency.

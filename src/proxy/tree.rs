@@ -145,6 +145,8 @@ impl Gateway {
         path: &str,
         (headers, peer): (&HeaderMap, IpAddr),
     ) -> Result<Answer, Refused> {
+        // Parsed before the access check, but reported after it: an unauthenticated caller learns
+        // no names.
         let file = tree.file(path);
         // Public files count against the peer's network, as the published keys do.
         let auditor = tree

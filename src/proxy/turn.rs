@@ -35,6 +35,7 @@ impl Gateway {
         };
         let mut waited_at: Vec<&Arc<Upstream>> = candidates.iter().filter(up).collect();
         for upstream in &waited_at {
+            // `take` fails if other requests wait there: a new request must not overtake them.
             if let Some(slot) = self.slots.take(upstream, &holder) {
                 return Ok(candidates.turn(upstream, slot));
             }
@@ -61,6 +62,7 @@ async fn any_of<T, A, E>(
         let mut at = 0;
         while let Some(wait) = waits.get_mut(at) {
             match wait.as_mut().poll(cx) {
+                // Returning drops the other waits, which leave their queues then.
                 Poll::Ready((about, Ok(done))) => return Poll::Ready(Ok((about, done))),
                 Poll::Ready((_, Err(fault))) => {
                     first_fault.get_or_insert(fault);

@@ -65,8 +65,11 @@ impl RevocationWatcher {
 
     /// Checks that the log works and that the caller's status permits the request.
     fn check_status(&mut self) -> Result<(), Refusal> {
+        // Without a working log no outcome can be recorded, so a running request ends too.
         self.recorder.ready()?;
         if let Some(Renewed { token, changes }) = self.authenticator.may_still_act(&self.token)? {
+            // The same token may be verified again under new keys or a new config. The new proof
+            // counts.
             (self.token, self.changes) = (token, changes);
         }
         Ok(())
@@ -76,6 +79,7 @@ impl RevocationWatcher {
     pub async fn lost(&mut self) -> Refusal {
         loop {
             let left = self.token.verified.expires().0.saturating_sub(self.clock.now().0);
+            // Limited to `DOZE`. After it the loop computes the remaining time again.
             let left = Duration::from_millis(u64::try_from(left).unwrap_or(0)).min(DOZE);
             let waited = tokio::time::timeout(left, self.revoked()).await;
             if let Err(refusal) = waited.map_or_else(|_| self.check_status(), Err) {

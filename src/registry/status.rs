@@ -29,6 +29,7 @@ impl StatusChange {
     /// The status with its time and reason. An active name has neither.
     pub(super) fn new(status: AgentStatus, since: Timestamp, why: &str) -> Self {
         match status {
+            // The reason of a release is in the log only.
             AgentStatus::Active => Self::ACTIVE,
             AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked => {
                 Self { status, since, why: why.to_owned() }
@@ -91,6 +92,7 @@ fn status_in(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str) ->
 fn sorted(rows: &DashMap<Arc<str>, StatusChange, RandomState>) -> Vec<(Arc<str>, StatusChange)> {
     let mut found: Vec<_> =
         rows.iter().map(|row| (Arc::clone(row.key()), row.value().clone())).collect();
+    // The map has no order, and the output of a command must be stable.
     found.sort_by(|left, right| left.0.cmp(&right.0));
     found
 }

@@ -78,6 +78,7 @@ impl Wakeups {
     pub(super) fn wake(&self, subjects: &[ChangeSubject]) {
         for subject in subjects {
             let Some(calls) = self.of.get(subject) else { continue };
+            // A subscription that is being dropped needs no wake-up.
             for call in calls.iter().filter_map(Weak::upgrade) {
                 call.send_replace(());
             }
@@ -140,6 +141,8 @@ impl Changes {
             // A closed channel counts as a change: it is safe to check the status once more.
             self.own.has_changed().unwrap_or(true) || self.everyone.has_changed().unwrap_or(true);
         if changed {
+            // Both are marked before the status is checked: a later change is reported by the next
+            // call.
             self.own.mark_unchanged();
             self.everyone.mark_unchanged();
         }

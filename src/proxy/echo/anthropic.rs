@@ -60,6 +60,7 @@ fn events(request: &EchoRequest<'_>, message: &EchoMessage) -> Vec<Vec<u8>> {
     let mut events = vec![event("message_start", &format!(r#","message":{begun}"#))];
     let block = match &message.content {
         Content::Text { .. } => text_block(""),
+        // The arguments of a streamed call come in later events, so the first block has none.
         Content::Tool(call) => tool_block(request, call, "{}"),
     };
     events.push(event("content_block_start", &format!(r#","index":0,"content_block":{block}"#)));

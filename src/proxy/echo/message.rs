@@ -66,6 +66,7 @@ impl EchoMessage {
         }
         // A tool's text gives no further call: an agent loop with `echo` ends after one turn.
         if by_user && let Some(tool) = tool_call(request, &last) {
+            // The word `call` is no part of the answer.
             let output = words::count(&last).saturating_sub(1).clamp(1, cap.max(1));
             return Self { content: Content::Tool(tool), input, output };
         }
@@ -128,6 +129,7 @@ fn tool_call(request: &EchoRequest<'_>, told: &str) -> Option<ToolCall> {
         Some((name, arguments)) => (name, arguments.trim()),
         None => (order, "{}"),
     };
+    // Both dialects can forbid calls: OpenAI as a string, Anthropic as an object.
     if let Some(choice) = request.member("tool_choice")
         && (choice.as_str() == Some("none") || text_in(choice, "type") == Some("none"))
     {

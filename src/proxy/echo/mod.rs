@@ -50,6 +50,7 @@ async fn serve(request: Request<Incoming>) -> Result<Response<ReplyBody>, hyper:
     let Some(operation) = served(request.method(), request.uri().path()) else {
         return Ok(fault(StatusCode::NOT_FOUND, "echo does not serve this path"));
     };
+    // The answer's id contains the request's, so that a test can match the two.
     let id = match request.headers().get("x-request-id") {
         Some(id) => String::from_utf8_lossy(id.as_bytes()).into_owned(),
         None => "echo".to_owned(),

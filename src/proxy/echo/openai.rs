@@ -9,6 +9,7 @@ use crate::json::Value;
 /// Answers `chat/completions`.
 pub(super) fn chat(request: &EchoRequest<'_>) -> Reply {
     let message = EchoMessage::answering(request);
+    // Each choice repeats the same answer.
     let output = message.output.saturating_mul(request.choices());
     let usage = usage(message.input, output);
     let finish = match &message.content {

@@ -19,6 +19,7 @@ pub(super) fn first(text: &str, cap: u64) -> Beginning<'_> {
     let (mut left, mut end) = (cap, 0);
     for piece in pieces(text) {
         let is_word = !piece.trim().is_empty();
+        // White space before the first word costs no token, so the check is only at words.
         if is_word && left == 0 {
             let kept = text.get(..end).unwrap_or_default();
             return Beginning { text: kept.trim_end(), cut: true };
