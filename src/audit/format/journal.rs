@@ -161,7 +161,7 @@ pub struct SegmentContent {
     pub tree: Tree,
     /// The end of its last batch, with padding. The next batch begins here.
     pub end: usize,
-    /// The end of the last acknowledged batch. Later batches may not be synced.
+    /// The end of the last acknowledged batch. Whether later batches were synced is unknown.
     pub acknowledged_end: usize,
     /// Bytes that an interrupted write left after `end`, up to the last one that is not zero. 0
     /// where there are none.

@@ -64,7 +64,7 @@ impl<'e> PayloadWriter<'e> {
         }
     }
 
-    /// Adds a text that never needs a cut.
+    /// Adds a text of limited length, without a cut.
     pub(super) fn owned(&mut self, member: &'static str, text: String) {
         self.0.push((member, Value::from_text(text)));
     }

@@ -49,7 +49,7 @@ pub struct RequestContext {
     pub policy: Arc<str>,
 }
 
-/// A caller with a verified token. It is computed once for each request.
+/// A caller with a verified token. It is computed once and then shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     /// The agent that acts.

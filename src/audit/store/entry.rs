@@ -82,8 +82,7 @@ pub struct Ending {
     pub upstream: Option<Server>,
     /// The digest of the weights that answered.
     pub model_digest: Option<Arc<ModelDigest>>,
-    /// The references in the answer that could make its client reach out, and how many more there
-    /// were.
+    /// The references in the answer that could make its client reach out, and the number of all.
     pub outbound: (Vec<OutboundReference>, u64),
 }
 
