@@ -109,7 +109,9 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
 
 /// The upstreams, and the models that they serve.
 struct Routes {
+    /// The upstreams, in the order of the config.
     upstreams: Vec<UpstreamSettings>,
+    /// The models, in the order of the config.
     models: Vec<Model>,
 }
 
@@ -152,13 +154,21 @@ fn classes<'t>(root: &Section<'t>, empty: &'t DeTable<'t>) -> BTreeMap<String, C
 
 /// The section `limits`.
 struct Limits {
+    /// Requests in a second that a peer's network may send without a valid token.
     peer_rps: u32,
+    /// Verifications in a second that are charged to one root token.
     root_rps: u32,
+    /// The number of verified tokens in the cache.
     token_cache: usize,
+    /// The bytes of one request body.
     body_max: u64,
+    /// The bytes of all request bodies in memory.
     bodies_max: u64,
+    /// The number of connections.
     connections_max: usize,
+    /// The number of connections from one peer.
     peer_connections_max: usize,
+    /// The lengths of answers.
     answers: AnswerLimits,
 }
 
@@ -190,8 +200,11 @@ impl Limits {
 struct Sockets {
     /// `None` after a fault.
     listen: Option<Listen>,
+    /// The address of the metrics.
     metrics: SocketAddr,
+    /// The path of the admin socket.
     admin: PathBuf,
+    /// The networks of proxies that may name the peer.
     trusted_proxies: Vec<IpNet>,
 }
 

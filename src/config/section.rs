@@ -42,7 +42,9 @@ impl std::error::Error for Faults {}
 
 /// Collects faults.
 pub(super) struct FaultCollector<'t> {
+    /// The config's text, for the line numbers.
     text: &'t str,
+    /// The faults, in the order of their discovery.
     faults: RefCell<Vec<ConfigFault>>,
 }
 
@@ -69,10 +71,15 @@ impl<'t> FaultCollector<'t> {
 
 /// A table, and the keys that the program has looked up.
 pub(super) struct Section<'t> {
+    /// The collector of the faults.
     book: &'t FaultCollector<'t>,
+    /// The table itself.
     table: &'t DeTable<'t>,
+    /// The path of the table, empty for the root.
     path: String,
+    /// The range of the table in the text, in bytes.
     span: Range<usize>,
+    /// The keys that the program has looked up.
     asked: RefCell<BTreeSet<&'static str>>,
 }
 

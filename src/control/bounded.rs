@@ -19,8 +19,11 @@ const IDLE_SHORT: Duration = Duration::from_secs(5);
 
 /// A listener with a limited number of connections.
 pub struct Bounded<L> {
+    /// The listener that accepts the connections.
     listener: L,
+    /// One permit for each connection.
     places: Arc<Semaphore>,
+    /// Whether silent connections are ended.
     ends_idle: bool,
 }
 
@@ -66,15 +69,21 @@ impl<L: Listener> Listener for Bounded<L> {
 
 /// A connection and its slot.
 pub struct LimitedConnection<S> {
+    /// The connection.
     stream: S,
+    /// The idle timer, if silent connections are ended.
     idle: Option<IdleTimer>,
+    /// The slot. It is free again when the connection is dropped.
     _place: OwnedSemaphorePermit,
 }
 
 /// The timer for the last byte in either direction.
 struct IdleTimer {
+    /// The slots, to know whether others wait.
     places: Arc<Semaphore>,
+    /// The time of the last byte.
     moved: Instant,
+    /// The time of the next check.
     look: Pin<Box<Sleep>>,
 }
 

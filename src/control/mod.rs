@@ -39,17 +39,27 @@ use views::{agent_view, handle_view, holder_view, key_view, token_view};
 
 /// Executes commands and answers questions.
 pub struct Control {
+    /// The log, which records every command.
     log: Arc<Log>,
+    /// Agents, tokens, handles and statuses.
     registry: Arc<Registry>,
+    /// The issuers' keys.
     keyring: Arc<Keyring>,
+    /// The digests of models.
     weights: Arc<Weights>,
+    /// The metrics; `None` if no gateway runs.
     metrics: Option<Arc<Metrics>>,
     /// Remembers recent refusals. Empty if no gateway runs.
     recorder: OnceLock<AuditRecorder>,
+    /// The names of the config's classes.
     classes: std::sync::RwLock<BTreeSet<String>>,
+    /// The clock for checks of tokens.
     clock: Arc<dyn Clock>,
+    /// The highest time so far.
     ratchet: Arc<Ratchet>,
+    /// Verifies signatures with both implementations.
     verifier: Box<dyn Verifier>,
+    /// Held by the command that runs now.
     one_at_a_time: Arc<Mutex<()>>,
     /// The gateway that the state belongs to.
     about: OnceLock<GatewayIdentity>,

@@ -44,21 +44,33 @@ pub enum StreamFault {
 /// Forwards a stream of server-sent events. The bytes stay the same, with two exceptions: the texts
 /// that `P` changes, and the usage event that the caller did not request.
 pub struct StreamFilter<P> {
+    /// Splits the bytes into events.
     splitter: Splitter,
+    /// The number of bytes so far.
     taken: u64,
+    /// Holds events while a tool call is incomplete.
     gate: Gate,
+    /// The texts of the stream.
     texts: StreamTexts,
+    /// The filters of texts and tool calls.
     filters: P,
+    /// The progress of the stream.
     watch: Watch,
+    /// The memory for the tree of the next event.
     memory: TreeMemory,
+    /// The redaction of secrets, if there are any.
     redacted: Option<Redacted>,
+    /// The maximum size of the stream.
     extent: Extent,
 }
 
 /// The state that [`StreamFilter`] reads from each event.
 struct Watch {
+    /// The dialect of the stream.
     dialect: Dialect,
+    /// Whether the caller requested usage.
     usage_asked: bool,
+    /// The state so far.
     progress: Progress,
 }
 

@@ -19,8 +19,11 @@ const MODEL_BYTES_MAX: usize = 256;
 
 /// A body that is one strict JSON object with a model. Its other fields are not validated yet.
 pub struct ParsedBody<'b> {
+    /// The requested operation.
     operation: Operation,
+    /// The parsed body.
     object: Object<'b>,
+    /// The length of the body in bytes.
     length: usize,
 }
 
@@ -159,18 +162,29 @@ fn output_cap(gateway: &GatewayFields, object: &Object<'_>) -> Result<Option<u64
 
 /// A call to a model. Every field of it was validated.
 pub struct ModelCall<'b> {
+    /// The requested operation.
     operation: Operation,
+    /// The validated body.
     pub(super) object: Object<'b>,
     /// The length in bytes of the body that was read. The written body has about the same length.
     length: usize,
+    /// The name of the model at the server.
     model_upstream: String,
+    /// The fields that the gateway writes.
     gateway: Arc<GatewayFields>,
+    /// The cap on output tokens that the caller requested.
     asked: Option<u64>,
+    /// Whether the caller requested a stream.
     stream: bool,
+    /// Whether the caller requested usage in the stream.
     usage_asked: bool,
+    /// The references that the server would fetch or call.
     pub(super) external_references: Vec<ExternalReference>,
+    /// The references that [`ModelCall::strip`] removed.
     pub(super) stripped: Vec<ExternalReference>,
+    /// The references that content will replace.
     pub(super) inline_slots: Vec<ExternalReference>,
+    /// The paths of fields that were removed.
     dropped: Vec<String>,
 }
 
@@ -342,7 +356,9 @@ impl ModelCall<'_> {
 
 /// Writes a JSON object, one member after the other.
 struct ObjectWriter {
+    /// The bytes so far.
     body: Vec<u8>,
+    /// True before the first member.
     first: bool,
 }
 

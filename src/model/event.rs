@@ -5,8 +5,11 @@ use super::tree::{JsonTree, TreeMemory};
 
 /// An event with its parsed data.
 pub(super) struct StreamEvent<'e> {
+    /// The lines of the event.
     lines: &'e EventLines<'e>,
+    /// The parsed data.
     tree: Option<JsonTree<'e>>,
+    /// Whether the data are `[DONE]`.
     done: bool,
 }
 

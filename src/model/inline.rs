@@ -1,4 +1,5 @@
-//! Replaces a URL in a call by the content of the URL, so that the model server fetches nothing.
+//! Replaces a URL in a call by the content of the URL, so that the model server has no URL to
+//! fetch.
 //!
 //! The content is not fetched yet when the call is written. So the body is written with
 //! placeholders, which [`fill`] replaces by the content. A placeholder contains 128 random bits

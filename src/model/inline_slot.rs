@@ -6,6 +6,7 @@ const LABEL_MAX: usize = 64;
 /// A slot in a request where content can replace a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InlineSlot {
+    /// The form of the content.
     pub(super) form: SlotForm,
     /// The accepted media types.
     pub(super) types: Vec<String>,

@@ -33,11 +33,17 @@ pub(super) enum Rule {
 /// passes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ValueKind {
+    /// Whether the field must be present.
     pub(super) required: bool,
+    /// Whether booleans are allowed.
     pub(super) boolean: bool,
+    /// The allowed numbers.
     pub(super) number: Option<Number>,
+    /// The allowed strings.
     pub(super) string: Option<StringKind>,
+    /// The allowed items of arrays.
     pub(super) array: Option<Box<ValueKind>>,
+    /// The allowed objects.
     pub(super) object: Option<ObjectKind>,
     /// Any value.
     pub(super) open: bool,
@@ -46,16 +52,22 @@ pub(super) struct ValueKind {
 /// The allowed values of a number. Both ends are included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Number {
+    /// Whether it must be an integer.
     pub(super) integer: bool,
+    /// The lowest value.
     pub(super) low: Option<i32>,
+    /// The highest value.
     pub(super) high: Option<i32>,
 }
 
 /// The allowed values of a string.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum StringKind {
+    /// Any string.
     Any,
+    /// One of these literals.
     OneOf(Vec<String>),
+    /// Inline content.
     Media(Medium),
     /// A JSON schema as text.
     Schema,
@@ -64,10 +76,15 @@ pub(super) enum StringKind {
 /// The sort of content in a `data:` URL, or bare base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Medium {
+    /// An image.
     Image,
+    /// A sound.
     Audio,
+    /// A video.
     Video,
+    /// A document.
     File,
+    /// Base64 without a media type.
     Base64,
 }
 
@@ -76,7 +93,9 @@ pub(super) enum Medium {
 pub(super) enum ObjectKind {
     /// A shape or union: by name until the profile is linked, by index afterwards.
     Named(String),
+    /// The index of a shape in the profile.
     Shape(usize),
+    /// The index of a union in the profile.
     Union(usize),
     /// Kept unchanged.
     Open,
@@ -151,7 +170,9 @@ impl Number {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a rule: {what}")]
 pub(super) struct RuleFault {
+    /// The rule, as written in the profile.
     text: String,
+    /// The description of the fault.
     what: &'static str,
 }
 

@@ -37,11 +37,17 @@ fn fault(key: impl Into<String>, what: impl Into<String>) -> ProfileFault {
 /// The fields that a model server knows, with their rules.
 #[derive(Clone, Debug)]
 pub struct Profile {
+    /// The name of the profile.
     name: String,
+    /// The shapes. Rules refer to them by index.
     pub(super) shapes: Vec<Shape>,
+    /// The unions. Rules refer to them by index.
     pub(super) unions: Vec<Union>,
+    /// The patterns of fields that no caller may send.
     never: Vec<String>,
+    /// The allowed inline content.
     media: Media,
+    /// The fields that the gateway writes.
     pub(super) gateway: Arc<GatewayFields>,
 }
 
@@ -54,7 +60,9 @@ const fn order(name: &str) -> (usize, &str) {
 /// A closed object. Its fields are sorted by length and name.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
+    /// The name of the shape.
     pub(super) name: String,
+    /// The fields with their rules.
     pub(super) fields: Vec<(String, Rule)>,
     /// The fields that must be present.
     pub(super) required: Vec<String>,
@@ -71,6 +79,7 @@ impl Shape {
 /// An object whose tag chooses its shape.
 #[derive(Clone, Debug)]
 pub(super) struct Union {
+    /// The name of the tag's field.
     pub(super) tag: String,
     /// The rules by tag. A `*` at the end of a tag matches any suffix.
     members: Vec<(String, Rule)>,
@@ -104,10 +113,15 @@ fn matches(pattern: &str, text: &str) -> bool {
 /// The allowed inline content: the media types and the maximum length.
 #[derive(Clone, Debug, Default)]
 struct Media {
+    /// The media types of images.
     image: Vec<String>,
+    /// The media types of sounds.
     audio: Vec<String>,
+    /// The media types of videos.
     video: Vec<String>,
+    /// The media types of documents.
     file: Vec<String>,
+    /// The maximum number of characters of one field.
     chars_max: usize,
 }
 
@@ -446,7 +460,9 @@ fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
 
 /// The names that rules may refer to.
 struct RuleNames {
+    /// The names of the shapes, by index.
     shapes: Vec<String>,
+    /// The names of the unions, by index.
     unions: Vec<String>,
 }
 

@@ -20,6 +20,7 @@ pub(super) struct Progress {
     pub(super) failed: bool,
     /// The choices that have started, and the choices with a finish reason.
     begun: BTreeSet<u64>,
+    /// The choices with a finish reason.
     finished: BTreeSet<u64>,
 }
 

@@ -1,10 +1,10 @@
 //! The texts of an answer. They are found at every depth, filtered, and written back. All other
 //! bytes stay the same.
 //!
-//! A text is every string of an answer, with two exceptions: the names and numbers of the answer
-//! itself, and the arguments of tool calls (`is_no_text` lists them). `channel` defines which parts
-//! belong to one text, `filter` the interface of a filter, `chain` the order of filters, and
-//! `drain` the ends of texts.
+//! A text is every string of an answer, except names and numbers of the answer itself and arguments
+//! of tool calls. `is_no_text` lists these exceptions. `channel` defines which parts belong to one
+//! text, `filter` the interface of a filter, `chain` the order of filters, and `drain` the ends of
+//! texts.
 
 mod chain;
 mod channel;
@@ -42,18 +42,23 @@ pub fn whole(json: &[u8], filter: &mut dyn TextFilter) -> Result<Option<Vec<u8>>
 pub struct StreamTexts {
     /// For each text with held bytes, its last event. This event is sent again with the held bytes.
     templates: Vec<Template>,
+    /// The last positions of the texts.
     sources: Sources,
 }
 
 /// The last event of a text.
 struct Template {
+    /// The text.
     id: ChannelId,
+    /// The bytes of the event.
     event: Vec<u8>,
 }
 
 /// The held bytes of a text without a part in the current document.
 struct Released {
+    /// The text.
     id: ChannelId,
+    /// The held bytes.
     text: String,
 }
 
@@ -166,7 +171,9 @@ impl StreamTexts {
 
 /// A filter that inserts one text at its position and empties all others.
 struct Only<'k> {
+    /// The text that is inserted.
     id: &'k ChannelId,
+    /// The bytes to insert. They are inserted once.
     rest: String,
 }
 

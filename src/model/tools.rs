@@ -34,7 +34,7 @@ pub trait Tools {
         false
     }
 
-    /// Whether the answer has ended early. Then nothing more is sent.
+    /// Whether the answer has ended early. Then no more bytes are sent.
     fn ended(&self) -> bool {
         false
     }
@@ -61,9 +61,9 @@ pub enum ToolCallFault {
     /// It has more calls than can be kept separately, or more bytes than can be held.
     #[error("the answer calls more than {CALLS_MAX} tools, or with more than {HELD_MAX} bytes")]
     TooMuch,
-    /// Clients could join the parts in different ways. Examples are a part of a call that was
-    /// already checked, a name whose first parts were already sent, and calls or blocks that are
-    /// not counted from zero in steps of one.
+    /// Clients could join the parts in different ways. One example is a later part of a call that
+    /// was already checked. Another is a name of which the first parts were already sent. A third
+    /// is calls or blocks that are not counted from zero in steps of one.
     #[error("the pieces of its tool calls can be put together in different ways")]
     Odd,
 }

@@ -33,7 +33,9 @@ const KEPT_BYTES: usize = 4_096;
 /// A range of bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct ByteSpan {
+    /// The offset of the first byte.
     from: u32,
+    /// The offset after the last byte.
     to: u32,
 }
 
@@ -52,7 +54,9 @@ impl ByteSpan {
 /// The structure of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NodeKind {
+    /// An object.
     Object,
+    /// An array.
     Array,
     /// A string without escapes.
     Plain,
@@ -69,11 +73,13 @@ enum NodeKind {
 /// One value.
 #[derive(Clone, Copy, Debug)]
 struct TreeNode {
+    /// The structure.
     kind: NodeKind,
     /// True if the bytes after the last kept member or item cannot be separated into values.
     broken: bool,
     /// The name as written, without quotes.
     name: ByteSpan,
+    /// The bytes of the value.
     value: ByteSpan,
     /// The text of a decoded string, in [`TreeMemory::decoded`].
     text: ByteSpan,
@@ -88,13 +94,16 @@ pub(super) struct ValueId(u32);
 /// The memory of a tree. The tree of the next event uses it again.
 #[derive(Debug, Default)]
 pub(super) struct TreeMemory {
+    /// The values, in the order of their bytes.
     nodes: Vec<TreeNode>,
+    /// The texts of decoded strings, one after the other.
     decoded: String,
 }
 
 /// A parsed document.
 #[derive(Debug)]
 pub(super) struct JsonTree<'j> {
+    /// The bytes of the document.
     json: &'j [u8],
     /// The same bytes as text, if they are UTF-8.
     text: Option<&'j str>,
@@ -102,6 +111,7 @@ pub(super) struct JsonTree<'j> {
     has_controls: bool,
     /// The offset after the outermost value.
     end: usize,
+    /// The values.
     memory: TreeMemory,
 }
 
@@ -189,8 +199,11 @@ impl<'j> JsonTree<'j> {
 
 /// An iterator over the members or items of a value.
 struct Children<'t> {
+    /// The values of the tree.
     nodes: &'t [TreeNode],
+    /// The index of the next value.
     at: u32,
+    /// The index after the last value.
     end: u32,
 }
 
@@ -250,7 +263,9 @@ impl<'j> Values<'j> for JsonTree<'j> {
 
 /// Parses a document into nodes.
 struct TreeReader<'j> {
+    /// The bytes of the document.
     json: &'j [u8],
+    /// The values so far.
     memory: TreeMemory,
 }
 
@@ -307,7 +322,7 @@ impl TreeReader<'_> {
         }
     }
 
-    /// Parses the value at `at`. Returns the offset after it; `None` if it has no end. Then nothing
+    /// Parses the value at `at`. Returns the offset after it; `None` if it has no end. Then no node
     /// of it is kept.
     fn value(&mut self, at: usize, name: ByteSpan, level: usize) -> Option<usize> {
         match *self.json.get(at)? {

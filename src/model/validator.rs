@@ -20,9 +20,13 @@ const SCHEMA_DEPTH: usize = 64;
 
 /// Validates a body and collects its external references and dropped fields.
 pub(super) struct BodyValidator<'t> {
+    /// The profile of the server.
     profile: &'t Profile,
+    /// The action for unknown fields.
     unknown: UnknownFields,
+    /// The external references so far.
     pub(super) external_references: Vec<ExternalReference>,
+    /// The paths of dropped fields so far.
     pub(super) dropped: Vec<String>,
 }
 

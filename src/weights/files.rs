@@ -13,9 +13,13 @@ use crate::crypto::{Sha256Sum, hex};
 /// The metadata that distinguishes a file from a replaced or overwritten one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
+    /// The device of the file system.
     device: u64,
+    /// The number of the file on the device.
     inode: u64,
+    /// The length in bytes.
     length: u64,
+    /// The time of modification: seconds and nanoseconds.
     modified: (i64, i64),
     /// Programs can set the time of modification, but not this time (`ctime`).
     changed: (i64, i64),
@@ -33,8 +37,11 @@ impl FileStamp {
 /// A file of weights with its stamp.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenFile {
+    /// The name without the folder.
     name: String,
+    /// The path.
     path: PathBuf,
+    /// The stamp.
     mark: FileStamp,
 }
 

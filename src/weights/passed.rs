@@ -13,25 +13,35 @@ use crate::audit::format::request::ModelDigest;
 /// The known digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
+    /// The hashed sets of files.
     hashed: Vec<Hashed>,
+    /// The digests of models at servers.
     told: Vec<PassedDigest>,
 }
 
 /// A set of files with the stamps that they had when they were hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hashed {
+    /// The paths in the config.
     files: Vec<PathBuf>,
+    /// The files with their stamps.
     seen: Vec<SeenFile>,
+    /// The digest of the set.
     digest: String,
 }
 
 /// The digest of a model at a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct PassedDigest {
+    /// The name of the model.
     model: String,
+    /// The name of the upstream.
     upstream: String,
+    /// The address of the upstream.
     address: String,
+    /// The digest.
     digest: String,
+    /// The source: measured or reported.
     source: String,
 }
 

@@ -9,6 +9,7 @@ use crate::weights::{MEASURED, REPORTED, unknown};
 /// The answer of Ollama's `/api/tags`.
 #[derive(Deserialize)]
 struct OllamaTags {
+    /// The models of the server.
     models: Vec<Tag>,
 }
 
@@ -16,24 +17,31 @@ struct OllamaTags {
 #[derive(Deserialize)]
 struct Tag {
     #[serde(default)]
+    /// The name with its tag.
     name: String,
     #[serde(default)]
+    /// The same name. A version may send only one of the two.
     model: String,
     #[serde(default)]
+    /// The SHA-256, with or without `sha256:`.
     digest: String,
 }
 
 /// The answer of `/v1/models`.
 #[derive(Deserialize)]
 struct List {
+    /// The models of the server.
     data: Vec<Listed>,
 }
 
 /// A model in that answer.
 #[derive(Deserialize)]
 struct Listed {
+    /// The name of the model.
     id: String,
+    /// The digest, on servers that report one.
     digest: Option<String>,
+    /// The path or name from which vLLM loaded the model.
     root: Option<String>,
 }
 

@@ -14,6 +14,7 @@ pub(in crate::model) fn is_watched(name: &str) -> bool {
 /// The state of one stream from which the dialects join its calls.
 #[derive(Default)]
 pub(in crate::model) struct CallReaders {
+    /// The blocks of Anthropic's dialect. OpenAI's needs no other state than the calls.
     blocks: anthropic::calls::Blocks,
 }
 

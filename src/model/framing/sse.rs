@@ -18,14 +18,18 @@ pub struct TooLong;
 /// Splits a stream after each blank line. The events together are exactly the bytes of the stream.
 #[derive(Debug, Default)]
 pub struct Splitter {
+    /// The bytes of an incomplete event.
     held: Vec<u8>,
+    /// The position of the search in these bytes.
     scan: LineScan,
 }
 
 /// The position of the search for line ends in the current bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct LineScan {
+    /// The offset of the current line.
     line_start: usize,
+    /// The offset of the next byte to search.
     at: usize,
 }
 
@@ -115,9 +119,13 @@ fn each(
 /// The lines of one event, parsed once.
 #[derive(Debug)]
 pub(in crate::model) struct EventLines<'e> {
+    /// All bytes of the event.
     bytes: &'e [u8],
+    /// The joined data lines. They are copied only if there are several.
     data: Option<Cow<'e, [u8]>>,
+    /// The name of the event.
     name: Option<&'e str>,
+    /// Whether all lines are plain.
     plain: bool,
 }
 

@@ -9,17 +9,21 @@ use memchr::memchr2;
 pub(super) struct JsonString<'j> {
     /// The name of the member with this string. If the string is itself a name, it is that name.
     name: &'j [u8],
+    /// The index of its container.
     within: usize,
     /// Whether it is a member's name.
     pub(super) is_name: bool,
     /// The offsets of its content, without the quotes.
     pub(super) from: usize,
+    /// The offset after its content.
     pub(super) to: usize,
 }
 
 /// An object or array.
 struct Container<'j> {
+    /// The index of the container around it.
     parent: usize,
+    /// True for an object, false for an array.
     object: bool,
     /// The name of the member with this container.
     name: &'j [u8],
@@ -29,8 +33,11 @@ struct Container<'j> {
 
 /// The strings of a document. Invalid JSON gives no error here; it is read as far as possible.
 pub(super) struct Document<'j> {
+    /// The bytes of the document.
     pub(super) json: &'j [u8],
+    /// The strings, in order.
     pub(super) texts: Vec<JsonString<'j>>,
+    /// The containers. The first one represents the document itself.
     containers: Vec<Container<'j>>,
     /// The ranges of the values of members `logprobs`.
     pub(super) logprobs: Vec<(usize, usize)>,
@@ -40,12 +47,15 @@ pub(super) struct Document<'j> {
 
 /// The state of the scan at the current byte.
 struct DocumentReader<'j> {
+    /// The document so far.
     document: Document<'j>,
     /// The current container, and the current member in it.
     within: usize,
+    /// The name of the current member.
     name: &'j [u8],
     /// True if a member's name comes next.
     before_name: bool,
+    /// The number of open containers.
     depth: usize,
     /// The open member `logprobs`: the offset of its value, and its depth.
     logprobs: Option<(usize, usize)>,

@@ -49,9 +49,9 @@ pub(super) fn stands_alone(text: &[u8], from: usize, to: usize) -> bool {
         && !dotted(to)
 }
 
-/// The forms of a secret: the secret itself, and its base64 at each of the three alignments in both
-/// alphabets (RFC 4648, sections 4 and 5). A base64 character that also depends on the bytes before
-/// or after the secret is left out.
+/// The forms of a secret: the secret itself, and its base64. There is one form for each of the
+/// three alignments and each of the two alphabets (RFC 4648, sections 4 and 5). A base64 character
+/// that also depends on the bytes before or after the secret is left out.
 pub(super) fn of_secret(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = vec![secret.to_vec()];
     for before in 0..3 {

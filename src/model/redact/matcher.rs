@@ -17,7 +17,9 @@ const OTHER: u8 = 0xff;
 /// One state: the prefix of a word that the last bytes form.
 #[derive(Debug, Default)]
 struct Node {
+    /// The following states, by byte.
     next: Vec<(u8, u32)>,
+    /// The state of the longest suffix that is also a prefix of a word.
     fail: u32,
     /// The length of the prefix in bytes.
     depth: usize,
@@ -30,7 +32,9 @@ struct Node {
 /// The automaton for a set of words.
 #[derive(Debug)]
 pub(super) struct Matcher {
+    /// The states. The first one is the root.
     nodes: Vec<Node>,
+    /// The state after the root, by byte. It is faster than the list of a node.
     root: Box<[u32; 256]>,
 }
 
@@ -137,6 +141,7 @@ fn link(nodes: &mut [Node]) {
 /// The search in one form of a text: plain or decoded.
 #[derive(Clone, Debug, Default)]
 struct View {
+    /// The current state.
     state: usize,
     /// The offsets of the bytes that form the current prefix.
     starts: VecDeque<u64>,
@@ -176,10 +181,13 @@ impl View {
 /// The search in one text. Offsets are counted in bytes of the text as written, from its beginning.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Track {
+    /// The search in the text as written.
     plain: View,
+    /// The search in the text with one more layer of escapes decoded.
     escaped: View,
     /// The bytes of an incomplete escape, each with its range.
     escape: Vec<(u8, Range<u64>)>,
+    /// The number of bytes so far.
     at: u64,
 }
 

@@ -1,11 +1,12 @@
 //! Redacts the gateway's own secrets in the answers of upstreams, and the upstreams' addresses in
 //! errors.
 //!
-//! A server may repeat the credential that the gateway sent to it: in an error, in a log line that
-//! a model repeats, or in a debug field. A secret is found in these forms: plain, percent-encoded,
-//! with JSON escapes (also in JSON inside a text), and in base64 at each of its three alignments.
-//! It is found in whole strings, in parts of streams, and in numbers and words without quotes.
-//! Addresses are searched only in errors, because an ordinary text may contain `10.0.0.5:8000`.
+//! A server may repeat the credential that the gateway sent to it. Examples are an error, a log
+//! line that a model repeats, and a debug field. A secret is found in plain form, percent-encoded,
+//! and with JSON escapes (also in JSON inside a text). It is also found in base64 at each of its
+//! three alignments. It is found in whole strings, in parts of streams, and in numbers and words
+//! without quotes. Addresses are searched only in errors, because an ordinary text may contain
+//! `10.0.0.5:8000`.
 
 mod document;
 mod forms;
@@ -36,14 +37,18 @@ const BARE_PLACE_MARK: &[u8] = b"\"[upstream]\"";
 /// The secrets and addresses that are removed from answers.
 #[derive(Debug)]
 pub struct Redactor {
+    /// The secrets, in all forms.
     secrets: Matcher,
+    /// The addresses of upstreams, in all forms.
     places: Matcher,
 }
 
 /// A range of bytes that is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Edit {
+    /// The offset of the first byte.
     from: usize,
+    /// The offset after the last byte.
     to: usize,
     /// The bytes that replace the range.
     mark: &'static [u8],

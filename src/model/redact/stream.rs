@@ -40,16 +40,20 @@ pub enum Unsearchable {
 struct Part {
     /// The offset where it begins in its text.
     base: u64,
+    /// The number of the event.
     event: u64,
     /// The offset where it begins in the event's data.
     from: usize,
+    /// Its length in bytes.
     length: usize,
 }
 
 /// A text that ends in a possible secret.
 #[derive(Default)]
 struct HeldText {
+    /// The search in the text.
     track: Track,
+    /// The parts that may contain the begun secret.
     parts: VecDeque<Part>,
     /// The offset after the last replaced byte of a secret.
     removed: u64,
@@ -101,6 +105,7 @@ impl HeldText {
 /// The texts of one answer.
 #[derive(Default)]
 pub(super) struct Texts {
+    /// The texts by channel.
     channels: BTreeMap<Vec<u8>, HeldText>,
     /// True if one more text has come than can be kept. A secret that continues in it would not be
     /// found.
@@ -205,20 +210,27 @@ impl Texts {
 
 /// An event in the queue, with the edits of its data.
 struct HeldEvent {
+    /// The bytes to send.
     bytes: Vec<u8>,
     /// The number of bytes that came. It counts against [`HELD_MAX`], even if lines were removed.
     came: usize,
+    /// The edits of its data.
     edits: Vec<Edit>,
 }
 
 /// A stream of server-sent events with the secrets redacted.
 pub struct Redacted {
+    /// The secrets and addresses.
     redactor: Arc<Redactor>,
+    /// Splits the bytes into events.
     splitter: Splitter,
+    /// The texts of the stream.
     texts: Texts,
+    /// The held events, in order.
     queue: VecDeque<HeldEvent>,
     /// The number of the first event in the queue.
     first: u64,
+    /// The number of held bytes.
     held: usize,
 }
 

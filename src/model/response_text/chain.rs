@@ -12,7 +12,9 @@ use crate::model::tools::{Arguments, Tools};
 /// has `()` as its second, which adds no cost.
 #[derive(Debug, Default)]
 pub struct FilterChain<First, Second = ()> {
+    /// The filter that gets the text.
     first: First,
+    /// The filter that gets the output of the first.
     second: Second,
     /// By choice and member, the path of the last part. The held bytes of the first filter had this
     /// path.

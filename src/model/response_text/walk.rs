@@ -33,25 +33,37 @@ type Member<'j, V> = (&'j [u8], V);
 
 /// The members of an object, and its length in bytes.
 struct Members<'j, V> {
+    /// The members, in order.
     all: Vec<Member<'j, V>>,
+    /// The length of the object in bytes.
     length: usize,
 }
 
 /// One string of a document, with its filtered text.
 struct Piece<'j> {
+    /// The choice of its text.
     choice: u64,
+    /// The member of its text.
     key: &'j str,
+    /// The offset of its first byte, the quote.
     from: usize,
+    /// The offset after its last quote.
     to: usize,
+    /// Whether the filtered text differs.
     changed: bool,
+    /// The filtered text.
     text: String,
 }
 
 /// The state of a walk over one document.
 pub(super) struct Walk<'j, 'p, D: Values<'j>> {
+    /// The bytes of the event's data or of the answer.
     json: &'j [u8],
+    /// The document.
     document: &'p D,
+    /// The filter of the texts.
     pub(super) filter: &'p mut dyn TextFilter,
+    /// The strings so far.
     pieces: Vec<Piece<'j>>,
     /// The ranges that become `null`.
     dropped: Vec<(usize, usize)>,
@@ -61,6 +73,7 @@ pub(super) struct Walk<'j, 'p, D: Values<'j>> {
     whole: bool,
     /// Whether only texts are sent, because all other members were sent before.
     pub(super) alone: bool,
+    /// The current choice.
     choice: u64,
     /// True inside an error, where every string is a text.
     error: bool,

@@ -41,7 +41,9 @@ pub(in crate::model) enum CallForm {
 
 /// One call of a stream.
 struct PendingCall {
+    /// The member that contains the call.
     form: CallForm,
+    /// The name of the tool, joined from its parts.
     name: String,
     /// The arguments as JSON, from all parts so far.
     json: String,
@@ -49,6 +51,7 @@ struct PendingCall {
     text: String,
     /// The arguments as a complete value, if the start of the call had one.
     whole: Option<Vec<u8>>,
+    /// Whether it is held.
     state: CallState,
 }
 
@@ -175,6 +178,7 @@ impl PendingCall {
 /// The calls of one stream so far.
 #[derive(Default)]
 pub(in crate::model) struct StreamCalls {
+    /// The calls, by identity.
     calls: BTreeMap<CallId, PendingCall>,
     /// The number of calls that are held back.
     held: usize,

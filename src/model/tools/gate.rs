@@ -24,8 +24,11 @@ pub(in crate::model) enum Passage {
 /// Holds back the events of a stream while a checked tool call is incomplete.
 #[derive(Default)]
 pub(in crate::model) struct Gate {
+    /// The calls so far.
     calls: StreamCalls,
+    /// The readers of the dialects.
     readers: CallReaders,
+    /// The bytes of the held events.
     queue: Vec<u8>,
     /// The offset in the queue where each event ends.
     ends: Vec<usize>,
@@ -36,7 +39,7 @@ impl Gate {
     /// longer held, in order.
     ///
     /// # Errors
-    /// When the stream cannot be searched. Then nothing of this event is forwarded.
+    /// When the stream cannot be searched. Then no byte of this event is forwarded.
     pub(in crate::model) fn event(
         &mut self,
         // `[DONE]` ends all calls. Other events without JSON, such as pings, contain no calls.

@@ -10,7 +10,9 @@ use super::{Children, JsonTree, NodeKind, ValueId};
 /// A value of a [`JsonTree`].
 #[derive(Clone, Copy)]
 pub(in crate::model) struct JsonView<'t> {
+    /// The tree.
     tree: &'t JsonTree<'t>,
+    /// The value.
     at: ValueId,
 }
 

@@ -8,12 +8,15 @@ use crate::model::convert::{Unlike, index, object, own_object, piece, set_all};
 /// Anthropic's events so far.
 #[derive(Default)]
 pub(in crate::model) struct JoinedMessage {
+    /// The message, as it started.
     message: Option<Object<'static>>,
+    /// The blocks, by index.
     blocks: Vec<JoinedBlock>,
 }
 
 /// A block and the parts that its deltas have added.
 struct JoinedBlock {
+    /// The block, as it started.
     begun: Object<'static>,
     /// The added text of each member.
     texts: BTreeMap<&'static str, String>,

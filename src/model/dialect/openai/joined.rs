@@ -14,16 +14,22 @@ pub(in crate::model) struct JoinedChunks {
     chat: bool,
     /// All members except choices and usage. The first chunk with a member determines its value.
     top: Object<'static>,
+    /// The last reported usage.
     usage: Option<Value<'static>>,
+    /// The choices, by index.
     choices: BTreeMap<u64, JoinedChoice>,
 }
 
 /// The parts of one choice so far.
 #[derive(Default)]
 struct JoinedChoice {
+    /// The role of the message.
     role: Option<String>,
+    /// The text of each member.
     texts: BTreeMap<&'static str, String>,
+    /// The tool calls, by index.
     calls: BTreeMap<u64, JoinedCall>,
+    /// The finish reason.
     reason: Option<Value<'static>>,
 }
 
@@ -32,7 +38,9 @@ struct JoinedChoice {
 struct JoinedCall {
     /// The id and the type.
     about: Object<'static>,
+    /// The name of the tool.
     name: String,
+    /// The arguments, as JSON text.
     arguments: String,
 }
 
