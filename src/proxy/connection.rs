@@ -70,8 +70,8 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             .set_tcp_nodelay(true)
             .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX))
             .and_then(|()| probed(&stream))
-        // A connection without these options still works, so the fault is only logged.
         {
+            // A connection without these options still works, so the fault is only logged.
             tracing::debug!(%error, "a TCP option could not be set");
         }
         let handshake = self.terms.timeouts.handshake;

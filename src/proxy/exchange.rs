@@ -233,8 +233,8 @@ impl Exchange {
         for reach in admitted.stripped() {
             let (path, target) = (reach.path.clone(), reach.target.clone());
             stripped.push(Stripped { kind: reach.kind.as_str(), path, target });
-        // Contents that the gateway will fetch itself. The record names them before the fetch.
         }
+        // Contents that the gateway will fetch itself. The record names them before the fetch.
         let mut fetches = Vec::new();
         if let Some(wanted) = admitted.call().and_then(|call| call.fetches.as_ref()) {
             for WantedContent { reach, .. } in &wanted.wanted {
