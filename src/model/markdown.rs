@@ -89,7 +89,7 @@ impl Pieces {
     /// Records the parts of the mark in a text.
     fn take(&mut self, text: &str) {
         let text = unescaped(text);
-        // Templates often trim a text, so white space at its ends does not separate two texts.
+        // Templates may trim a text, so white space at its ends does not separate two texts.
         let text = text.trim();
         for (at, _, rest) in halves() {
             let known = self.rests.get_mut(at).zip(self.middles.get_mut(at));

@@ -248,8 +248,8 @@ fn lay_over(lower: &mut Table, upper: Table) {
 
 /// Compiles a merged table to a profile and links the names in its rules.
 fn compile(table: &Table) -> Result<Profile, ProfileFault> {
+    // An unknown key is an error: a misspelled one could disable a rule.
     const KEYS: [&str; 8] =
-        // An unknown key is an error: a misspelled one could disable a rule.
         ["name", "base", "never", "media", "gateway", "include", "shape", "union"];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(fault(key, format!("not a key of a profile; those are {}", KEYS.join(", "))));

@@ -439,7 +439,7 @@ fn invalid(path: &Path<'_>, what: &str) -> Refusal {
 /// A description of a value without the text of a prompt: its type, or the digits of a number.
 fn described(value: &Value<'_>) -> String {
     match value {
-        // A long number could contain a secret or text, so it is not repeated.
+        // A long number could repeat data of the prompt.
         Value::Number(text) if text.len() <= 24 => text.to_string(),
         Value::String(_) => "this string".to_owned(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {

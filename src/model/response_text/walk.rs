@@ -276,8 +276,8 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         let mut texts = Vec::with_capacity(MEMBERS);
         for (name, value) in all {
             let raw = self.document.raw(*value);
-            // Filters compare names as written. An escaped name would be another name for the
-            // client.
+            // Filters compare names as written, but clients decode escapes. So an escaped name is
+            // refused.
             let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
             // Some clients compare names without regard to case.
             let text = text.filter(|name| is_folded(name) || !is_shown(&fold(name)));

@@ -134,14 +134,14 @@ impl PendingCall {
             // Some clients join the parts of a name. Others take the first or the last part.
             self.name.push_str(name);
             if self.name.len() > NAME_MAX {
-                // The first part was already sent. A later part must not make it a tool that is
-                // checked.
                 return Err(ToolCallFault::TooMuch);
             }
             // Both readings of the name are checked.
             let judged = tools.judges(&self.name) || tools.judges(name);
             match self.state {
                 CallState::Held if first && !judged => self.state = CallState::Passing,
+                // The first part of the name was already sent. A later part must not turn it into a
+                // checked tool.
                 CallState::Passing | CallState::Done if judged => return Err(ToolCallFault::Odd),
                 CallState::Held | CallState::Passing | CallState::Done => {}
             }

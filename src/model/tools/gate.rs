@@ -42,12 +42,12 @@ impl Gate {
     /// When the stream cannot be searched. Then no byte of this event is forwarded.
     pub(in crate::model) fn event(
         &mut self,
-        // `[DONE]` ends all calls. Other events without JSON, such as pings, contain no calls.
         event: &StreamEvent<'_>,
         tools: &mut dyn Tools,
         released: &mut dyn FnMut(&[u8]),
     ) -> Result<Passage, ToolCallFault> {
         let passes = match event.tree() {
+            // `[DONE]` ends all calls. Other events without JSON, such as pings, contain no calls.
             None => !event.is_done() || self.calls.end(|_| true, tools),
             Some(tree) => {
                 // Clients must not read another document than the one that is checked here.
