@@ -4,10 +4,14 @@
 //! rule = "set" | "drop" | "refuse" | "reach" KIND | ["required"] kind
 //! kind = alternative { "|" alternative }
 //! alternative = "bool" | "string" | "'literal'" | "[" kind "]" | NAME of a shape or union
-//!             | "integer" [range] | "number" [range]           range = [low] ".." [high], both included
-//!             | "object" | "schema" | "numbers" | "scalars" | "open"   open subtrees, kept as they are
-//!             | "image" | "audio" | "video" | "file" | "base64"  inline content passes, a URL is an external reference
+//!             | "integer" [range] | "number" [range]
+//!             | "object" | "schema" | "numbers" | "scalars" | "open"   subtrees, kept unchanged
+//!             | "image" | "audio" | "video" | "file" | "base64"        inline content
+//! range = [low] ".." [high]
 //! ```
+//!
+//! Both ends of a range are included. Inline content passes; a URL in its place is an external
+//! reference.
 
 use std::iter::Peekable;
 use std::str::Chars;
