@@ -146,10 +146,10 @@ async fn drain(
 
 /// The failed accepts: logged at most once a second, with a delay during a shortage.
 #[derive(Default)]
-/// Failures since the last log line.
 struct Failures {
-    /// When the last line was logged.
+    /// Failures since the last log line.
     since_said: u64,
+    /// When the last line was logged.
     said: Option<Instant>,
 }
 
