@@ -88,7 +88,6 @@ pub fn verify(
     let coming = coming.map(|(number, _)| format!("/{}", epoch_name(number)));
     let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
     let mut seen: Vec<VerifiedEpoch> = Vec::new();
-    // An archive can begin with a later epoch. A log with a head must begin with the first.
     if let Some((number, _)) =
         epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some())
     {
@@ -122,8 +121,7 @@ pub fn verify(
         (last_at, through) = (epoch.at, epoch.through);
         seen.push(found);
     }
-    // Missing records must be stated by a `pruned` record in a later epoch. Without this check,
-    // deleted records would look pruned.
+    // A later `pruned` record must state it: otherwise deleted records would look pruned.
     let missing =
         epochs.iter().zip(&seen).find(|((number, _), seen)| seen.pruned && *number > through);
     if let Some(((number, _), _)) = missing {

@@ -158,8 +158,7 @@ impl Entry {
         &self.record
     }
 
-    /// Adds content that was fetched for the request: its path in the body, its URL, its media
-    /// type, and its bytes.
+    /// Adds fetched content: its path in the body, its URL, its media type, and its bytes.
     pub fn fetched(&mut self, (path, target): (&str, &str), media_type: &str, content: &[u8]) {
         let content = BodyDigest {
             bytes: content.len() as u64,
@@ -218,8 +217,7 @@ impl Entry {
             delivered: BodyDigest { bytes: self.bytes, digest: digest.finish() },
         };
         let (held, metrics) = (self.held.take(), Arc::clone(&self.recorder.0.metrics));
-        // The callback runs even if the caller drops `Closing`, so that the admission is always
-        // removed.
+        // This runs even if the caller drops `Closing`, so that the admission is always removed.
         self.recorder.0.log.append_with(Event::Outcome(Box::new(outcome)), None, move |appended| {
             match &appended {
                 Ok(_) => metrics.audit_record("outcome"),
@@ -236,8 +234,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if self.about.is_some() {
-            // No caller waits for this outcome. The queue accepts it above its limit, because its
-            // admission was counted.
+            // No caller waits for it. The queue accepts it above its limit.
             drop(self.end(Ending { code: "aborted", ..Ending::default() }));
         }
     }
@@ -267,8 +264,7 @@ impl AuditRecorder {
     /// Checks whether records can be written.
     ///
     /// # Errors
-    /// `audit-unavailable` when the log has failed. `gateway-stopping` after
-    /// [`AuditRecorder::cut`].
+    /// `audit-unavailable` after a failure, `gateway-stopping` after [`AuditRecorder::cut`].
     pub fn ready(&self) -> Result<(), Refusal> {
         if self.0.open.cut.load(Ordering::SeqCst) {
             return Err(Code::GatewayStopping.into());
@@ -316,8 +312,7 @@ impl AuditRecorder {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
-        // The guard is counted before `ending` is read. So either the end of the log waits for this
-        // request, or this request sees `ending`.
+        // Counted before `ending` is read: the end waits for this request, or this request sees it.
         let held = AdmissionGuard::new(&self.0.open);
         if self.0.open.ending.load(Ordering::SeqCst) {
             return Err(refusal_of(&LogFault::Closed));
@@ -357,8 +352,7 @@ impl AuditRecorder {
         }
         let (answer, answered) = oneshot::channel();
         let metrics = Arc::clone(&self.0.metrics);
-        // The entry is made with the record. If the caller has left meanwhile, the entry is dropped
-        // and closed as aborted.
+        // The entry is made with the record: if the caller has left, it is dropped and closed.
         self.0.log.append_with(event, None, move |appended| {
             drop(answer.send(appended.map(|appended| {
                 metrics.audit_record("admission");
@@ -370,15 +364,13 @@ impl AuditRecorder {
         Ok(DurableAdmission { committed: Committed::new(value), entry })
     }
 
-    /// Ends admissions, and waits until every admission has its outcome. False where one has none
-    /// after `patience`.
+    /// Ends admissions, and waits for all outcomes. False where one is missing after `patience`.
     pub async fn finish(&self, patience: Duration) -> bool {
         let open = &self.0.open;
         open.ending.store(true, Ordering::SeqCst);
         let none = async {
             loop {
-                // The future is created before the count is read, so that a notification in between
-                // is not lost.
+                // Created before the count is read, so that no notification is lost.
                 let none = open.none.notified();
                 if open.count.load(Ordering::SeqCst) == 0 {
                     return;
@@ -389,14 +381,12 @@ impl AuditRecorder {
         tokio::time::timeout(patience, none).await.is_ok() && !open.lost.load(Ordering::SeqCst)
     }
 
-    /// Marks all requests as cut. Each one ends at its next call of `ready`; the caller of this
-    /// function wakes them.
+    /// Marks all requests as cut: each ends at its next `ready`. The caller of this wakes them.
     pub fn cut(&self) {
         self.0.open.cut.store(true, Ordering::SeqCst);
     }
 
-    /// The outcomes `unknown` of all open requests, for the case that this process ends without
-    /// their real outcomes.
+    /// The outcomes `unknown` of all open requests, where this process ends without real ones.
     #[must_use]
     pub fn unknown(&self) -> Vec<Written> {
         let of = |row: RefMulti<'_, RequestId, (u64, RequestContext)>| {
@@ -406,8 +396,7 @@ impl AuditRecorder {
         self.0.open.admissions.iter().filter_map(of).collect()
     }
 
-    /// The outcome `unknown` of an admission that another process records. Its index is not known
-    /// here, so it is 0.
+    /// The outcome `unknown` of an admission that another process records. It has no index.
     #[must_use]
     pub fn unknown_of(&self, admission: &Admission) -> Option<Written> {
         unknown(admission.about.clone(), 0, self.0.digest_keys.next())
@@ -425,9 +414,8 @@ impl AuditRecorder {
         self.0.log.want_checkpoint();
     }
 
-    /// Records a refusal of an authenticated caller. Returns when it is durable, or was counted
-    /// because there were many of the same kind. If the log cannot be written, the result is that
-    /// refusal instead.
+    /// Records a refusal of an authenticated caller. Returns when it is durable or counted. If the
+    /// log cannot be written, the result is that refusal instead.
     pub async fn record_refusal(
         &self,
         refusal: Refusal,
@@ -477,8 +465,7 @@ impl AuditRecorder {
         }
     }
 
-    /// Closes the entry of a request that is refused after its admission. Returns when the outcome
-    /// is durable.
+    /// Closes the entry of a request that is refused after its admission. Returns when durable.
     pub async fn close_refused(
         &self,
         entry: Entry,
@@ -498,8 +485,7 @@ impl AuditRecorder {
         self.write(event, answer);
     }
 
-    /// Removes a record key that the process that writes the log has destroyed. Returns the
-    /// principal.
+    /// Removes a record key that another process has destroyed. Returns the principal.
     #[must_use]
     pub fn drop_key(&self, id: &RecordKeyId) -> Option<Principal> {
         let mut vault = self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);

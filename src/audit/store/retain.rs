@@ -86,7 +86,6 @@ pub fn is_clock_doubtful(settings: &LogSettings, clock: &dyn Clock) -> Result<bo
                 Envelope::read(found.bytes).and_then(|envelope| envelope.moment()).ok().or(newest);
             ControlFlow::Continue(())
         })?;
-    // A record with an unreadable time keeps the last known one.
     }
     Ok(newest.is_none_or(|newest| newest.plus(AHEAD_MAX) < clock.now()))
 }

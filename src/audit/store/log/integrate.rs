@@ -115,8 +115,7 @@ impl Checkpointer {
         records: &[Vec<u8>],
         note: Option<&str>,
     ) -> Result<(), LogFault> {
-        // The files of the previous checkpoint must still be there. A signature over lost records
-        // would hide the loss.
+        // A signature over lost records would hide the loss.
         checkpoint_files::check(&self.checkpoint_files)?;
         let (mut edge, mut bundle) = (self.edge.clone(), self.bundle.clone());
         let mut planned: Vec<Planned> = Vec::new();
@@ -138,8 +137,8 @@ impl Checkpointer {
         let checkpoint =
             Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.tree().root() };
         let note = match note {
-            // Crash before this: only the journal has the records. After it, the head's note states
-            // what to finish, with the same bytes.
+            // Crash before this: the journal alone. After it, the head's note states what to
+            // finish, with the same bytes.
             Some(note) => note.to_owned(),
             None => {
                 let note = self.signer.sign(&checkpoint)?;
@@ -147,9 +146,8 @@ impl Checkpointer {
                 note
             }
         };
-        // Tiles with the same name as in the previous checkpoint have the same hashes, so they
-        // stay. A rewrite would make them empty for a moment. A crash in that moment would damage a
-        // checkpoint that needs them.
+        // A rewrite of a tile with the same name would make it empty for a moment. A crash then
+        // would damage a checkpoint that needs it.
         let before = Tile::partial(self.edge.size());
         let now: BTreeSet<Tile> = planned.iter().map(|(tile, _)| *tile).collect();
         planned.retain(|(tile, _)| !before.contains(tile));
@@ -159,7 +157,6 @@ impl Checkpointer {
         }
         // Crash here: the head has a note that the checkpoint has not. A start writes the following
         // files again, from the journal.
-        // During the change of the files, the watch must not check the old list.
         self.release(&[]);
         let published = self.write_files(&planned).and_then(|written| {
             // Crash here: tiles that no checkpoint covers yet. A start writes them again.
@@ -177,8 +174,7 @@ impl Checkpointer {
         for tile in before.into_iter().filter(|tile| !now.contains(tile)) {
             self.patiently(|| self.take_away(tile))?;
         }
-        // Checked before the journal below the checkpoint is removed: until then it has a second
-        // copy of the records.
+        // Checked while the journal still has a second copy of the records.
         self.checkpoint_files = self.patiently(|| {
             checkpoint_files::check(&written)?;
             let now = checkpoint_files::look(&self.epoch, edge.size())?;

@@ -1,5 +1,4 @@
-//! The ownership of the log: this process writes it, another process does, or no process does for a
-//! moment.
+//! The owner of the log: this process, another process, or, for a moment, none.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -39,12 +38,9 @@ type First = Vec<(Event, Option<String>)>;
 
 /// The process that writes the log.
 enum LogOwner {
-    /// This process.
     Own,
-    /// No process for now. The next epoch is being opened, or another process takes over; events
-    /// wait.
+    /// None for now: the next epoch is being opened, or another process takes over. Events wait.
     Between(VecDeque<QueuedEvent>),
-    /// Another process.
     Away(Arc<dyn Remote>),
     /// No process: the log cannot be opened again.
     Gone(LogFault),
@@ -55,12 +51,10 @@ enum LogOwner {
 pub(super) struct Current {
     pub(super) shared: Arc<SharedQueue>,
     writer: ThreadId,
-    /// `<gateway name>/<epoch>`.
     pub(super) origin: Arc<str>,
     epoch: PathBuf,
 }
 
-/// The owner, and the epoch.
 struct Ownership {
     who: LogOwner,
     current: Current,
@@ -75,15 +69,13 @@ pub(super) struct SharedLog {
     /// Held during a change of the epoch, a pause, a new opening, and a close.
     pub(super) turn: Mutex<()>,
     vault: Arc<Mutex<Vault>>,
-    /// Kept after a failure. A gateway that cannot record must not lose the log to a second writer
-    /// that can.
+    /// Kept after a failure, so that no second writer takes a log that this one cannot write.
     lock: Mutex<Option<durable::Lock>>,
     settings: LogSettings,
     clock: Arc<dyn Clock>,
     disk: Arc<dyn Disk>,
     ears: Mutex<LogListeners>,
-    /// Whether the process is about to end. Then the log waits only briefly for resources that are
-    /// short.
+    /// Whether the process is about to end: then shortages are waited for only briefly.
     closes: AtomicBool,
 }
 
@@ -121,8 +113,7 @@ impl Current {
         Ok((Begun { current: Self { shared, writer, origin, epoch }, lock, recovered }, first))
     }
 
-    /// Records the first records of an epoch. All are queued at once, so that a crash leaves all or
-    /// none, as far as they fit into one batch.
+    /// Records the first records of an epoch. In one batch, so that a crash leaves all or none.
     fn append_first(&self, first: First) -> Result<(), LogFault> {
         let (answer, answered) = mpsc::channel();
         let waiting = |(event, by): (Event, _)| {
@@ -139,8 +130,7 @@ impl Current {
     /// Ends the threads. False where one hangs, or where the caller is the writer's own thread.
     fn end(&self) -> bool {
         self.shared.begin_closing();
-        // The callback of a record may drop the last handle. It runs on the writer's thread, which
-        // cannot wait for itself.
+        // The callback of a record may drop the last handle. The writer cannot wait for itself.
         thread::current().id() != self.writer && self.shared.wait_for_writer()
     }
 }
@@ -182,8 +172,8 @@ impl SharedLog {
         locked(&self.ears).attend(&begun.current.shared);
         if let Err(fault) = begun.current.append_first(first) {
             if !begun.current.end() {
-                // A write may still be in progress. The lock stays until the process ends, so that
-                // no second process writes meanwhile.
+                // A write may still be in progress: no other process may write before this one
+                // ends.
                 std::mem::forget(begun.lock);
             }
             return Err(fault);
@@ -191,12 +181,10 @@ impl SharedLog {
         Ok(begun)
     }
 
-    /// The settings for each further epoch.
     pub(super) const fn settings(&self) -> &LogSettings {
         &self.settings
     }
 
-    /// The origin of the current epoch.
     pub(super) fn origin(&self) -> Arc<str> {
         Arc::clone(&locked(&self.place).current.origin)
     }
@@ -229,7 +217,6 @@ impl SharedLog {
         }
     }
 
-    /// The number of events that wait in this process.
     pub(super) fn waiting(&self) -> usize {
         let place = locked(&self.place);
         match &place.who {
@@ -314,15 +301,14 @@ impl SharedLog {
             if !matches!(rejected.fault, LogFault::Closed) || is_current() {
                 return rejected.tell();
             }
-            // The epoch was closed in between, for the next epoch or for another process. The event
-            // is passed to the new owner.
+            // The epoch was closed in between. The event is passed to the new owner.
             waiting = rejected.waiting;
         }
     }
 
-    /// Lets later events wait, and ends the epoch: all earlier events are committed and covered by
-    /// a checkpoint. On an error nothing has changed, except that a fault during this call fails
-    /// the log. The caller holds `turn`.
+    /// Ends the epoch: earlier events are committed under a checkpoint, and later ones wait. The
+    /// caller holds `turn`. An error leaves the state as before; a fault during this call fails the
+    /// log.
     pub(super) fn stop(&self) -> Result<Current, LogFault> {
         let current = {
             let mut place = locked(&self.place);
@@ -421,12 +407,10 @@ impl SharedLog {
         }
     }
 
-    /// See [`super::Log::closes_soon`].
     pub(super) fn closes_soon(&self) {
         self.closes.store(true, Ordering::SeqCst);
     }
 
-    /// See [`super::Log::pause`].
     pub(super) fn pause(&self) -> Result<(), LogFault> {
         let _turn = locked(&self.turn);
         self.stop().map(|_| ())
@@ -438,12 +422,10 @@ impl SharedLog {
         Ok(lock.as_ref().ok_or(LogFault::Closed)?.duplicate()?)
     }
 
-    /// Removes the lock from this struct.
     fn take_lock(&self) -> Option<durable::Lock> {
         locked(&self.lock).take()
     }
 
-    /// See [`super::Log::resume`].
     pub(super) fn resume(&self) -> Result<Vec<Record>, LogFault> {
         let _turn = locked(&self.turn);
         let since = {
@@ -459,14 +441,12 @@ impl SharedLog {
         let carried = || Ok(Carried { lock: Some(self.lock()?), vault: None });
         let mut begun =
             self.open_again(&settings, carried).inspect_err(|fault| self.gone(fault))?;
-        // The comparison includes that millisecond: a record of the other process can have the same
-        // time.
+        // Inclusive: a record of the other process can have the same millisecond.
         let records = std::mem::take(&mut begun.recovered.records);
         self.go_on(begun);
         Ok(records.into_iter().filter(|record| record.at >= since).collect())
     }
 
-    /// See [`super::Log::leave`].
     pub(super) fn leave(&self, remote: Arc<dyn Remote>) {
         let _turn = locked(&self.turn);
         // The other process has its own copy of the lock's descriptor, so the lock stays taken.
@@ -477,7 +457,6 @@ impl SharedLog {
         });
     }
 
-    /// See [`super::Log::close`].
     pub(super) fn close(&self) -> Result<(), LogFault> {
         let _turn = locked(&self.turn);
         let current = {

@@ -1,5 +1,4 @@
-//! The shared state of a log's threads: waiting events, callbacks of the current batch, and the
-//! status.
+//! The state that a log's threads share: waiting events, the current batch, and the status.
 
 mod ends;
 mod patience;
@@ -26,7 +25,6 @@ pub(super) use ends::{CheckpointerEnd, WriterEnd};
 /// The callback that gets the result of an event.
 pub type Then = Box<dyn FnOnce(Result<Appended, LogFault>) + Send>;
 
-/// An event to be recorded.
 pub(super) struct QueuedEvent {
     pub(super) event: Event,
     pub(super) by: Option<String>,
@@ -40,22 +38,18 @@ pub(super) struct Rejected {
 }
 
 impl Rejected {
-    /// Reports the fault to the sender.
     pub(super) fn tell(self) {
         (self.waiting.then)(Err(self.fault));
     }
 }
 
-/// Gets the duration of a sync, and the number of its records.
 type BoxedSyncObserver = Box<dyn Fn(Duration, usize) + Send + Sync>;
-/// Gets the records that change the state.
 type BoxedRecordListener = Box<dyn Fn(&Record) + Send + Sync>;
 
 /// The queue of one epoch. Its threads share it, and it outlives a dropped handle.
 pub(super) struct SharedQueue {
     inner: Mutex<QueueState>,
     reserve: Mutex<Reserve>,
-    /// The epoch's folder.
     pub(super) epoch: PathBuf,
     pub(super) vkeys: Vkeys,
     /// Wakes the checkpointer: a checkpoint may be due.
@@ -73,8 +67,7 @@ pub(super) struct SharedQueue {
 /// The part of the queue under its lock.
 pub(super) struct QueueState {
     pub(super) queue: VecDeque<QueuedEvent>,
-    /// The callbacks of the batch that is being written. They are here, so that they get a failure
-    /// while the writer hangs in a sync.
+    /// The callbacks of the current batch. They get a failure while the writer hangs in a sync.
     pub(super) answering: Vec<(Then, Appended)>,
     pub(super) writing_since: Option<Duration>,
     /// The monotonic time since which the checkpointer writes a checkpoint.
@@ -117,7 +110,6 @@ pub(super) struct RecoveredLog {
 }
 
 impl SharedQueue {
-    /// The queue of a recovered log.
     pub(super) fn new(clock: std::sync::Arc<dyn Clock>, begin: RecoveredLog) -> Self {
         let RecoveredLog {
             epoch,
@@ -183,18 +175,15 @@ impl SharedQueue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The status of the log.
     pub(super) fn state(&self) -> LogState {
         let inner = self.lock();
         LogState { short: inner.shortages.any().cloned(), ..inner.state.clone() }
     }
 
-    /// The number of events that wait for a batch.
     pub(super) fn waiting(&self) -> usize {
         self.lock().queue.len()
     }
 
-    /// Whether the log accepts events.
     pub(super) fn healthy(&self) -> bool {
         let inner = self.lock();
         !inner.closing && !inner.ended && !inner.over()
@@ -250,12 +239,10 @@ impl SharedQueue {
         self.wake.notify_one();
     }
 
-    /// Waits for work, and takes all of it. `None` where the log has failed, or closes without
-    /// waiting work.
+    /// Waits for work, and takes all of it. `None` at a failure, or at a close without work.
     pub(super) fn take(&self) -> Option<VecDeque<QueuedEvent>> {
         let idle = |inner: &mut QueueState| {
-            // The journal waits while too many bytes are without a checkpoint: memory stays
-            // bounded.
+            // Memory stays bounded: the journal waits for the next checkpoint.
             let wait = inner.queue.is_empty() || inner.pending.bytes > PENDING_BYTES_MAX;
             wait && !inner.closing && inner.state.failed.is_none()
         };
@@ -269,8 +256,7 @@ impl SharedQueue {
         (!work.is_empty() && inner.state.failed.is_none()).then_some(work)
     }
 
-    /// Marks a batch as being written. Events that did not fit into it are first in the queue
-    /// again.
+    /// Marks a batch as being written. Events that did not fit are first in the queue again.
     pub(super) fn begin_writing(&self, batch: Vec<(Then, Appended)>, rest: VecDeque<QueuedEvent>) {
         let mut inner = self.lock();
         if let Some(fault) = inner.state.failed.clone() {
@@ -292,8 +278,7 @@ impl SharedQueue {
         inner.answering = batch;
     }
 
-    /// Marks the batch as durable, and answers its callers in the log's order. If the log has
-    /// failed meanwhile, they were answered already.
+    /// Marks the batch as durable, and answers its callers in order, unless `fail` has done so.
     pub(super) fn written(&self, size: u64, records: Vec<Vec<u8>>) {
         let mut inner = self.lock();
         inner.ends_shortage(LogThread::Writer);
@@ -306,7 +291,6 @@ impl SharedQueue {
             return;
         };
         let at = last.at;
-        // The state is changed before the callbacks run: they may read it.
         inner.state = LogState { size, at, sync_last: took, ..inner.state.clone() };
         let now = self.clock.monotonic();
         let pending = &mut inner.pending;
@@ -320,8 +304,7 @@ impl SharedQueue {
             observe(took, batch.len());
         }
         for (then, sealed) in batch {
-            // The listener runs before the sender's callback, so that the state is current when the
-            // sender continues.
+            // The listener runs first, so that the state is current when the sender continues.
             if let Some(tell) = self.listener.get().filter(|_| sealed.record.event.is_control()) {
                 tell(&sealed.record);
             }
@@ -329,7 +312,6 @@ impl SharedQueue {
         }
     }
 
-    /// Adds a new segment to the watched files.
     pub(super) fn begun(&self, segment: Option<(u64, durable::Identity)>) {
         self.lock().segments.extend(segment);
     }
@@ -345,8 +327,7 @@ impl SharedQueue {
         let batch = std::mem::take(&mut inner.answering);
         let queue = std::mem::take(&mut inner.queue);
         drop(inner);
-        // All threads wake up first, then the callbacks run: a slow callback must not delay the
-        // end.
+        // All threads wake up first: a slow callback must not delay the end.
         self.wake.notify_all();
         self.checkpoint_due.notify_all();
         self.over.notify_all();
@@ -374,8 +355,7 @@ impl SharedQueue {
             !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung))
         };
         drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
-        // Also after a failure: the lock must not be released while a checkpoint is still being
-        // written.
+        // Also after a failure: the lock must stay while a checkpoint is being written.
         let checkpointing = |inner: &mut QueueState| {
             !inner.checkpointer_ended && !matches!(inner.state.failed, Some(LogFault::Hung))
         };
@@ -384,8 +364,7 @@ impl SharedQueue {
         inner.ended && inner.checkpointer_ended
     }
 
-    /// Waits until a checkpoint is due, and returns its records. `None` where the log has ended
-    /// with all records under a checkpoint, or has failed.
+    /// Waits until a checkpoint is due, and returns its records. `None` at the end or a failure.
     pub(super) fn due(&self) -> Option<Vec<Vec<u8>>> {
         let mut inner = self.lock();
         loop {
@@ -415,7 +394,6 @@ impl SharedQueue {
         }
     }
 
-    /// Stores that a checkpoint covers `signed` records.
     pub(super) fn checkpointed(&self, signed: u64, ragged: usize) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -431,8 +409,7 @@ impl SharedQueue {
         self.over.notify_all();
     }
 
-    /// A resource for a checkpoint over `records` is short. The records continue to wait; on a full
-    /// disk, a piece of the reserve is freed.
+    /// A checkpoint lacks a resource: `records` wait again. A full disk uses the reserve.
     pub(super) fn not_checkpointed(&self, records: Vec<Vec<u8>>, fault: &durable::DiskFault) {
         if fault.is_full() {
             self.give_room(fault);
@@ -451,8 +428,7 @@ impl SharedQueue {
         inner.pending.since.get_or_insert(now);
         inner.pending.not_before = now + if fault.is_full() { ROOM_EVERY } else { SHORT_EVERY };
         inner.pending.wanted = true;
-        // At the end of the log, a lasting shortage is accepted: the journal has all records, and
-        // the next start covers them.
+        // At the end, a lasting shortage is accepted: the next start covers the journal's records.
         if inner.ended {
             inner.pending = Pending::default();
         }
@@ -474,8 +450,7 @@ impl SharedQueue {
         given
     }
 
-    /// Refills the reserve after it was used. The log accepts new work again when the reserve is
-    /// whole.
+    /// Refills the reserve. The log accepts new work again when the reserve is whole.
     pub(super) fn take_room(&self) {
         let low = self.lock().state.low;
         let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
@@ -495,21 +470,18 @@ impl SharedQueue {
         self.lock().writing_since = Some(self.clock.monotonic());
     }
 
-    /// The time that the oldest record without a checkpoint has waited.
     pub(super) fn checkpoint_age(&self) -> Duration {
         let inner = self.lock();
         let since = inner.checkpoint_since.or(inner.pending.since);
         since.map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since))
     }
 
-    /// Requests a checkpoint soon.
     pub(super) fn want_checkpoint(&self) {
         self.lock().pending.wanted = true;
         self.checkpoint_due.notify_one();
     }
 
-    /// The segments that a checkpoint of `signed` records makes unneeded. They are no longer
-    /// watched. The last segment stays, because it is being written.
+    /// The segments that a checkpoint of `signed` records makes unneeded; never the last one.
     pub(super) fn trimmable(&self, signed: u64) -> Vec<PathBuf> {
         let mut inner = self.lock();
         let mut found = Vec::new();
@@ -519,7 +491,6 @@ impl SharedQueue {
         found
     }
 
-    /// True while a sync takes so long that new work would only wait.
     pub(super) fn slow(&self) -> bool {
         let inner = self.lock();
         // The running sync counts too: `sync_last` is old while a sync hangs.

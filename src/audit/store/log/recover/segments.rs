@@ -56,8 +56,6 @@ pub(super) fn read_journal(
     };
     let mut under = Tiles::new(&basis.folder, signed);
     for (place, (first, path)) in paths.iter().enumerate() {
-        // A segment begins with the record after the previous segment. Any other index means a lost
-        // or added file.
         if *first != read.tree.size() {
             return Err(LogFault::Stray(path.clone()));
         }
@@ -66,14 +64,12 @@ pub(super) fn read_journal(
         let before = read.pending.len();
         let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
             journal::walk(bytes, &read.tree, &basis.marks, is_last, |index, bytes| {
-                // Records above the acknowledged size are no evidence by themselves: a process with
-                // write access to the folder could add them.
+                // A process with write access to the folder could add such records.
                 if index >= signed {
                     if index >= acknowledged {
                         own(bytes, settings.encrypted)?;
                     }
                     pending.push(bytes.to_vec());
-                // Records below the checkpoint are in the tiles too. Both copies must be the same.
                 } else if !under.record(index).is_ok_and(|record| record == bytes) {
                     return Err(RecordFault::Form);
                 }
@@ -88,8 +84,7 @@ pub(super) fn read_journal(
                 index,
                 "cut off: it says that records may be missing, and none was removed on its word"
             );
-            // Treats the batch as incomplete. It is the last batch, because its writer waits for
-            // it.
+            // Treats the batch as incomplete. It is the last one: its writer waits for it.
             let rest = bytes.split_off(offset);
             read.pending.truncate(before);
             walked = walk(&bytes, &mut read.pending)
@@ -106,7 +101,6 @@ pub(super) fn read_journal(
             read.segments.push((*first, Identity::of(&file, path)?));
         }
     }
-    // A log with fewer records than acknowledged was shortened or restored from an old copy.
     if read.tree.size() < acknowledged {
         return Err(LogFault::Behind { size: read.tree.size(), acknowledged });
     }
