@@ -71,8 +71,8 @@ pub struct ReplayedState {
     handles: BTreeMap<String, Past<String>>,
     /// Whether a token belongs to a handle.
     behind: BTreeMap<String, Past<bool>>,
-    /// The time at which an operator accepted a clock that is earlier than the log. Until the clock reaches it
-    /// again, all records have this time.
+    /// The time at which an operator accepted a clock that is earlier than the log. Until the clock
+    /// reaches it again, all records have this time.
     stopped: Option<Timestamp>,
 }
 

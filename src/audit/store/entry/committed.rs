@@ -6,7 +6,7 @@ use crate::audit::format::request::Forwards;
 /// A value whose admission is durable. Only [`super::AuditRecorder::commit`] makes one.
 ///
 /// The parts of the value come from the value alone: the functions that take it apart are plain
-/// `fn`s, which capture nothing. So no caller can attach the proof to another value.
+/// `fn`s, which have no captures. So no caller can attach the proof to another value.
 pub struct Committed<T>(T);
 
 impl<T> Committed<T> {

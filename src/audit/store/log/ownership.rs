@@ -172,8 +172,7 @@ impl SharedLog {
         locked(&self.ears).attend(&begun.current.shared);
         if let Err(fault) = begun.current.append_first(first) {
             if !begun.current.end() {
-                // A write may still be in progress: no other process may write before this one
-                // ends.
+                // A write may be in progress: no other process may write before this one ends.
                 std::mem::forget(begun.lock);
             }
             return Err(fault);
@@ -306,9 +305,8 @@ impl SharedLog {
         }
     }
 
-    /// Ends the epoch: earlier events are committed under a checkpoint, and later ones wait. The
-    /// caller holds `turn`. An error leaves the state as before; a fault during this call fails the
-    /// log.
+    /// Ends the epoch: earlier events get a checkpoint, later ones wait. The caller holds `turn`.
+    /// An error leaves the state as before; a fault during this call fails the log.
     pub(super) fn stop(&self) -> Result<Current, LogFault> {
         let current = {
             let mut place = locked(&self.place);
@@ -334,8 +332,7 @@ impl SharedLog {
         Err(fault)
     }
 
-    /// Continues with an epoch that was opened after [`SharedLog::stop`]. Waiting events come
-    /// first.
+    /// Continues with an epoch that was opened after [`SharedLog::stop`]: waiting events first.
     pub(super) fn go_on(&self, begun: Begun) {
         *locked(&self.lock) = Some(begun.lock);
         let shared = Arc::clone(&begun.current.shared);

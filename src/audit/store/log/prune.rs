@@ -1,4 +1,4 @@
-//! Pruning: removes the records of old epochs, and checks that the state loses nothing.
+//! Pruning: removes the records of old epochs, and checks that the state does not need them.
 
 use std::fs;
 use std::io;
@@ -80,9 +80,9 @@ impl<'s> Pruning<'s> {
         matches!(read, Ok(Ok(()))).then_some(found)
     }
 
-    /// The epochs, from the oldest, whose records are all older than `before`. It ends at the
-    /// first epoch that may not be pruned: one with a loss, one whose first record states a loss of
-    /// another, and one that the cache does not cover.
+    /// The epochs, from the oldest, whose records are all older than `before`. The list ends at the
+    /// first epoch that may not be pruned. Such epochs have a loss, or state a loss of another
+    /// epoch in their first record, or are not covered by the cache.
     ///
     /// # Errors
     /// When the epochs cannot be read.

@@ -1,9 +1,9 @@
 //! The remains of pruned epochs: one file for each epoch beside the cache, with the records that
 //! the state needs. Backups include these files. A lost cache is rebuilt from them.
 //!
-//! The file contains for each record that changes the state: its index (8 bytes, big-endian), its
-//! length (4 bytes, big-endian), and its bytes as in the log. The SHA-256 of all that follows. No
-//! signature covers the file. It is as trusted as the record keys beside it.
+//! The file has these parts for each record that changes the state: its index (8 bytes), its length
+//! (4 bytes), and its bytes as in the log. The integers are big-endian. The SHA-256 of all these
+//! bytes follows. No signature covers the file. It is as trusted as the record keys beside it.
 
 use std::collections::BTreeMap;
 use std::fs;

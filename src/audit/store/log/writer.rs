@@ -129,9 +129,8 @@ impl RecordEncryptor {
         Ok(bytes)
     }
 
-    /// Encodes a record. One that changes the state is decoded again before it is written: a record
-    /// that the next start could not read would end the log permanently. Such a record is returned
-    /// as that start reads it.
+    /// Encodes a record. One that changes the state is decoded again, and returned as a start reads
+    /// it. A record that the next start could not read would end the log permanently.
     fn write(&self, given: &Record) -> Result<(Vec<u8>, Option<Record>), LogFault> {
         let bytes = self.encode(given)?;
         if !given.event.is_control() {
