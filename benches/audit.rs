@@ -1,7 +1,9 @@
-//! How fast do records become durable, how fast is a log verified, how long does a start with a large log take, and how much is
-//! written for one record a second?
+//! Benchmark of the audit log. It measures how fast records become durable, how fast a log
+//! verifies, and how long a start with a large log takes. It also measures the bytes written at one
+//! record per second.
 //!
-//! `cargo bench --bench audit`; `RECORDS=1000000` for the sizes of docs/PERFORMANCE.md, `DIR=…` for another disk.
+//! `cargo bench --bench audit`. `RECORDS=1000000` gives the sizes of docs/PERFORMANCE.md; `DIR=…`
+//! selects another disk.
 #![allow(
     clippy::print_stdout,
     clippy::expect_used,
@@ -21,6 +23,7 @@ use token_shield::clock::{Clock, ManualClock, SystemClock};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::{KeyId, RequestId, TokenId};
 
+/// An admission with typical content.
 fn admission(number: u64) -> Event {
     let caller = Caller {
         agent: format!("research/agent-{}", number % 50).parse().expect("agent"),
@@ -56,7 +59,7 @@ fn settings(dir: &Path) -> LogSettings {
     LogSettings { reserve: 0, ..LogSettings::of_data(dir, "bench") }
 }
 
-/// The middle of 200 syncs of one sector's page.
+/// The median of 200 syncs, each after a write of one page (4096 bytes).
 fn fdatasync(dir: &Path, clock: &SystemClock) -> Duration {
     let file = SystemDisk.create(&dir.join("sync")).expect("file");
     SystemDisk.write(&file, &vec![0; 1 << 20], 0).expect("write");
@@ -73,7 +76,8 @@ fn fdatasync(dir: &Path, clock: &SystemClock) -> Duration {
     times[100]
 }
 
-/// `records` records with `waiters` of them waiting at any time; gives records a second.
+/// Appends `records` records, with `waiters` of them waiting at any time. Returns records per
+/// second.
 fn fill(log: &Log, records: u64, waiters: u64, clock: &SystemClock) -> f64 {
     let (answer, answers) = mpsc::channel();
     let seal = |number| {
@@ -94,7 +98,8 @@ fn fill(log: &Log, records: u64, waiters: u64, clock: &SystemClock) -> f64 {
     records as f64 / (clock.monotonic() - began).as_secs_f64()
 }
 
-/// Bytes handed to the disk for each byte of record, at one record a second by the log's own clock.
+/// Prints the bytes written to the disk per byte of record, at one record per second of the log's
+/// own clock.
 fn amplification(dir: &Path) {
     let clock = Arc::new(ManualClock::at(SystemClock::start().now()));
     let disk = Arc::new(Counting::default());
@@ -106,7 +111,7 @@ fn amplification(dir: &Path) {
     for number in 0..count {
         log.append_blocking(admission(number), None).expect("sealed");
         clock.advance(Duration::from_secs(1));
-        // The sealer's thread goes by that clock too: it is given the time to look at it.
+        // The recorder's thread reads the same clock. The pause gives it time to do so.
         std::thread::park_timeout(Duration::from_millis(2));
     }
     let written = disk.bytes() - before;
@@ -118,6 +123,7 @@ fn amplification(dir: &Path) {
     );
 }
 
+/// The bytes of all files in a folder and below.
 fn folder_bytes(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -131,6 +137,7 @@ fn folder_bytes(folder: &Path) -> u64 {
         .sum()
 }
 
+/// The machine's disk, which counts the bytes written.
 #[derive(Default)]
 struct Counting(std::sync::atomic::AtomicU64);
 
@@ -151,6 +158,7 @@ impl Disk for Counting {
     }
 }
 
+/// The resident memory of this process, in kB.
 fn resident_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -172,7 +180,8 @@ fn main() {
         let rate = fill(&log, records / 20, waiters, &clock);
         let bound = waiters as f64 / sync.as_secs_f64();
         println!(
-            "durable         {rate:>8.0} records/s with {waiters:>4} waiting: {:.2} of waiters / fdatasync",
+            "durable         {rate:>8.0} records/s with {waiters:>4} waiting: {:.2} of waiters / \
+                fdatasync",
             rate / bound
         );
     }

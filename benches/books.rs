@@ -1,6 +1,8 @@
-//! What do the books cost with 1, 1,000 and 1,000,000 handles or revoked tokens in them: a lookup's time, and memory for each?
+//! Benchmark of the registry with 1, 1,000 and 1,000,000 handles or revoked tokens. It measures the
+//! time of a lookup and the memory of each entry.
 //!
-//! Memory is the growth of the resident set; books stay until the end, so that none grows into what another gave back.
+//! Memory is the growth of the resident set. A registry lives until the end, so that none reuses
+//! freed memory of another one.
 #![allow(clippy::print_stdout, reason = "this is where figures are printed")]
 
 use std::hint::black_box;
@@ -15,15 +17,17 @@ use token_shield::id::{AgentName, HandleId, Principal, TokenId};
 use token_shield::registry::Registry;
 use token_shield::token::handle;
 
-/// Bytes of tokens as they stand behind handles: signed with ML-DSA-65, and with Ed25519.
+/// The bytes of a token in a registered handle, signed with Ed25519 and with ML-DSA-65.
 const TOKENS: [(&str, usize); 2] = [("Ed25519", 900), ("ML-DSA-65", 5_200)];
 const SIZES: [u32; 3] = [1, 1_000, 1_000_000];
 
+/// The resident memory of this process, in bytes (proc(5): second field of `statm`, in pages).
 fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     pages.split_whitespace().nth(1).and_then(|count| count.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
+/// Applies an event to the registry.
 fn seal(registry: &Registry, event: Event) {
     registry.apply(&Record { at: Timestamp(1_790_000_000_000), by: None, event });
 }
@@ -85,7 +89,8 @@ fn handles(bench: &mut Criterion) {
         }
         let each = resident_bytes().saturating_sub(before) / u64::from(known);
         println!(
-            "books/memory: {known} handles for {kind} tokens of {bytes} bytes take {each} bytes each"
+            "books/memory: {known} handles for {kind} tokens of {bytes} bytes take {each} bytes \
+                each"
         );
     }
 }

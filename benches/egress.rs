@@ -1,4 +1,5 @@
-//! What do doors 1 and 2 cost: a URL judged, a text filtered, a body understood and its answer filtered?
+//! Benchmark of the egress filters: evaluation of a URL, filter of a text, and both filters of a
+//! whole exchange.
 
 #![allow(
     clippy::print_stdout,
@@ -20,18 +21,24 @@ use token_shield::model::response_text::{Channel, ChannelId, StreamTexts, TextFi
 use token_shield::model::tools::Tools;
 use token_shield::model::{BodyRules, Operation, Profile, UnknownFields, read};
 
-const PROSE: &str = "The weather in the mountains turns quickly, so pack for rain even where the morning is clear. Start before seven, take \
-    the left path behind the chapel: it is longer, and shaded. There's water at two places (the second one dries up in August), and \
-    nothing to eat before the hut.\n\nFrom there you see both valleys. \"It is worth it\", everybody says; and it is.\n\n";
-const LINKS: &str = "See [the map](https://docs.example/map) and ![a picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
+const PROSE: &str = "The weather in the mountains turns quickly, so pack for rain even where the \
+    morning is clear. Start before seven, take \
+    the left path behind the chapel: it is longer, and shaded. There's water at two places (the \
+    second one dries up in August), and \
+    nothing to eat before the hut.\n\nFrom there you see both valleys. \"It is worth it\", \
+    everybody says; and it is.\n\n";
+const LINKS: &str = "See [the map](https://docs.example/map) and ![a \
+    picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
 
-/// What costs the most for its length: each gives way.
+/// The text with the highest cost per byte. Each occurrence is replaced.
 const HOSTILE: &str = "http:@)";
 
-const EVENT: &str = "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
-/// Streams whose first event is timed.
+const EVENT: &str = "data: \
+    {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
+/// The number of streams whose first event is timed.
 const STREAMS: usize = 100_000;
-/// Bytes that are written between two of them: what a gateway's caches hold is gone then.
+/// The bytes that are written between two streams. They replace the content of the processor's
+/// caches.
 const COLD: usize = 2 << 20;
 
 fn policy() -> EgressPolicy {
@@ -48,7 +55,7 @@ fn policy() -> EgressPolicy {
     EgressPolicy::new(lists, SelfEndpoints::default())
 }
 
-/// The filter of a text, as an answer has it.
+/// The filter of one text, as in an answer.
 struct Door<'j> {
     policy: &'j EgressPolicy,
     scanner: Scanner,
@@ -128,7 +135,8 @@ fn egress(bench: &mut Criterion) {
     let call =
         read(Operation::ChatCompletions, asked.as_bytes()).and_then(|read| read.understand(&terms));
     let call = call.unwrap_or_else(|no| panic!("{no}"));
-    // Door 1 asks what the reading of the body has found; what it costs where that is nothing, and a filter for a whole answer.
+    // The request filter reads what the parser of the body has found. This measures it without
+    // findings, together with a filter of a whole answer.
     group.bench_function("doors 1 and 2, nothing found", |run| {
         run.iter(|| {
             let through = black_box(&call).external_references().is_empty();
@@ -153,8 +161,8 @@ fn egress(bench: &mut Criterion) {
     group.finish();
 }
 
-/// How long the first event of a stream takes through a new filter, beside how long it takes to be copied: what door 2 adds to the time to the
-/// first token.
+/// Compares the time of a stream's first event through a new filter with a plain copy. The
+/// difference is what the response filter adds to the time to the first token.
 fn first_event(_: &mut Criterion) {
     let policy = policy();
     let mut cold = vec![0_u8; COLD];

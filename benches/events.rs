@@ -1,4 +1,5 @@
-//! What does one event of a stream cost: read once, its usage, texts and tool calls looked at, and passed on?
+//! Benchmark of one event of a stream. It is parsed once, its usage, texts and tool calls are
+//! checked, and it is passed on.
 
 use std::hint::black_box;
 
@@ -9,14 +10,20 @@ use token_shield::model::answer::StreamFilter;
 use token_shield::model::response_text::{Channel, ChannelId, TextFilter};
 use token_shield::model::tools::Tools;
 
-const CHUNK: &str = "data: {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
-const ESCAPED: &str = "data: {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" \\\"mountains\\\"\\n\\n\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
-const CALL: &str = "data: {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"city\\\": \\\"Paris\\\"\"}}]},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
-const CALL_BEGINS: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":\"\"}}]},\"finish_reason\":null}]}\n\n";
-const DELTA: &str = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" mountains\"}}\n\n";
-const MESSAGE_BEGINS: &str = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"m\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
+const CHUNK: &str = "data: \
+    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+const ESCAPED: &str = "data: \
+    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" \\\"mountains\\\"\\n\\n\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+const CALL: &str = "data: \
+    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"city\\\": \\\"Paris\\\"\"}}]},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+const CALL_BEGINS: &str = "data: \
+    {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":\"\"}}]},\"finish_reason\":null}]}\n\n";
+const DELTA: &str = "event: content_block_delta\ndata: \
+    {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" mountains\"}}\n\n";
+const MESSAGE_BEGINS: &str = "event: message_start\ndata: \
+    {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"m\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
 
-/// Lets every text pass; judges tools, none of which is in these answers.
+/// Lets every text pass. It checks tools, which these answers do not have.
 struct Texts {
     judges_tools: bool,
 }
@@ -41,7 +48,7 @@ impl TextFilter for Texts {
     }
 }
 
-/// A chunk with the log probabilities of a token and of the `count` most probable ones.
+/// A chunk with the log probabilities of a token and of the `count` most probable alternatives.
 fn with_logprobs(count: usize) -> String {
     let one = r#"{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111,117,110,116,97,105,110,115]}"#;
     let top = vec![one; count].join(",");

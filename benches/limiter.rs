@@ -1,4 +1,5 @@
-//! What does a request pay for its limits: its rates, its places in flight, a refusal, and does a large fleet change that?
+//! Benchmark of the limits of a request: its rates, its slots in flight, and a refusal. It also
+//! measures the effect of a large fleet.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use token_shield::clock::{ManualClock, SystemClock, Timestamp};
 use token_shield::guard::gcra::{Limit, Period};
 use token_shield::guard::limiter::{Ask, Limiter, SubjectKind};
 
-/// A rate that no benchmark reaches.
+/// A rate that no benchmark reaches, in requests.
 const WIDE: u64 = 4_000_000_000;
 
-/// The asks of a request by `agent`: its class's two rates, its principal, its model; narrow before wide.
+/// The checks for a request of `agent`: its class's two rates, its principal and its model, the
+/// narrowest first.
 fn asks(limiter: &Limiter, agent: &str) -> Vec<Ask> {
     let ask = |kind, name: &str, limits| Ask { subject: limiter.subject(kind, name), limits };
     let (second, minute) = (
@@ -38,7 +40,7 @@ fn rates(bench: &mut Criterion) {
 
     let still = Limiter::new(Arc::new(ManualClock::at(Timestamp(0))));
     let mut full = asks(&still, "research/summarizer");
-    // The last one refuses, so that what was counted before it has to be given back.
+    // The last limit refuses. The counts of the limits before it must be returned.
     full[2].limits = vec![Limit::new(Period::Minute, 1, Some(1))];
     assert!(still.take(&full).is_ok(), "the one request that passes");
     assert!(still.take(&full).is_err(), "and every later one is refused");

@@ -1,4 +1,5 @@
-//! What does it cost to read a chat body strictly, judge every field of it and write it again, at 2 KB and at 200 KB?
+//! Benchmark of the strict parser, the field checks and the serializer of chat bodies with 2 KB and
+//! 200 KB.
 
 use std::hint::black_box;
 
@@ -6,7 +7,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 use token_shield::model::{self, BodyChanges, BodyRules, Operation, Profile, UnknownFields};
 
-/// A conversation with a tool and its result, about `length` bytes of compact JSON.
+/// A conversation with a tool and its result, as about `length` bytes of compact JSON.
 fn chat(length: usize) -> Vec<u8> {
     let mut body = String::from(
         r#"{"model":"llama-3.1-8b","temperature":0.7,"top_p":0.95,"max_tokens":512,"stream":true,"stop":["\n\n"],"tools":[{"type":"function","function":{"name":"weather","description":"The weather of a place.","parameters":{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer","minimum":1,"maximum":7}},"required":["city"]}}}],"messages":[{"role":"system","content":"You are brief."}"#,
@@ -19,7 +20,8 @@ fn chat(length: usize) -> Vec<u8> {
                 r#",{{"role":"assistant","content":null,"tool_calls":[{{"id":"call_{turn}","type":"function","function":{{"name":"weather","arguments":"{{\"city\":\"Łódź\",\"days\":2}}"}}}}]}}"#
             ),
             2 => format!(r#",{{"role":"tool","tool_call_id":"call_{}","content":"{{\"sky\":\"clear\",\"celsius\":[7,9]}}"}}"#, turn - 1),
-            _ => format!(r#",{{"role":"assistant","content":"{}"}}"#, "It will be clear, with seven to nine degrees. ".repeat(8)),
+            _ => format!(r#",{{"role":"assistant","content":"{}"}}"#, "It will be clear, with \
+                seven to nine degrees. ".repeat(8)),
         });
         turn += 1;
     }

@@ -1,4 +1,5 @@
-//! What does a token cost, and a chain of four: verified cold, by either implementation, and found in the memory of verified ones?
+//! Benchmark of the verification of a token and of a chain of four. Each is verified cold, by both
+//! implementations, and looked up in the token cache.
 
 use std::hint::black_box;
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use token_shield::token::jwk::Jwk;
 use token_shield::token::mint::{MintRequest, mint};
 use token_shield::token::{IssuerPolicy, KeySource, KnownKey, PostQuantum, Presented, verify};
 
+/// A source of exactly one key.
 struct One(Arc<KnownKey>);
 
 impl KeySource for One {
@@ -36,7 +38,8 @@ impl KeySource for One {
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 
-/// A token and the key that a gateway knows, with these lists; with a holder's key where it shall be delegated.
+/// A token with these lists, and the key that a gateway knows. With `holder`, the token may be
+/// delegated.
 fn token(
     algorithm: Algorithm,
     holder: Option<&SigningKey>,
@@ -88,7 +91,8 @@ fn tokens(bench: &mut Criterion) {
         };
         one(bench, algorithm.as_str(), &text, &keys);
     }
-    // A list of 64 in each of the three constraints of each token: the most that are allowed, and as long as 40 KiB have room for.
+    // 64 entries in each of three constraints of each token: the maximum that is allowed. The
+    // longest names are as long as 40 KiB have room for.
     for (name, length) in
         [("", 0), (", lists of 64 short names", 2), (", lists of 64 long names", 22)]
     {
@@ -100,7 +104,7 @@ fn tokens(bench: &mut Criterion) {
     }
 }
 
-/// Three lists of 64 names of that length; none where it is 0.
+/// Three lists of 64 names of this length. None if the length is 0.
 fn lists(length: usize) -> Result<Vec<Constraint>, Box<dyn std::error::Error>> {
     let names = || {
         Value::Array((0..64).map(|number| Value::from_text(format!("{number:0length$}"))).collect())
@@ -111,7 +115,8 @@ fn lists(length: usize) -> Result<Vec<Constraint>, Box<dyn std::error::Error>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// A chain of four: an ML-DSA-65 root, and holders with Ed25519 keys; each with lists of names of that length.
+/// A chain of four: an ML-DSA-65 root and holders with Ed25519 keys. Each token has lists of names
+/// of this length.
 fn chain(length: usize) -> Result<(String, One), Box<dyn std::error::Error>> {
     let holders = [(); 3].map(|()| SigningKey::generate(Algorithm::Ed25519));
     let [first, second, third] = holders;
@@ -126,6 +131,7 @@ fn chain(length: usize) -> Result<(String, One), Box<dyn std::error::Error>> {
     Ok((text, keys))
 }
 
+/// Measures one token cold and from the token cache.
 fn one(bench: &mut Criterion, name: &str, text: &str, keys: &One) {
     let cold = |verifier: &dyn Verifier| {
         let verified = Presented::read(black_box(text))
@@ -153,7 +159,7 @@ fn one(bench: &mut Criterion, name: &str, text: &str, keys: &One) {
     });
 }
 
-/// The door of a gateway with that key, and tables of one class.
+/// The authenticator of a gateway with this key, and tables of one class.
 fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     let known = Jwk::of(keys.0.key.clone());
     let keyring = Keyring::new();

@@ -1,5 +1,5 @@
-//! What the fuzz targets of egress ask of the code, whatever the bytes. The fuzzer runs these, and so does an ordinary test over
-//! `fuzz/corpus`.
+//! The properties that the fuzz targets of egress check for any input. The fuzzer runs them, and an
+//! ordinary test runs them over `fuzz/corpus`.
 #![allow(dead_code, reason = "each target uses one of them")]
 
 use std::sync::LazyLock;
@@ -10,6 +10,7 @@ use token_shield::guard::egress::policy::{
 };
 use token_shield::guard::egress::text::{Found, MARK, Scanner, Verdict};
 
+/// The policy of all targets.
 static JUDGE: LazyLock<EgressPolicy> = LazyLock::new(|| {
     let lines = [
         "good.example",
@@ -25,8 +26,8 @@ static JUDGE: LazyLock<EgressPolicy> = LazyLock::new(|| {
     )
 });
 
-/// The judge: what is read is read the same once it is written, the URL Standard's reader agrees, and what is controlled is on the list
-/// by a naive reading.
+/// Checks the policy. A destination that is written and read again is the same. The parser of the
+/// URL Standard agrees with it. A controlled destination is on the list by a second, simple check.
 pub(crate) fn policy(bytes: &[u8]) {
     let Ok(url) = std::str::from_utf8(bytes) else { return };
     let judged = JUDGE.evaluate(Use::Media, url, &TokenRestrictions::default());
@@ -54,7 +55,7 @@ pub(crate) fn policy(bytes: &[u8]) {
     }
 }
 
-/// What comes out of a text in pieces, by a verdict.
+/// The output of the scanner for a text in pieces, under a verdict.
 fn through(
     pieces: &[&str],
     fences: bool,
@@ -68,6 +69,7 @@ fn through(
     out
 }
 
+/// The verdict of [`JUDGE`]. A URL in a code fence passes.
 fn good(found: &Found<'_>) -> Verdict {
     let passes = found.fenced
         || found.url.is_ok_and(|url| {
@@ -76,7 +78,7 @@ fn good(found: &Found<'_>) -> Verdict {
     if passes { Verdict::Pass } else { Verdict::Strip }
 }
 
-/// The text cut where `seed` says.
+/// The text in pieces. `seed` determines their length.
 fn cut(text: &str, seed: u8) -> Vec<&str> {
     let size = usize::from(seed % 7) + 1;
     let places: Vec<usize> =
@@ -84,8 +86,9 @@ fn cut(text: &str, seed: u8) -> Vec<&str> {
     places.windows(2).filter_map(|pair| text.get(pair[0]..pair[1])).collect()
 }
 
-/// The filter: however a text is cut the same comes out; what may pass passes byte for byte; where nothing could be a URL nothing
-/// changes; and of what came out nothing leads elsewhere.
+/// Checks the filter. The output does not depend on how the text is cut. What may pass is unchanged
+/// byte for byte. A text without a possible URL does not change. No URL in the output leads to an
+/// uncontrolled destination.
 pub(crate) fn filter(bytes: &[u8]) {
     let Some((seed, rest)) = bytes.split_first() else { return };
     let Ok(text) = std::str::from_utf8(rest) else { return };
@@ -94,17 +97,18 @@ pub(crate) fn filter(bytes: &[u8]) {
     let pieces = cut(text, *seed);
     assert_eq!(through(&pieces, fences, good), whole, "{text:?} in {pieces:?}");
     assert_eq!(through(&[text], fences, |_| Verdict::Pass), text);
-    // Some readers leave these out.
+    // Some parsers remove these characters from a URL.
     let dropped =
         |next: &char| next.is_whitespace() || matches!(next, '\0' | '\u{2}' | '\u{3}' | '>');
     let lower: String = text.to_lowercase().chars().filter(|next| !dropped(next)).collect();
     if !text.contains([':', '/', '\\', '&']) && !lower.contains("www.") {
         assert_eq!(whole, text);
     }
+    // The input has the mark itself, so the output does not show what was replaced.
     if text.contains(MARK) {
         return;
     }
-    // What stands behind a mark is the text again: what it leads to was judged already.
+    // Text after a mark repeats the link text, and its destination was evaluated before.
     let mut left = 0;
     through(&[&whole], fences, |found| {
         left += usize::from(good(found) == Verdict::Strip && found.url.is_ok());

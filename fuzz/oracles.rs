@@ -1,5 +1,5 @@
-//! What each fuzz target asks of the code, whatever the bytes. The fuzzer runs these, and so does an ordinary test over
-//! `fuzz/corpus`.
+//! The properties that each fuzz target checks for any input. The fuzzer runs them, and an ordinary
+//! test runs them over `fuzz/corpus`.
 #![allow(dead_code, reason = "each target uses one of them")]
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use token_shield::token::{
 const NOW_S: i64 = 1_790_000_010;
 const NOW: Timestamp = Timestamp(NOW_S * 1000);
 
-/// A gateway that knows one operator's key.
+/// A gateway that knows the key of one operator.
 struct Ring(HashMap<KeyId, Arc<KnownKey>>);
 
 impl KeySource for Ring {
@@ -29,11 +29,12 @@ impl KeySource for Ring {
     }
 }
 
+/// A key from a fixed seed, so that a found input can be repeated.
 fn signing(seed: u8) -> SigningKey {
     SigningKey::from_seed(Algorithm::Ed25519, [seed; 32].into())
 }
 
-/// The operator's key and one for each holder.
+/// The operator's key, and one key for each holder.
 static SIGNERS: LazyLock<[SigningKey; 4]> = LazyLock::new(|| [1, 2, 3, 4].map(signing));
 static KIDS: LazyLock<[String; 4]> = LazyLock::new(|| {
     SIGNERS
@@ -60,8 +61,8 @@ static RING: LazyLock<Ring> = LazyLock::new(|| {
     Ring(known.into_iter().map(|known| (known.id, Arc::new(known))).collect())
 });
 
-/// The front: any text is read or refused, what is read is explained in strict JSON, and nothing that these keys did not
-/// sign is taken.
+/// Checks the parser of tokens. Any text is parsed or refused. A parsed token can be shown as
+/// strict JSON. No token is accepted without a signature by these keys.
 pub(crate) fn jws(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(presented) = Presented::read(text) else {
@@ -81,7 +82,7 @@ pub(crate) fn jws(bytes: &[u8]) {
     }
 }
 
-/// A token of any payload, signed by the key in that place of a chain.
+/// A token with any payload, signed by the key at this position of a chain.
 fn sign(place: usize, payload: &[u8]) -> String {
     let header = format!(r#"{{"typ":"at+jwt","alg":"Ed25519","kid":"{}"}}"#, KIDS[place]);
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
@@ -89,8 +90,8 @@ fn sign(place: usize, payload: &[u8]) -> String {
     format!("{signed}.{signature}")
 }
 
-/// `HOLDER` in a payload stands for the next holder's public key, `PARENT` for the parent's hash, `SIGNER` for the key that
-/// signs: what a fuzzer could not guess.
+/// Replaces placeholders of a payload: `HOLDER` by the next holder's public key, `PARENT` by the
+/// parent's hash, `SIGNER` by the id of the signing key. A fuzzer could not guess these values.
 fn filled(place: usize, payload: &str, parent: Option<&str>) -> String {
     let holder = SIGNERS
         .get(place + 1)
@@ -104,8 +105,9 @@ fn filled(place: usize, payload: &str, parent: Option<&str>) -> String {
     payload.replace("HOLDER", &holder).replace("PARENT", &parent).replace("SIGNER", &KIDS[place])
 }
 
-/// The chain: up to four payloads, one a line, each rightly signed by the key before it. What is taken, which the answer
-/// says, is narrower at each joint by a second, naive reading.
+/// Checks chains. The input has up to four payloads, one in each line, and each is signed with the
+/// correct key. By a second, simple check, each token of an accepted chain is narrower than its
+/// parent. Returns whether the chain was accepted.
 pub(crate) fn chain(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let mut tokens: Vec<String> = Vec::new();
@@ -140,6 +142,7 @@ pub(crate) fn chain(bytes: &[u8]) -> bool {
     true
 }
 
+/// Panics if a child is wider than its parent. The check does not use the gateway's code.
 pub(crate) fn narrower(parent: &Value, own: &Value) {
     assert_eq!(own["sub"], parent["sub"]);
     assert!(
@@ -184,7 +187,8 @@ pub(crate) fn narrower(parent: &Value, own: &Value) {
     }
 }
 
-/// The reader of JWK Sets: what is read has no private half and comes back the same when it is written.
+/// Checks the parser of JWK Sets. A parsed set has no private keys, and is the same after it is
+/// written and parsed again.
 pub(crate) fn jwks(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = jwk::read_private(text).map(|key| key.public());

@@ -1,4 +1,5 @@
-//! A reverse proxy that asks nothing: what hyper's server and client cost by themselves, on the runtime that token-shield uses.
+//! A reverse proxy without checks. It shows the cost of hyper's server and client alone, on the
+//! runtime that token-shield uses.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -23,7 +24,7 @@ use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// The allocator of token-shield, so that the comparison is about the work and not about the heap.
+/// The allocator of token-shield, so that both programs manage memory in the same form.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -32,7 +33,8 @@ type Upstreams = Client<HttpConnector, Incoming>;
 /// Forwards every request to one upstream.
 #[derive(Debug, Parser)]
 struct Words {
-    /// Where to listen; port 0 takes a free one. The first line on stdout says which.
+    /// The address to listen on. Port 0 is any free port. The first line on stdout is the real
+    /// address.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: String,
     /// The upstream's `host:port`.
@@ -40,7 +42,7 @@ struct Words {
     upstream: String,
 }
 
-// As many workers as the process may use cores, as token-shield does.
+// As many workers as the process may use cores, as in token-shield.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let words = Words::parse();
@@ -57,7 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let authority = words.upstream.clone();
         let service =
             service_fn(move |request| forward(client.clone(), authority.clone(), request));
-        // A connection that breaks is the load generator leaving.
+        // A connection breaks when the load generator disconnects. This is not an error.
         tokio::spawn(async move {
             http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
         });

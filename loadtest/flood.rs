@@ -1,4 +1,5 @@
-//! Floods an HTTP/2 listener with control frames (RFC 9113); one JSON line says how long each connection lived.
+//! Floods an HTTP/2 listener with control frames (RFC 9113). One JSON line reports the lifetime of
+//! each connection.
 #![allow(clippy::disallowed_methods, reason = "a load test runs on the machine's own time")]
 
 use std::error::Error;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// What is sent without pause.
+/// The kind of frame that is sent without a pause.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Kind {
     Ping,
@@ -23,36 +24,36 @@ enum Kind {
     Priority,
     WindowUpdate,
     Unknown,
-    /// Streams that are opened and reset.
+    /// Streams that are opened and reset (RST_STREAM).
     Rst,
     EmptyData,
     Continuation,
 }
 
-/// Floods, and again on a new connection when one is closed.
+/// Floods a listener, and opens a new connection when one is closed.
 #[derive(Debug, Parser)]
 struct Words {
-    /// `host:port` to flood; a loopback address.
+    /// The `host:port` to flood. It must be a loopback address.
     #[arg(long)]
     target: String,
-    /// What is sent.
+    /// The kind of frame.
     #[arg(long)]
     kind: Kind,
-    /// Connections at once.
+    /// The number of parallel connections.
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// For how long.
+    /// The duration in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// Whether a connection that was closed stays closed.
+    /// Do not open a new connection after one is closed.
     #[arg(long)]
     once: bool,
-    /// The CA of the listener's certificate, PEM, where it speaks TLS (`dev --tls`: DATA/tls/ca.pem).
+    /// The CA of the listener's certificate (PEM), if it uses TLS (`dev --tls`: DATA/tls/ca.pem).
     #[arg(long)]
     ca: Option<PathBuf>,
 }
 
-/// What became of one flooder's connections.
+/// The results of one flooder's connections.
 #[derive(Default)]
 struct Lives {
     connections: u64,
@@ -61,7 +62,8 @@ struct Lives {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// GET / of localhost, from the static table of HPACK alone: the same bytes on every stream.
+/// A GET / for localhost, from the static table of HPACK alone (RFC 7541). The bytes are the same
+/// on every stream.
 const ASK: &[u8] = b"\x82\x86\x84\x01\x09localhost";
 const FRAMES: usize = 8192;
 
@@ -74,7 +76,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 impl Kind {
-    /// What comes first on a connection, and what is repeated.
+    /// The bytes at the start of a connection, and the bytes that are repeated.
     fn bytes(self) -> (Vec<u8>, Vec<u8>) {
         let (first, one) = match self {
             Self::Ping => (Vec::new(), frame(6, 0, 0, &[0; 8])),
@@ -106,7 +108,7 @@ fn connector(ca: &PathBuf) -> Result<TlsConnector, Box<dyn Error + Send + Sync>>
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Sends until the connection ends, reading what comes; gives the bytes that were sent.
+/// Sends until the connection ends, and reads what arrives. Returns the number of bytes sent.
 async fn flood<S: AsyncRead + AsyncWrite + Send + 'static>(
     stream: S,
     (first, again): &(Vec<u8>, Vec<u8>),

@@ -1,4 +1,5 @@
-//! The callers of the load test: N connections, each asking again as soon as it is answered; one JSON line says how that went.
+//! The callers of the load test: N connections, each with the next request as soon as the last one
+//! is answered. One JSON line has the results.
 #![allow(clippy::disallowed_methods, reason = "a load test runs on the machine's own time")]
 
 mod wire;
@@ -17,42 +18,43 @@ use tokio::net::TcpStream;
 
 use crate::wire::Wire;
 
-/// Microseconds of one tick of `/proc/PID/stat` (USER_HZ is 100 wherever Linux runs today).
+/// The microseconds of one tick of `/proc/PID/stat`. USER_HZ is 100 on current Linux systems.
 const TICK_US: u64 = 10_000;
 
-/// Asks for chat completions in a closed loop.
+/// Sends requests for chat completions in a closed loop.
 #[derive(Debug, Parser)]
 struct Words {
-    /// `host:port` to ask.
+    /// The `host:port` of the target.
     #[arg(long)]
     target: String,
-    /// Connections, each with one request at a time.
+    /// The number of connections. Each has one request at a time.
     #[arg(long, default_value_t = 64)]
     connections: usize,
-    /// Seconds before anything is counted.
+    /// The seconds before the measurement begins.
     #[arg(long, default_value_t = 1.0)]
     warm_s: f64,
-    /// Seconds that are counted.
+    /// The seconds of the measurement.
     #[arg(long, default_value_t = 5.0)]
     window_s: f64,
-    /// Ask for streams and count their chunks; latency is then the time to the first event.
+    /// Request streams and count their events. Latency is then the time to the first event.
     #[arg(long)]
     stream: bool,
-    /// A file of bearer tokens, one a line, used in turn.
+    /// A file of bearer tokens, one in each line. They are used in turn.
     #[arg(long)]
     tokens: Option<std::path::PathBuf>,
-    /// Requests a second of all connections together, evenly; as many as there are answers where it is not said.
+    /// Requests per second of all connections together, evenly distributed. Default: as many as are
+    /// answered.
     #[arg(long)]
     rate: Option<f64>,
-    /// Length of the request body, bytes.
+    /// The length of a request body, in bytes.
     #[arg(long, default_value_t = 2048)]
     body: usize,
-    /// Processes whose CPU time in the window is reported (user and system).
+    /// Processes whose CPU time (user and system) in the measurement is reported.
     #[arg(long)]
     pid: Vec<u32>,
 }
 
-/// What all connections share; one thread, so no locks.
+/// The state of all connections. There is one thread, so it needs no locks.
 #[derive(Debug)]
 struct Run {
     target: String,
@@ -60,7 +62,7 @@ struct Run {
     body: Vec<u8>,
     next: Cell<usize>,
     counting: Cell<bool>,
-    /// When it began, and the time between two requests.
+    /// The time of the start, and the time between two requests.
     pace: Option<(Instant, Duration)>,
     requests: Cell<u64>,
     errors: Cell<u64>,
@@ -105,12 +107,12 @@ async fn measure(words: &Words, run: Rc<Run>) -> io::Result<serde_json::Value> {
     }))
 }
 
-/// One connection's life; a broken one is counted and opened again.
+/// Keeps one connection. A broken one is counted, and opened again.
 async fn caller(run: &Run) {
     loop {
         if let Err(fault) = conversation(run).await {
             run.failed(&fault.to_string());
-            // Never spin on a target that is not there.
+            // A pause, so that an unreachable target does not cause a busy loop.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -153,7 +155,8 @@ async fn conversation(run: &Run) -> io::Result<()> {
     }
 }
 
-/// Ends of server-sent events in this piece; `newline` carries the piece before.
+/// Counts the ends of server-sent events in a piece. `newline` carries the last byte of the piece
+/// before.
 fn blank_lines(piece: &[u8], newline: &mut bool) -> u64 {
     let mut count = 0;
     for byte in piece {
@@ -179,7 +182,8 @@ impl Run {
         };
         let head = |token: &String| {
             format!(
-                "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\nuser-agent: load\r\naccept: */*\r\ncontent-type: application/json\r\n\
+                "POST /v1/chat/completions HTTP/1.1\r\nhost: {}\r\nuser-agent: load\r\naccept: \
+                    */*\r\ncontent-type: application/json\r\n\
                  {token}content-length: {}\r\n\r\n",
                 words.target,
                 body.len()
@@ -209,7 +213,7 @@ impl Run {
     }
 }
 
-/// A chat request of exactly `length` bytes (or the shortest that there is).
+/// A chat request of exactly `length` bytes, or of the shortest possible length.
 fn body(length: usize, stream: bool) -> Vec<u8> {
     let around = |text: &str| {
         format!(
@@ -227,12 +231,13 @@ fn body(length: usize, stream: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-/// User and system time of all these processes so far (proc(5): fields 14 and 15 of `stat`).
+/// The user and system time of all these processes so far (proc(5): fields 14 and 15 of `stat`).
 fn cpu_us(pids: &[u32]) -> io::Result<u64> {
     let mut ticks = 0;
     for pid in pids {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        // The name may hold blanks and brackets: count from the last one.
+        // The program's name may contain spaces and brackets, so the fields are counted from the
+        // last bracket.
         let fields =
             stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(11).take(2);
         for field in fields {
@@ -242,6 +247,7 @@ fn cpu_us(pids: &[u32]) -> io::Result<u64> {
     Ok(ticks * TICK_US)
 }
 
+/// A percentile of sorted values. `None` if there are none.
 fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
     sorted.get(sorted.len() * percent / 100).copied()
 }

@@ -1,4 +1,5 @@
-//! Keys for the load test, and tokens signed with them: `operator.jwks`, `one.txt`, `many.txt`, `ed25519.txt`.
+//! Writes keys for the load test, and tokens signed with them: `operator.jwks`, `one.txt`,
+//! `many.txt`, `ed25519.txt`.
 //!
 //! ```console
 //! $ mint --out DIR --iss ISS --aud AUD --count 1000

@@ -1,4 +1,5 @@
-//! The inference server of the load test: answers every POST with the same 1 KB chat answer, or with a paced stream of chunks.
+//! The inference server of the load test. It answers every POST with the same chat answer of 1 KB,
+//! or with a stream of chunks at a fixed pace.
 #![allow(clippy::disallowed_methods, reason = "a load test runs on the machine's own time")]
 
 mod wire;
@@ -14,24 +15,25 @@ use tokio::time::MissedTickBehavior;
 
 use crate::wire::Wire;
 
-/// Length of a whole answer's body, bytes.
+/// The length of a complete answer's body, in bytes.
 const ANSWER: usize = 1024;
 
-/// Answers chat completions as fast as it can.
+/// Answers chat completions as fast as possible.
 #[derive(Debug, Parser)]
 struct Words {
-    /// Where to listen; port 0 takes a free one. The first line on stdout says which.
+    /// The address to listen on. Port 0 is any free port. The first line on stdout is the real
+    /// address.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: String,
-    /// Content chunks of one stream.
+    /// The number of content chunks of a stream.
     #[arg(long, default_value_t = 200)]
     chunks: usize,
-    /// Milliseconds between two chunks of one stream; 0 writes them back to back.
+    /// The milliseconds between two chunks of a stream. 0 sends them without a pause.
     #[arg(long, default_value_t = 2)]
     pace_ms: u64,
 }
 
-/// What is sent, made once.
+/// The bytes of all answers, which are built once.
 #[derive(Debug)]
 struct Script {
     whole: Vec<u8>,
@@ -59,7 +61,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             loop {
                 let (stream, _) = listener.accept().await?;
                 let script = Rc::clone(&script);
-                // A caller who leaves in the middle is nothing to talk about: each measured window ends like that.
+                // A caller that disconnects is not an error: each measurement ends like this.
                 tokio::task::spawn_local(async move { serve(Wire::new(stream)?, &script).await });
             }
         })
@@ -113,18 +115,28 @@ impl Script {
             models: answer(
                 r#"{"object":"list","data":[{"id":"load","object":"model","created":1790000000,"owned_by":"loadtest"}]}"#,
             ),
-            stream_head: b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n\
+            stream_head: b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; \
+                charset=utf-8\r\ncache-control: no-cache\r\n\
                            transfer-encoding: chunked\r\n\r\n"
                 .to_vec(),
             first: chunk(&event(
                 r#"[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#,
                 "",
             )),
-            middle: chunk(&event(r#"[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}]"#, "")),
-            last: chunk(&event(r#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]"#, "")),
+            middle: chunk(&event(
+                r#"[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}]"#,
+                "",
+            )),
+            last: chunk(&event(
+                r#"[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]"#,
+                "",
+            )),
             usage: chunk(&event(
                 "[]",
-                &format!(r#","usage":{{"prompt_tokens":512,"completion_tokens":{chunks},"total_tokens":{}}}"#, 512 + chunks),
+                &format!(
+                    r#","usage":{{"prompt_tokens":512,"completion_tokens":{chunks},"total_tokens":{}}}"#,
+                    512 + chunks
+                ),
             )),
             done: [chunk("data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat(),
             chunks,
@@ -133,7 +145,7 @@ impl Script {
     }
 }
 
-/// A whole chat answer of exactly [`ANSWER`] bytes.
+/// A complete chat answer of exactly [`ANSWER`] bytes.
 fn whole() -> String {
     let around = |text: &str| {
         format!(

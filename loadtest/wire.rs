@@ -1,4 +1,4 @@
-//! HTTP/1.1 on a socket, as little of it as the load test needs, so that its two ends cost less than the proxies between them.
+//! A small HTTP/1.1 for the load test. Its two ends must cost less than the proxies between them.
 
 use std::io;
 
@@ -6,27 +6,27 @@ use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
-/// Bytes that one read may bring.
+/// The maximum of bytes of one read.
 const CAPACITY: usize = 64 * 1024;
 
-/// How the end of a body is known (RFC 9112 section 6.3).
+/// The form in which the end of a body is known (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug)]
 enum Framing {
-    /// So many bytes.
+    /// A fixed number of bytes.
     Length(usize),
-    /// Chunks, the last one empty.
+    /// Chunks. The last one is empty.
     Chunked,
 }
 
-/// The first part of a message.
+/// The head of a message.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
-    /// `POST /v1/chat/completions HTTP/1.1` or `HTTP/1.1 200 OK`.
+    /// The first line, such as `POST /v1/chat/completions HTTP/1.1` or `HTTP/1.1 200 OK`.
     pub(crate) first_line: String,
     framing: Framing,
 }
 
-/// One connection: reads whole messages, writes bytes.
+/// One connection. It reads whole messages and writes bytes.
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: TcpStream,
@@ -36,7 +36,7 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// A connection that has said nothing yet.
+    /// A new connection.
     pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: vec![0; CAPACITY], start: 0, end: 0 })
@@ -47,7 +47,7 @@ impl Wire {
         self.stream.write_all(bytes).await
     }
 
-    /// The next message's head; `None` when the other side closed between two messages.
+    /// The head of the next message. `None` if the peer closed the connection between two messages.
     pub(crate) async fn head(&mut self) -> io::Result<Option<Head>> {
         loop {
             let waiting = self.waiting();
@@ -63,7 +63,7 @@ impl Wire {
         }
     }
 
-    /// Reads the body that `head` announced, piece by piece as it comes.
+    /// Reads the body that `head` announced, in pieces as they arrive.
     pub(crate) async fn body(
         &mut self,
         head: &Head,

@@ -1,4 +1,4 @@
-//! Builds a gateway from a config, reloads it and drains it.
+//! The application: it builds a gateway from a config, reloads it and drains it.
 
 mod auditors;
 mod background;
@@ -47,12 +47,13 @@ pub use state::GatewayState;
 use state::retain;
 use wiring::wiring;
 
-/// How long a stop waits for operators and scrapers.
+/// How long a stop waits for connections of operators and scrapers.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// A gateway that is built, but does not run yet.
+/// A gateway that is built and does not run yet.
 pub struct App {
     config: Config,
+    /// The config file that a reload reads.
     source: Option<PathBuf>,
     gateway_state: GatewayState,
     control: Arc<Control>,
@@ -61,18 +62,19 @@ pub struct App {
     tls: Option<Arc<ArcSwap<rustls::ServerConfig>>>,
     /// The former process while it drains, and its channels to this one.
     predecessor: Option<prepared::FormerProcess>,
-    /// How this process was started, if it may start its successor.
+    /// The program and arguments of this process, if it may start its successor.
     program: Option<handover::Program>,
 }
 
 impl App {
-    /// Builds a gateway: opens the log, computes the state, reads keys and secrets. A reload reads
-    /// the file `source`.
+    /// Builds a gateway. It opens the log, computes the state from it, and reads keys and secrets.
+    /// A reload reads the file `source`.
     ///
     /// # Errors
-    /// Everything that would make the gateway run differently from its config.
+    /// Every fault that would make the gateway run differently from its config.
     pub fn build(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
         retain(&config);
+        // The log comes first: keys, statuses and revocations are a fold of its records.
         let gateway_state = GatewayState::open(&config)?;
         let prepared = PreparedGateway::new(config, source)?;
         let limiter = Limiter::new(Arc::clone(&gateway_state.clock));

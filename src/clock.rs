@@ -1,15 +1,15 @@
-//! Time as an argument: the one file that asks the machine what time it is.
+//! Clocks. This is the only file that reads the machine's clocks; all other code gets a [`Clock`].
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// A moment in milliseconds since 1970-01-01T00:00:00Z; prints as RFC 3339 with milliseconds.
+/// A time in milliseconds since 1970-01-01T00:00:00Z. It is printed as RFC 3339 with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
-/// A text that is not an RFC 3339 moment in UTC with milliseconds.
+/// The text is not an RFC 3339 time in UTC with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a time of the form 2026-11-21T08:15:30.000Z")]
 pub struct TimestampFault;
@@ -21,7 +21,7 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// This moment and `duration` more.
+    /// This time plus `duration`.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
@@ -41,18 +41,19 @@ impl FromStr for Timestamp {
     fn from_str(text: &str) -> Result<Self, TimestampFault> {
         let moment: jiff::Timestamp = text.parse().map_err(|_| TimestampFault)?;
         let read = Self(moment.as_millisecond());
-        // Printing is the inverse: a spelling that we would not print is refused.
+        // Each time has exactly one accepted spelling: the one that is printed.
         if read.to_string() == text { Ok(read) } else { Err(TimestampFault) }
     }
 }
 
-/// Where time comes from.
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
     /// The wall clock.
     fn now(&self) -> Timestamp;
-    /// A clock that never steps back, counted from an origin of its own. Nanosecond resolution.
+    /// A clock that never steps back, counted from its own origin. Nanosecond resolution.
     fn monotonic(&self) -> Duration;
-    /// How far the wall clock is behind the time that this clock shows: more than zero after it has stepped back.
+    /// How far the wall clock is behind the reported time. More than zero after it has stepped
+    /// back.
     fn behind(&self) -> Duration {
         Duration::ZERO
     }
@@ -90,6 +91,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
     fn now(&self) -> Timestamp {
+        // A clock before 1970 reads as 1970.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
@@ -99,36 +101,38 @@ impl Clock for SystemClock {
     }
 }
 
-/// A wall clock that never goes back: what was decided at one moment is not decided again at an earlier one.
+/// A wall clock that never goes back. An expired token therefore stays expired after the machine's
+/// clock was set back.
 pub struct Ratchet {
     inner: Box<dyn Clock>,
-    /// The latest moment that was told, in milliseconds.
+    /// The latest reported time, in milliseconds.
     highest: AtomicI64,
-    /// How far the wall clock was behind that at the most since somebody asked, in milliseconds.
+    /// The largest step back since the last query, in milliseconds.
     farthest: AtomicI64,
 }
 
 impl Ratchet {
-    /// `inner`, but never before `floor`.
+    /// A ratchet over `inner`. It has no floor until [`Self::raise`] sets one.
     #[must_use]
     pub fn new(inner: Box<dyn Clock>) -> Self {
         Self { inner, highest: AtomicI64::new(i64::MIN), farthest: AtomicI64::new(0) }
     }
 
-    /// From now on no moment before `at` is told.
+    /// From now on no time before `at` is reported.
     pub fn raise(&self, at: Timestamp) {
         self.highest.fetch_max(at.0, Ordering::Relaxed);
     }
 
-    /// How far the wall clock was behind at the most since this was asked last, as far as anybody asked for the time meanwhile: a
-    /// step back that was made good since is not missed.
+    /// The largest distance of the wall clock behind the reported time since the last call. Only
+    /// times at which a caller read the clock count. A step back that was corrected since then is
+    /// included.
     #[must_use]
     pub fn farthest_behind(&self) -> Duration {
         let farthest = self.farthest.swap(0, Ordering::Relaxed);
         Duration::from_millis(u64::try_from(farthest).unwrap_or(0)).max(self.behind())
     }
 
-    /// The wall clock is right as it is: from now on it counts again.
+    /// Accepts the wall clock as correct: from now on its time is reported again.
     pub fn accept(&self) {
         self.highest.store(self.inner.now().0, Ordering::Relaxed);
         self.farthest.store(0, Ordering::Relaxed);
@@ -138,6 +142,7 @@ impl Ratchet {
 impl Clock for Ratchet {
     fn now(&self) -> Timestamp {
         let now = self.inner.now();
+        // One atomic operation: two threads cannot report times in the wrong order.
         let highest = self.highest.fetch_max(now.0, Ordering::Relaxed).max(now.0);
         let behind = highest.saturating_sub(now.0);
         if behind > 0 {
@@ -156,7 +161,7 @@ impl Clock for Ratchet {
     }
 }
 
-/// A clock that stands still until it is moved: for tests and for replaying a record.
+/// A clock that moves only by command: for tests and for replaying a record.
 #[derive(Debug)]
 pub struct ManualClock {
     wall_ms: AtomicI64,
@@ -170,7 +175,7 @@ impl ManualClock {
         Self { wall_ms: AtomicI64::new(at.0), monotonic_ns: AtomicU64::new(0) }
     }
 
-    /// Moves both clocks on.
+    /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
         self.wall_ms
             .fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! What the disk holds for sure: private folders, whole files, locks, and files that are still the ones we opened.
+//! Durable file operations: private folders, complete files, locks, and checks that an open file is
+//! still the one at its path.
 
 mod holder;
 mod identity;
@@ -16,49 +17,53 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use holder::holder;
 pub use identity::{Changed, Identity};
 
-/// What the disk did not do.
+/// A failed operation on a file or folder.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot {doing} {}: {error}", path.display())]
 pub struct DiskFault {
-    /// What was tried: a verb, as in "cannot sync …".
+    /// The operation: a verb, as in "cannot sync …".
     pub doing: &'static str,
-    /// On which file or folder.
+    /// The file or folder.
     pub path: PathBuf,
-    /// The operating system's answer.
+    /// The error of the operating system.
     #[source]
     pub error: Arc<io::Error>,
 }
 
 impl DiskFault {
-    /// The fault of `doing` something with `path`, for `map_err`.
+    /// Makes the fault of `doing` something with `path`, for `map_err`.
     pub fn of(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self { doing, path, error: Arc::new(error) }
     }
 
-    /// Whether it is a shortage that passes, see [`passes`].
+    /// Whether it is a temporary shortage, see [`passes`].
     #[must_use]
     pub fn passes(&self) -> bool {
         passes(&self.error)
     }
 
-    /// Whether there is no room on the disk, or in the quota.
+    /// Whether the disk or the quota is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
+    /// A fault that this code detected itself.
     fn new(doing: &'static str, path: &Path, kind: io::ErrorKind, why: &'static str) -> Self {
         Self::of(doing, path)(io::Error::new(kind, why))
     }
 }
 
-/// Whether an error is a shortage that passes by itself: no descriptor left (EMFILE, ENFILE), no memory (ENOMEM), no room (ENOSPC,
-/// EDQUOT), a signal (EINTR), or a call that would have waited (EAGAIN). What was tried may be tried again from its beginning: a
-/// sync only after all that it was to make sure of has been written once more. Every other error stays.
+/// Whether an error is a temporary shortage. These are: no descriptor (EMFILE, ENFILE), no memory
+/// (ENOMEM), no space (ENOSPC, EDQUOT), a signal (EINTR), or a call that would have waited
+/// (EAGAIN).
+///
+/// After such an error the operation may be repeated from its beginning. A sync may be repeated
+/// only after all its data was written again. Every other error is permanent.
 #[must_use]
 pub fn passes(error: &io::Error) -> bool {
-    /// The numbers on Linux and the BSDs; the standard library has no names for them.
+    /// The numbers on Linux and the BSDs. The standard library has no names for them.
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     let named = matches!(
@@ -72,33 +77,34 @@ pub fn passes(error: &io::Error) -> bool {
     named || matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
 
-/// How bytes reach a file, so that a test can stand between. A call that a signal interrupts is made again: nobody hears of
-/// `Interrupted`.
+/// The operations on files, as a trait so that a test can replace them. A call that a signal
+/// interrupts is repeated, so `Interrupted` is never returned.
 pub trait Disk: Send + Sync + 'static {
-    /// Writes all of `bytes` at byte `offset`.
+    /// Writes all of `bytes` at the byte position `offset`.
     ///
     /// # Errors
-    /// The operating system's. Some of the bytes may have been written.
+    /// The error of the operating system. Some of the bytes may have been written.
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
 
-    /// Returns when everything written to `file` is on stable storage (fdatasync).
+    /// Returns after all data written to `file` is on stable storage (fdatasync).
     ///
     /// # Errors
-    /// The operating system's. What was written since the last success may be lost, and a second call proves nothing.
+    /// The error of the operating system. Data written since the last success may be lost, and a
+    /// successful second call proves no durability: the kernel may have dropped the failed pages.
     fn sync(&self, file: &File) -> io::Result<()>;
 
-    /// Makes the file, or empties it; to be read and written by its owner alone.
+    /// Creates the file, or empties it. Only its owner may read and write it.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The error of the operating system.
     fn create(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)
     }
 
-    /// Makes a folder for its owner alone; one that is there already will do.
+    /// Creates a folder for its owner only. An existing one is accepted.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The error of the operating system.
     fn make_dir(&self, path: &Path) -> io::Result<()> {
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -106,26 +112,26 @@ pub trait Disk: Send + Sync + 'static {
         }
     }
 
-    /// Returns when the names in a folder are on stable storage.
+    /// Returns after the names in a folder are on stable storage.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The error of the operating system.
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(path).and_then(|folder| folder.sync_all())
     }
 
-    /// Puts one file in the place of another.
+    /// Renames a file, and replaces the one at `to`.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The error of the operating system.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
-    /// Takes a file away; one that is gone already will do.
+    /// Removes a file. A missing one is accepted.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The error of the operating system.
     fn unlink(&self, path: &Path) -> io::Result<()> {
         match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -133,11 +139,12 @@ pub trait Disk: Send + Sync + 'static {
         }
     }
 
-    /// Makes sure that a file has `bytes` bytes that are its own, all behind its former end zeros.
+    /// Reserves `bytes` bytes of disk space for a file. The bytes after its former end are zeros.
     ///
     /// # Errors
-    /// The operating system's, such as that of a full disk.
+    /// The error of the operating system, such as that of a full disk.
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
+        // Real zeros are written: a sparse file has a length and no space.
         const PIECE: u64 = 1 << 20;
         let mut end = file.metadata()?.len();
         while end < bytes {
@@ -148,16 +155,16 @@ pub trait Disk: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Gives a file another length; what is added is zeros that may take no room.
+    /// Sets the length of a file. Added bytes are zeros, possibly without disk space.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The error of the operating system.
     fn resize(&self, file: &File, bytes: u64) -> io::Result<()> {
         file.set_len(bytes)
     }
 }
 
-/// The machine's own disk.
+/// The real disk.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemDisk;
 
@@ -172,18 +179,19 @@ impl Disk for SystemDisk {
 
     #[cfg(feature = "gateway")]
     fn allocate(&self, file: &File, bytes: u64) -> io::Result<()> {
-        // The standard library makes its calls on files again by itself; this one is not among them.
+        // The standard library repeats its own calls after a signal. This call is not one of them.
         Ok(rustix::io::retry_on_intr(|| {
             rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)
         })?)
     }
 }
 
-/// Makes sure that `path` is a folder which only its owner can enter (mode 0700), parents included where they are new.
-/// An empty folder that was open to others is closed; one with content is left alone and refused.
+/// Ensures that `path` is a folder that only its owner can enter (mode 0700). New parents get the
+/// same mode. An empty folder that was open to others is closed. One with content is refused
+/// unchanged.
 ///
 /// # Errors
-/// When it cannot be made, is not a folder, or has content and is open to others.
+/// If it cannot be made, is not a folder, or has content and is open to others.
 pub fn make_private_dir(path: &Path) -> Result<(), DiskFault> {
     match fs::metadata(path) {
         Ok(found) if !found.is_dir() => {
@@ -196,9 +204,11 @@ pub fn make_private_dir(path: &Path) -> Result<(), DiskFault> {
         }
         Ok(found) if found.mode() & 0o077 == 0 => return Ok(()),
         Ok(_) => {
+            // Other users may have placed files into it. Closing it now would hide that.
             let mut entries = fs::read_dir(path).map_err(DiskFault::of("list", path))?;
             if entries.next().is_some() {
-                let why = "other users can enter this folder: chmod 700 it, after a look at what is in it";
+                let why = "other users can enter this folder: chmod 700 it, after a look at what \
+                    is in it";
                 return Err(DiskFault::new("use", path, io::ErrorKind::PermissionDenied, why));
             }
             return fs::set_permissions(path, Permissions::from_mode(0o700))
@@ -213,18 +223,20 @@ pub fn make_private_dir(path: &Path) -> Result<(), DiskFault> {
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => sync_dir(parent),
-        // Somebody else made it between the two calls: judge what they made.
+        // Another process made it between the two calls: check that one too.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => make_private_dir(path),
         Err(error) => Err(DiskFault::of("make", path)(error)),
     }
 }
 
-/// Writes a file that must not be there yet, with exactly `mode`: after a crash it is there whole, or not at all.
+/// Writes a file that must not exist yet, with exactly `mode`. After a crash the file is complete
+/// or absent.
 ///
 /// # Errors
-/// When it is there already (`AlreadyExists`), or cannot be written and synced.
+/// If it exists (`AlreadyExists`), or cannot be written and synced.
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskFault> {
     let temporary = Temporary::write(path, bytes, mode)?;
+    // A hard link fails if the name exists; a rename would replace it.
     match fs::hard_link(&temporary.0, path) {
         Ok(()) => {
             drop(temporary);
@@ -233,7 +245,8 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskFault> 
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             Err(DiskFault::of("create", path)(error))
         }
-        // A file system without hard links: look first. Two creators at the same instant are told apart by locks, not here.
+        // A file system without hard links: check first. Locks, not this function, exclude two
+        // simultaneous creators.
         Err(_) if fs::symlink_metadata(path).is_ok() => {
             Err(DiskFault::new("create", path, io::ErrorKind::AlreadyExists, "it is there already"))
         }
@@ -241,23 +254,24 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskFault> 
     }
 }
 
-/// Writes a file, or replaces it, with exactly `mode`: after a crash it holds all of the old bytes or all of the new.
+/// Writes or replaces a file, with exactly `mode`. After a crash it has all of the old bytes or all
+/// of the new ones.
 ///
 /// # Errors
-/// When it cannot be written and synced.
+/// If it cannot be written and synced.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskFault> {
     Temporary::write(path, bytes, mode)?.rename(path)
 }
 
-/// Returns when the names in folder `path` are on stable storage.
+/// Returns after the names in the folder `path` are on stable storage.
 ///
 /// # Errors
-/// When the folder cannot be opened or synced.
+/// If the folder cannot be opened or synced.
 pub fn sync_dir(path: &Path) -> Result<(), DiskFault> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(DiskFault::of("sync", path))
 }
 
-/// The folder that `path` stands in.
+/// The folder that contains `path`.
 fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -266,10 +280,12 @@ fn parent_of(path: &Path) -> &Path {
     }
 }
 
-/// A synced file under a passing name, in the folder of the file that it will be. Goes away when dropped.
+/// A synced file with a temporary name, in the folder of its final name. Dropping it removes the
+/// file.
 struct Temporary(PathBuf);
 
 impl Temporary {
+    /// Writes and syncs the temporary file.
     fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<Self, DiskFault> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let Some(name) = path.file_name() else {
@@ -292,11 +308,12 @@ impl Temporary {
             let mut file =
                 match OpenOptions::new().write(true).create_new(true).mode(mode).open(&passing) {
                     Ok(file) => file,
-                    // Left by a crashed process that had our id.
+                    // A crashed process with the same id left it.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                     Err(error) => return Err(DiskFault::of("create", &passing)(error)),
                 };
             let temporary = Self(passing);
+            // `open` applies the umask to the mode, so it is set again.
             file.set_permissions(Permissions::from_mode(mode))
                 .and_then(|()| file.write_all(bytes))
                 .and_then(|()| file.sync_all())
@@ -305,7 +322,10 @@ impl Temporary {
         }
     }
 
+    /// Gives the file its final name, and syncs the folder.
     fn rename(self, path: &Path) -> Result<(), DiskFault> {
+        // The data was synced before: a rename that reaches the disk first would name an empty file
+        // after a crash.
         fs::rename(&self.0, path).map_err(DiskFault::of("replace", path))?;
         sync_dir(parent_of(path))
     }
@@ -313,12 +333,13 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Absent after a rename; a stray one is only litter.
+        // After a rename there is no such file. A file that remains has no effect.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// An exclusive lock on a file (flock), held until dropped or until the process ends, however it ends.
+/// An exclusive lock on a file (flock). It is held until dropped, or until the process ends for any
+/// reason.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -326,11 +347,11 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock on `path`, an empty file that is made if need be. `None` when another process (or another lock of
-    /// this one) holds it. Never waits.
+    /// Takes the lock on `path`, an empty file that is created if it is missing. `None` if another
+    /// process, or another lock of this one, holds it. Never waits.
     ///
     /// # Errors
-    /// When the file cannot be opened or locked at all.
+    /// If the file cannot be opened or locked.
     pub fn take(path: &Path) -> Result<Option<Self>, DiskFault> {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -338,16 +359,18 @@ impl Lock {
         Self::of(file, path)
     }
 
-    /// The lock on `path` that another process holds and has passed on: a copy of its descriptor. `None` when the lock is not
-    /// this descriptor's, or `path` leads to another file.
+    /// Takes over the lock on `path` from another process, by a copy of its descriptor. `None` if
+    /// the descriptor does not hold the lock, or if `path` is another file now.
     ///
     /// # Errors
-    /// When it cannot be asked for.
+    /// If the lock cannot be queried.
     pub fn adopt(file: File, path: &Path) -> Result<Option<Self>, DiskFault> {
-        // A lock belongs to the open file description (flock(2)): to take it once more succeeds through a copy of the descriptor.
+        // A lock belongs to the open file description (flock(2)). Locking again through a copy of
+        // the descriptor therefore succeeds.
         Self::of(file, path)
     }
 
+    /// Locks `file`, and checks that it is still the file at `path`.
     fn of(file: File, path: &Path) -> Result<Option<Self>, DiskFault> {
         match file.try_lock() {
             Ok(()) => {}
@@ -355,14 +378,14 @@ impl Lock {
             Err(fs::TryLockError::Error(error)) => return Err(DiskFault::of("lock", path)(error)),
         }
         let identity = Identity::of(&file, path)?;
-        // Unlinked between open and lock: what we hold excludes nobody.
+        // If the file was unlinked between open and lock, this lock excludes no other process.
         Ok(identity.check().is_ok().then_some(Self { file, identity }))
     }
 
-    /// A copy of the descriptor: the lock is taken until the last of its copies is closed.
+    /// A copy of the descriptor. The lock is held until the last copy is closed.
     ///
     /// # Errors
-    /// When there is no descriptor left.
+    /// If no descriptor is free.
     pub fn duplicate(&self) -> Result<Self, DiskFault> {
         let file = self
             .file
@@ -371,13 +394,13 @@ impl Lock {
         Ok(Self { file, identity: self.identity.clone() })
     }
 
-    /// The locked file's descriptor, to be passed on.
+    /// The descriptor of the locked file, for passing it to another process.
     #[must_use]
     pub const fn file(&self) -> &File {
         &self.file
     }
 
-    /// Which file is locked.
+    /// The identity of the locked file.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity

@@ -1,8 +1,8 @@
 //! Failpoints: faults in the order of disk writes and in durability, which tests arm.
 //!
-//! A test arms one and shows that its check on a simulated disk fails then. Faults of any other
-//! kind are patches in `tests/mutants/`. In a build without the feature `failpoints`, no failpoint
-//! is ever armed, and the compiler removes the code behind it.
+//! A test arms one, and shows that its check on a simulated disk fails then. Faults of any other
+//! kind are patches in `tests/mutants/`. Without the feature `failpoints`, no failpoint is ever
+//! armed, and the compiler removes the code for it.
 
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub enum Failpoint {
     JournalNotSynced = 1,
     /// Callers get their answer before the journal is synced.
     AcknowledgedBeforeSync,
-    /// A failed sync of the journal counts as a success.
+    /// A failed sync of the journal is treated as a success.
     FailedSyncBelieved,
     /// The head is written before the batch that it covers.
     HeadLeads,
@@ -22,7 +22,7 @@ pub enum Failpoint {
     NamesNotSynced,
     /// The checkpoint is published before its tiles are written.
     CheckpointBeforeTiles,
-    /// New work is recorded on a full disk, out of the reserve.
+    /// New work on a full disk is recorded with the space of the reserve.
     FullDiskIgnored,
     /// A request is forwarded before its admission is durable.
     AdmissionNotAwaited,
@@ -30,6 +30,7 @@ pub enum Failpoint {
     OutcomeNotAwaited,
 }
 
+/// The armed failpoint's number; 0 if none is armed.
 #[cfg(feature = "failpoints")]
 static ARMED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
@@ -40,14 +41,14 @@ pub fn arm(failpoint: Option<Failpoint>) {
     ARMED.store(number, std::sync::atomic::Ordering::SeqCst);
 }
 
-/// Whether that failpoint is armed in this process.
+/// Whether this failpoint is armed in this process.
 #[cfg(feature = "failpoints")]
 #[must_use]
 pub(crate) fn is_armed(failpoint: Failpoint) -> bool {
     ARMED.load(std::sync::atomic::Ordering::SeqCst) == failpoint as u8
 }
 
-/// Whether that failpoint is armed in this process: never in this build.
+/// Whether this failpoint is armed in this process. Never in this build.
 #[cfg(not(feature = "failpoints"))]
 #[must_use]
 pub(crate) const fn is_armed(_: Failpoint) -> bool {

@@ -1,8 +1,11 @@
-//! Which upstreams serve: written by whoever dials and asks, read by whoever chooses.
+//! The health of upstreams. Dials and requests update it; the choice of an upstream reads it.
 //!
-//! An upstream is down after a dial that failed, until one succeeds; and after several requests in a row that failed there, or
-//! connections that the server ended as soon as they were open, for a while. Then one request is let through as a trial, whatever dials say: if it is served the upstream is up again, else it stays
-//! down for twice as long, a minute at the most.
+//! After a failed dial an upstream is down until a dial succeeds. It is also down for a while after
+//! several consecutive failures. Failures are failed requests, and connections that the server
+//! ended at once.
+//!
+//! After that time one request is sent as a trial, regardless of dials. If it is served, the
+//! upstream is up again. Otherwise it stays down for twice as long, at most a minute.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,42 +13,45 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 
-/// Requests in a row that fail before an upstream counts as down.
+/// Consecutive failed requests after which an upstream is down.
 const FAULTS_MAX: u32 = 3;
-/// How long it is down at first.
+/// The first down time.
 const DOWN_MIN: Duration = Duration::from_secs(5);
-/// How long it is down at the most before the next trial.
+/// The longest down time before the next trial.
 const DOWN_MAX: Duration = Duration::from_secs(60);
 
-/// The book of upstreams; one that is not in it counts as up.
+/// The state of all upstreams. An upstream without a state counts as up.
 pub struct Health {
     upstreams: HashMap<Arc<str>, Mutex<ServerState>>,
     clock: Arc<dyn Clock>,
 }
 
+/// The state of one upstream.
 #[derive(Default)]
 struct ServerState {
-    /// The last dial failed.
+    /// Whether the last dial failed.
     unreachable: bool,
-    /// Requests in a row that failed.
+    /// Consecutive failed requests.
     faults: u32,
     down: Option<Down>,
 }
 
+/// The down time of an upstream, after failed requests.
 #[derive(Clone, Copy)]
 struct Down {
-    /// When the next trial may be made, on the monotonic clock.
+    /// The time of the next trial, on the monotonic clock.
     until: Duration,
-    /// How long it was down before.
+    /// The length of the current down time.
     wait: Duration,
 }
 
 impl ServerState {
+    /// Whether the upstream is up.
     const fn up(&self) -> bool {
         !self.unreachable && self.down.is_none()
     }
 
-    /// Changes the state; what the upstream is now, where that is news.
+    /// Changes the state. Returns the new state if it differs from the old one.
     fn change(&mut self, change: impl FnOnce(&mut Self)) -> Option<bool> {
         let before = self.up();
         change(self);
@@ -54,25 +60,28 @@ impl ServerState {
 }
 
 impl Health {
-    /// A book in which all of `names` are up.
+    /// The state with all `names` up.
     pub fn new(names: impl IntoIterator<Item = Arc<str>>, clock: Arc<dyn Clock>) -> Self {
         Self { upstreams: names.into_iter().map(|name| (name, Mutex::default())).collect(), clock }
     }
 
+    /// The locked state of an upstream; none if it is unknown.
     fn state(&self, name: &str) -> Option<MutexGuard<'_, ServerState>> {
         Some(self.upstreams.get(name)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// True unless the upstream is down; also where a trial may be made.
+    /// Whether the upstream is up, or a trial is due.
     #[must_use]
     pub fn is_up(&self, name: &str) -> bool {
         let Some(state) = self.state(name) else { return true };
         !state.unreachable && state.down.is_none_or(|down| down.until <= self.clock.monotonic())
     }
 
-    /// True where a request may go to the upstream now. Where that is a trial, there is no other until this one had its time.
+    /// Whether a request may go to the upstream now. If it is a trial, the next trial is possible
+    /// only after a further down time.
     pub fn begin(&self, name: &str) -> bool {
         let Some(mut state) = self.state(name) else { return true };
+        // The periodic dial decides about it; a request must not wait for a connect timeout.
         if state.unreachable {
             return false;
         }
@@ -81,35 +90,38 @@ impl Health {
             if down.until > now {
                 return false;
             }
+            // Set before the result is known: parallel requests must not all become trials.
             down.wait = (down.wait * 2).min(DOWN_MAX);
             down.until = now + down.wait;
         }
         true
     }
 
-    /// Notes how a dial went. What the upstream is now, where that is news.
+    /// Records the result of a dial. Returns the upstream's new state if it has changed.
     pub fn dialled(&self, name: &str, succeeded: bool) -> Option<bool> {
         self.state(name)?.change(|state| state.unreachable = !succeeded)
     }
 
-    /// Notes that a request was served. What the upstream is now, where that is news.
+    /// Records a served request. Returns the upstream's new state if it has changed.
     pub fn served(&self, name: &str) -> Option<bool> {
         self.state(name)?.change(|state| *state = ServerState::default())
     }
 
-    /// Notes that a request failed there: reset, not answered, or answered that the server cannot serve; or that the server
-    /// ended a connection as soon as it was open. What the upstream is now, where that is news.
+    /// Records a failed request: reset, unanswered, or answered with a status that the server
+    /// cannot serve. Also a connection that the server ended at once. Returns the upstream's new
+    /// state if it has changed.
     pub fn failed(&self, name: &str) -> Option<bool> {
         let now = self.clock.monotonic();
         self.state(name)?.change(|state| {
             state.faults += 1;
+            // A failed trial changes no time here: `begin` has already doubled it.
             if state.faults >= FAULTS_MAX && state.down.is_none() {
                 state.down = Some(Down { until: now + DOWN_MIN, wait: DOWN_MIN });
             }
         })
     }
 
-    /// True where the upstream is up, no trial pending.
+    /// Whether the upstream is up, without a pending trial.
     #[must_use]
     pub fn serves(&self, name: &str) -> bool {
         self.state(name).is_none_or(|state| state.up())

@@ -1,4 +1,4 @@
-//! Names: who speaks, in whose name, with which token, under which key, in which request.
+//! Names and ids: agents, principals, tokens, keys, handles and requests.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,12 +7,13 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Why a text is not a name.
+/// Why a text is an invalid name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
     /// An agent's name.
     #[error(
-        "{0:?} is not an agent name: write namespace/name, each part [a-z0-9][a-z0-9._-]{{0,62}}, at most 6 parts"
+        "{0:?} is not an agent name: write namespace/name, each part [a-z0-9][a-z0-9._-]{{0,62}}, \
+            at most 6 parts"
     )]
     Agent(String),
     /// One part of an agent's name.
@@ -29,10 +30,11 @@ pub enum NameFault {
     Request(String),
 }
 
-/// Parts of an agent's name at the most: the namespace, the root's own name, and one for each delegation.
+/// The largest number of parts in an agent's name: the namespace, the root's name, and one for each
+/// delegation.
 const AGENT_PARTS_MAX: usize = 6;
 
-/// True of one part of an agent's name: `[a-z0-9][a-z0-9._-]{0,62}`.
+/// Whether a text is a valid part of an agent's name: `[a-z0-9][a-z0-9._-]{0,62}`.
 fn is_segment(text: &str) -> bool {
     let mut bytes = text.bytes();
     let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -41,12 +43,12 @@ fn is_segment(text: &str) -> bool {
         && bytes.all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
 
-/// The acting agent: `namespace/name`, and one more part for each delegation.
+/// The name of the acting agent: `namespace/name`, and one more part for each delegation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AgentName(Arc<str>);
 
 impl AgentName {
-    /// The whole name.
+    /// The complete name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -58,17 +60,19 @@ impl AgentName {
         self.0.split('/').next().unwrap_or_default()
     }
 
-    /// The agent itself, then those that it was delegated from, nearest first. A standing on any of them covers it.
+    /// The agent itself, then its ancestors in the delegation, nearest first. The status of each
+    /// ancestor applies to it too.
     pub fn lineage(&self) -> impl Iterator<Item = &str> {
         let name = &*self.0;
+        // The first slash ends the namespace, which is no agent.
         let roots = name.match_indices('/').map(|(place, _)| place).skip(1).collect::<Vec<_>>();
         std::iter::once(name).chain(roots.into_iter().rev().map(move |place| &name[..place]))
     }
 
-    /// The agent that this one delegates to under `segment`.
+    /// The name of the agent that this one delegates to under `segment`.
     ///
     /// # Errors
-    /// When `segment` is not a name part, or the name would have too many.
+    /// If `segment` is an invalid name part, or if the name would have too many parts.
     pub fn child(&self, segment: &str) -> Result<Self, NameFault> {
         if !is_segment(segment) {
             return Err(NameFault::Segment(segment.to_owned()));
@@ -85,6 +89,7 @@ impl FromStr for AgentName {
         if (2..=AGENT_PARTS_MAX).contains(&parts) && text.split('/').all(is_segment) {
             return Ok(Self(text.into()));
         }
+        // Limited, because the text comes from a caller and goes into logs.
         Err(NameFault::Agent(text.chars().take(80).collect()))
     }
 }
@@ -95,12 +100,12 @@ impl fmt::Display for AgentName {
     }
 }
 
-/// In whose name an agent acts (the token's `sub`): 1 to 256 visible ASCII characters.
+/// The party that an agent acts for (the token's `sub`): 1 to 256 visible ASCII characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Principal(Arc<str>);
 
 impl Principal {
-    /// The whole name.
+    /// The complete name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -111,6 +116,7 @@ impl FromStr for Principal {
     type Err = NameFault;
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
+        // Visible ASCII only: a name cannot change a log line or the output of a terminal.
         if (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(Self(text.into()));
         }
@@ -124,7 +130,7 @@ impl fmt::Display for Principal {
     }
 }
 
-/// What a SHA-256 printed as unpadded base64url is made from.
+/// Parses a SHA-256 in unpadded base64url.
 fn digest_of(text: &str) -> Result<[u8; 32], NameFault> {
     let fault = || NameFault::Digest(text.chars().take(80).collect());
     let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| fault())?;
@@ -154,18 +160,19 @@ macro_rules! digests {
 }
 
 digests! {
-    /// A token's identity in every book: SHA-256 of its ASCII `header.payload`.
+    /// The identity of a token in the registry and the log: SHA-256 of its ASCII `header.payload`.
     TokenId;
     /// A key's identity: its JWK thumbprint with SHA-256 (RFC 7638).
     KeyId;
-    /// A handle's identity: its SHA-256. The handle itself is in no book.
+    /// The identity of a handle: its SHA-256. The handle itself is stored nowhere.
     HandleId;
 }
 
-/// Crockford's base 32, as ULIDs use it.
+/// Crockford's base 32 alphabet, as in ULIDs. It has no I, L, O and U.
 const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// One request: `rq_` and 26 characters (48 bits of time in ms, 80 random bits). Sorts by time.
+/// The id of a request: `rq_` and 26 characters (48 bits of time in ms, 80 random bits). Ids sort
+/// by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(u128);
 
@@ -173,11 +180,12 @@ impl RequestId {
     /// The id of a request that arrived at `ms` since 1970, with 80 bits of `entropy`.
     #[must_use]
     pub fn new(ms: i64, entropy: u128) -> Self {
+        // 48 bits of milliseconds last until the year 10889, as in a ULID.
         let time = u128::from(ms.unsigned_abs()) & 0xffff_ffff_ffff;
         Self(time << 80 | entropy & ((1 << 80) - 1))
     }
 
-    /// When the request arrived, in ms since 1970.
+    /// The arrival of the request, in ms since 1970.
     #[must_use]
     pub fn arrived(&self) -> i64 {
         i64::try_from(self.0 >> 80).unwrap_or(i64::MAX)
@@ -206,6 +214,7 @@ impl FromStr for RequestId {
         let mut number: u128 = 0;
         for digit in digits.bytes() {
             let value = CROCKFORD.iter().position(|&known| known == digit).ok_or_else(fault)?;
+            // 26 digits have 130 bits: a value above 128 bits is refused.
             number = number.checked_mul(32).ok_or_else(fault)? + value as u128;
         }
         Ok(Self(number))

@@ -1,7 +1,9 @@
-//! The public keys that may sign tokens, by thumbprint, and the standing of each. The gateway holds no minting key.
+//! The keyring: the public keys that may sign tokens, by thumbprint, with the state of each. The
+//! gateway has no minting key.
 //!
-//! Keys come from two places: the JWKS file of each issuer in the config, and the control records (`keys import`). Retiring
-//! and revoking are control records whatever the source, so that an old JWKS file cannot bring a revoked key back.
+//! Keys come from the JWK Sets of the issuers in the config, from files or URLs, and from control
+//! records (`keys import`). Retirement and revocation are control records for all of them. An old
+//! JWKS file therefore cannot make a revoked key valid again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,19 +20,20 @@ use crate::refusal::{Code, Refusal};
 use crate::token::jwk;
 use crate::token::{IssuerPolicy, KeySource, KnownKey};
 
-/// What a key is good for.
+/// The state of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Its tokens are read.
+    /// Its tokens are accepted.
     Active,
-    /// Tokens that it signed until `since`, which may be still to come, are read until they expire.
+    /// Tokens that it signed until `since` are accepted until they expire. `since` may be in the
+    /// future.
     Retiring {
-        /// Since when.
+        /// The time of the retirement.
         since: Timestamp,
     },
-    /// Nothing that it signed is read.
+    /// No token that it signed is accepted.
     Revoked {
-        /// Since when.
+        /// The time of the revocation.
         since: Timestamp,
         /// The operator's reason.
         why: String,
@@ -54,16 +57,17 @@ impl KeyState {
 pub struct KeyRow {
     /// The key and its issuer.
     pub known: Arc<KnownKey>,
-    /// What it is good for.
+    /// Its state.
     pub state: KeyState,
-    /// When it was imported, where it was.
+    /// The time of the import, if it was imported.
     pub added: Option<Timestamp>,
-    /// The second in which a token of it was last taken here; 0: not since the start.
+    /// When this process last accepted a token of it, in seconds since 1970. 0: never since the
+    /// start.
     used: Arc<AtomicI64>,
 }
 
 impl KeyRow {
-    /// When a token of the key was last taken here, since the start.
+    /// When this process last accepted a token of the key, since its start.
     #[must_use]
     pub fn used(&self) -> Option<Timestamp> {
         let seconds = self.used.load(Ordering::Relaxed);
@@ -73,28 +77,35 @@ impl KeyRow {
 
 /// An issuer and the keys of its JWKS file.
 pub struct IssuerKeys {
-    /// What its tokens must say.
+    /// The rules for its tokens.
     pub policy: Arc<IssuerPolicy>,
     /// Its public keys.
     pub keys: Vec<jwk::Jwk>,
 }
 
+/// The keys and states, as the config, the fetches and the records give them. Each change makes a
+/// new [`Snapshot`].
 #[derive(Default)]
 struct KeyringState {
+    /// The issuers of the config, with the keys of their files.
     issuers: Vec<(Arc<IssuerPolicy>, Vec<jwk::Jwk>)>,
+    /// The keys from the issuers' URLs, by `iss`.
     fetched: HashMap<String, Vec<jwk::Jwk>>,
+    /// The imported keys, with their issuer and the time of the import.
     added: Vec<(String, jwk::Jwk, Timestamp)>,
+    /// The states that control records set.
     states: HashMap<KeyId, KeyState>,
 }
 
+/// The keys as requests read them, without a lock.
 #[derive(Default)]
 struct Snapshot {
     rows: HashMap<KeyId, KeyRow>,
-    /// Keys that are revoked, of holders too: these are in no issuer's ring.
+    /// Revoked keys, including those of holders, which belong to no issuer.
     revoked: HashMap<KeyId, (Timestamp, String)>,
 }
 
-/// The keys.
+/// All keys. Commands and reloads write; requests read a snapshot.
 #[derive(Default)]
 pub struct Keyring {
     book: std::sync::Mutex<KeyringState>,
@@ -102,33 +113,35 @@ pub struct Keyring {
     generation: AtomicU64,
 }
 
-/// The book's lock, poisoned or not: a panic elsewhere must not open or close the door.
+/// The locked state. A poisoned lock is used too: a panic in another thread must not stop the
+/// verification of tokens.
 fn lock(book: &std::sync::Mutex<KeyringState>) -> std::sync::MutexGuard<'_, KeyringState> {
     book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 impl Keyring {
-    /// An empty ring: every token is refused.
+    /// A keyring without keys: it refuses every token.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Puts the config's issuers in the place of the former ones; states and imported keys stay.
+    /// Replaces the issuers of the config. States and imported keys stay.
     pub fn set_issuers(&self, issuers: Vec<IssuerKeys>) {
         let mut book = lock(&self.book);
         book.issuers = issuers.into_iter().map(|issuer| (issuer.policy, issuer.keys)).collect();
         self.publish(&book);
     }
 
-    /// Lets the issuers stay for which `stays` is true; the keys of all others are unknown from now on.
+    /// Keeps the issuers for which `stays` is true. The keys of all others are unknown from now on.
     pub fn retain_issuers(&self, stays: impl Fn(&str) -> bool) {
         let mut book = lock(&self.book);
         book.issuers.retain(|(policy, _)| stays(&policy.iss));
         self.publish(&book);
     }
 
-    /// Puts the keys of an issuer's file in the place of the former ones; false where they are the same, or nobody's.
+    /// Replaces the keys of an issuer's file. False if the keys are the same, or the issuer is
+    /// unknown.
     pub fn set_keys(&self, iss: &str, keys: &[jwk::Jwk]) -> bool {
         let mut book = lock(&self.book);
         let Some((_, former)) = book.issuers.iter_mut().find(|(policy, _)| policy.iss == iss)
@@ -143,25 +156,26 @@ impl Keyring {
         true
     }
 
-    /// The keys that were fetched last, by `iss`.
+    /// The keys from the last fetch, by `iss`.
     #[must_use]
     pub fn fetched(&self) -> HashMap<String, Vec<jwk::Jwk>> {
         lock(&self.book).fetched.clone()
     }
 
-    /// Puts the keys that were fetched, by `iss`, in the place of the former ones.
+    /// Replaces the fetched keys, by `iss`.
     pub fn set_fetched(&self, fetched: HashMap<String, Vec<jwk::Jwk>>) {
         let mut book = lock(&self.book);
         book.fetched = fetched;
         self.publish(&book);
     }
 
-    /// Folds one record in. Records of other books change nothing here.
+    /// Applies one record. Records about other state have no effect here.
     pub fn apply(&self, record: &Record) {
         let mut book = lock(&self.book);
         match &record.event {
             Event::KeyAdded { issuer, jwk, .. } => {
-                // A record was checked before it was sealed; one that no longer reads adds no key, which refuses its tokens.
+                // The key was valid when it was recorded. If this version cannot parse it, the key
+                // is absent and its tokens are refused.
                 if let Ok(key) = read_jwk(jwk) {
                     book.added.push((issuer.clone(), key, record.at));
                 }
@@ -169,7 +183,8 @@ impl Keyring {
             Event::KeyRetired { kid, from, .. } => {
                 let since = from.unwrap_or(record.at);
                 let state = book.states.entry(*kid).or_insert(KeyState::Retiring { since });
-                // A later command may bring the end nearer, not farther away.
+                // A later command may set an earlier end, but no later one: retirement is
+                // irreversible.
                 if let KeyState::Retiring { since: known } = state {
                     *known = since.min(*known);
                 }
@@ -212,6 +227,7 @@ impl Keyring {
         self.publish(&book);
     }
 
+    /// Publishes a new snapshot of `book`, and increments the generation.
     fn publish(&self, book: &KeyringState) {
         let (mut rows, former) = (HashMap::new(), self.snapshot.load());
         let from_files = book
@@ -230,9 +246,10 @@ impl Keyring {
             let id = key.id();
             let state = book.states.get(&id).cloned().unwrap_or(KeyState::Active);
             let known = KnownKey { id, key: key.key().clone(), issuer: Arc::clone(policy) };
-            // The first issuer that lists a key owns it: a second listing cannot move it to other namespaces. What an operator
-            // put here comes before what somebody publishes.
+            // The first issuer that lists a key owns it: a second listing cannot move it to other
+            // namespaces. Files and imports of the operator come before fetched keys.
             let added = book.added.iter().find(|(_, key, _)| key.id() == id).map(|(_, _, at)| *at);
+            // The counter of uses is shared with the former snapshot, so that no use is lost.
             let used = former.rows.get(&id).map(|row| Arc::clone(&row.used)).unwrap_or_default();
             rows.entry(id).or_insert_with(|| KeyRow { known: Arc::new(known), state, added, used });
         }
@@ -241,22 +258,24 @@ impl Keyring {
             KeyState::Active | KeyState::Retiring { .. } => None,
         });
         self.snapshot.store(Arc::new(Snapshot { rows, revoked: revoked.collect() }));
+        // After the store: a reader that sees the new number also sees the new snapshot.
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Moves on with every change of keys, issuers or states; what was verified under another number is verified anew.
+    /// Increases with every change of keys, issuers or states. A token that was verified under
+    /// another number is verified again.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The key's row.
+    /// The entry of a key.
     #[must_use]
     pub fn row(&self, kid: &KeyId) -> Option<KeyRow> {
         self.snapshot.load().rows.get(kid).cloned()
     }
 
-    /// Notes that a token of that key was taken, to the second.
+    /// Records that a token of the key was accepted, with a resolution of one second.
     pub fn note_use(&self, kid: &KeyId, now: Timestamp) {
         if let Some(row) = self.snapshot.load().rows.get(kid)
             && row.used.load(Ordering::Relaxed) < now.seconds()
@@ -265,7 +284,7 @@ impl Keyring {
         }
     }
 
-    /// All rows, sorted by key id.
+    /// All entries, by key id.
     #[must_use]
     pub fn rows(&self) -> Vec<KeyRow> {
         let mut rows: Vec<KeyRow> = self.snapshot.load().rows.values().cloned().collect();
@@ -273,7 +292,7 @@ impl Keyring {
         rows
     }
 
-    /// The keys whose tokens are read, as a JWK Set (RFC 7517 section 5).
+    /// The keys whose tokens are accepted, as a JWK Set (RFC 7517 section 5).
     #[must_use]
     pub fn published(&self) -> String {
         let rows =
@@ -287,7 +306,7 @@ impl Keyring {
         lock(&self.book).issuers.iter().map(|(policy, _)| Arc::clone(policy)).collect()
     }
 
-    /// Asks whether a token that `kid` signed at `issued` is still read.
+    /// Checks whether a token that `kid` signed at `issued` is still accepted.
     ///
     /// # Errors
     /// `token-key-unknown` or `key-revoked`.
@@ -295,6 +314,7 @@ impl Keyring {
         match self.snapshot.load().rows.get(kid).map(|row| &row.state) {
             None => Err(Refusal::new(Code::TokenKeyUnknown)),
             Some(KeyState::Active) => Ok(()),
+            // Whole seconds, because `iat` has that resolution (RFC 7519 section 2).
             Some(KeyState::Retiring { since }) if issued.seconds() <= since.seconds() => Ok(()),
             Some(KeyState::Retiring { since }) => Err(Refusal::new(Code::KeyRevoked)
                 .saying("The key that signed the token was retired before the token was issued.")
@@ -307,7 +327,8 @@ impl Keyring {
 }
 
 impl Keyring {
-    /// That a key is not revoked, whether the ring has it or not: of holders' keys nothing else is known.
+    /// Checks that a key is not revoked, also if no issuer has it. For keys of holders only the
+    /// revocation is known.
     ///
     /// # Errors
     /// `key-revoked`.
@@ -320,7 +341,7 @@ impl Keyring {
         }
     }
 
-    /// Revoked keys that are in no issuer's ring, by thumbprint, with since when and why: keys of holders.
+    /// Revoked keys that belong to no issuer, by thumbprint, with time and reason: keys of holders.
     #[must_use]
     pub fn revoked_holders(&self) -> Vec<(KeyId, Timestamp, String)> {
         let snapshot = self.snapshot.load();
@@ -338,10 +359,10 @@ impl KeySource for Keyring {
     }
 }
 
-/// Reads one public JWK from its text.
+/// Parses one public JWK.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// The fault of the JWK, as text.
 pub fn read_jwk(text: &str) -> Result<jwk::Jwk, String> {
     let value =
         json::parse(text.as_bytes(), &json::Limits::deep(8)).map_err(|fault| fault.to_string())?;

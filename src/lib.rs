@@ -1,10 +1,10 @@
 //! token-shield: an authentication gateway in front of inference servers.
 //!
-//! The crate is built in floors (docs/ARCHITECTURE.md): a module uses what stands on a lower floor and its neighbours in
-//! its own folder, nothing else. Floors 0 and 1 are pure functions of bytes and values and build without the default
-//! feature `gateway`.
+//! The crate has floors (docs/ARCHITECTURE.md). A module uses only modules of lower floors and of
+//! its own folder. Floors 0 and 1 are pure functions of bytes and values, and build without the
+//! default feature `gateway`.
 
-// Floor 0: names, noes, time, keys, fsync.
+// Floor 0: names, refusals, time, keys, durable files.
 pub mod clock;
 pub mod crypto;
 pub mod durable;
@@ -18,12 +18,12 @@ pub mod secret;
 
 pub mod suggest;
 
-// Floor 1: formats and decisions (and floor 3's pen inside audit/).
+// Floor 1: formats and decisions. audit/store, on floor 3, is also in audit/.
 pub mod audit;
 pub mod model;
 pub mod token;
 
-// Floor 2: the books.
+// Floor 2: state. Control writes it, the data plane reads it.
 #[cfg(feature = "gateway")]
 pub mod health;
 #[cfg(feature = "gateway")]
@@ -35,26 +35,26 @@ pub mod registry;
 #[cfg(feature = "gateway")]
 pub mod weights;
 
-// Floor 3: the questions.
+// Floor 3: the checks of a request.
 #[cfg(feature = "gateway")]
 pub mod guard;
 
-// Floor 4: the life of a request.
+// Floor 4: the path of a request.
 #[cfg(feature = "gateway")]
 pub mod proxy;
 
-// Floor 5: the file.
+// Floor 5: the config file.
 #[cfg(feature = "gateway")]
 pub mod config;
 
-// Floor 4, the other half: the life of a command.
+// Floor 4, second part: the path of a command.
 #[cfg(feature = "gateway")]
 pub mod control;
 
-// Floor 6: wiring.
+// Floor 6: the application.
 #[cfg(feature = "gateway")]
 pub mod app;
 
-// Floor 7: words in, exit code out.
+// Floor 7: the command line.
 #[cfg(feature = "offline")]
 pub mod cli;

@@ -1,7 +1,8 @@
-//! Log lines on their way to standard error: a bounded queue, and one thread that writes.
+//! Log lines for standard error: a bounded queue, and one thread that writes.
 //!
-//! Whoever serves only puts lines into the queue. A pipe that nobody reads holds up the writing thread and nobody else; lines
-//! that find the queue full are dropped and counted, and the next write that succeeds says how many.
+//! Serving threads only put lines into the queue. If the process at the other end of the pipe
+//! stops, only the writing thread waits. Lines that do not fit into the queue are dropped and
+//! counted. The next successful write reports their number.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,63 +11,66 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Bytes that are written without waiting for more.
+/// Bytes that are written without waiting for more lines.
 const ENOUGH: usize = 32 << 10;
-/// Bytes that may wait. Another such amount may be on its way to standard error.
+/// Bytes that may wait in the queue. The writing thread may hold the same amount again.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
-/// How long a line may wait for others.
+/// How long a line may wait for other lines.
 const WAIT: Duration = Duration::from_millis(50);
-/// How long to wait where standard error is not blocking, and full.
+/// How long to wait if standard error is non-blocking and full.
 const BLOCKED: Duration = Duration::from_millis(10);
 
-/// Says in one line, with its line feed, that so many lines were dropped.
+/// Makes the line, with its line feed, that reports the number of dropped lines.
 pub type SayDropped = fn(u64) -> String;
 
-/// The queue. Its handles share it.
+/// The queue of log lines. Its clones share it.
 #[derive(Clone)]
 pub struct LogLines(Arc<SharedLines>);
 
+/// The shared part of [`LogLines`].
 struct SharedLines {
     queue: Mutex<PendingLines>,
     /// Wakes the writer.
     wake: Condvar,
-    /// Tells that the writer has nothing left to write.
+    /// Signals that all lines are written.
     idle: Condvar,
     say_dropped: SayDropped,
 }
 
+/// The state of the queue.
 #[derive(Default)]
 struct PendingLines {
     bytes: Vec<u8>,
-    /// A line that is not to wait for others is in the queue, or somebody waits for the end.
+    /// Whether a line must be written at once, or a caller waits for the end.
     at_once: bool,
+    /// Whether the thread is writing lines that it has taken.
     writing: bool,
     /// Lines dropped since the start.
     dropped: u64,
-    /// Those of which no line says so yet.
+    /// Dropped lines that are not reported yet.
     unsaid: u64,
 }
 
 /// The queue of standard error.
 static OF_PROCESS: OnceLock<LogLines> = OnceLock::new();
 
-/// The queue of standard error, once [`LogLines::start_for_process`] has begun it.
+/// The queue of standard error, after [`LogLines::start_for_process`] has created it.
 #[must_use]
 pub fn of_process() -> Option<&'static LogLines> {
     OF_PROCESS.get()
 }
 
-/// How many lines of this process were dropped.
+/// The number of lines that this process has dropped.
 #[must_use]
 pub fn dropped() -> u64 {
     of_process().map_or(0, LogLines::dropped)
 }
 
 impl LogLines {
-    /// A queue whose lines a thread of its own writes to `out`.
+    /// Creates a queue, with a thread that writes its lines to `out`.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// If the thread cannot be started.
     pub fn start(out: impl Write + Send + 'static, say_dropped: SayDropped) -> io::Result<Self> {
         let (queue, wake, idle) = (Mutex::default(), Condvar::new(), Condvar::new());
         let lines = Self(Arc::new(SharedLines { queue, wake, idle, say_dropped }));
@@ -75,22 +79,22 @@ impl LogLines {
         Ok(lines)
     }
 
-    /// The queue of standard error; a second call gives the first one's.
+    /// The queue of standard error. A second call returns the same queue.
     ///
     /// # Errors
-    /// When standard error cannot be had, or the thread not be started.
+    /// If standard error cannot be used, or the thread cannot be started.
     pub fn start_for_process(say_dropped: SayDropped) -> io::Result<&'static Self> {
         if let Some(lines) = of_process() {
             return Ok(lines);
         }
-        // A descriptor of our own: the lock of `io::stderr` would be held while a write is stuck.
+        // A separate descriptor: the lock of `io::stderr` would be held during a blocked write.
         let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         let lines = Self::start(out, say_dropped)?;
         Ok(OF_PROCESS.get_or_init(|| lines))
     }
 
-    /// Puts one line, with its line feed, into the queue, or counts it as dropped. Never waits for standard error. A line that
-    /// is to be written `at_once` does not wait for others.
+    /// Puts one line, with its line feed, into the queue, or counts it as dropped. Never waits for
+    /// standard error. A line that is `at_once` does not wait for further lines.
     pub fn push(&self, line: &[u8], at_once: bool) {
         let mut queue = self.0.lock();
         if queue.bytes.len() + line.len() > QUEUE_BYTES_MAX {
@@ -101,6 +105,7 @@ impl LogLines {
         let before = queue.bytes.len();
         queue.bytes.extend_from_slice(line);
         queue.at_once |= at_once;
+        // The writer is woken only when it has work: each wake-up is a system call.
         let wake = at_once || before == 0 || (before < ENOUGH && queue.bytes.len() >= ENOUGH);
         drop(queue);
         if wake {
@@ -114,13 +119,13 @@ impl LogLines {
         self.0.lock().dropped
     }
 
-    /// Bytes that wait.
+    /// Bytes in the queue.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.0.lock().bytes.len()
     }
 
-    /// Waits until everything is written, at most for `within`; true where it is.
+    /// Waits until all lines are written, at most for `within`. True if they are.
     #[must_use]
     pub fn finish(&self, within: Duration) -> bool {
         let mut queue = self.0.lock();
@@ -134,17 +139,18 @@ impl LogLines {
 
 impl SharedLines {
     fn lock(&self) -> MutexGuard<'_, PendingLines> {
-        // Nothing that can panic runs under the lock.
+        // The code under the lock cannot panic.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writing thread.
+    /// The loop of the writing thread.
     fn run(&self, mut out: impl Write) {
         loop {
             let lines = self.take();
             let lost = write(&mut out, &lines);
             let mut queue = self.lock();
-            // Nobody can be told where standard error itself fails.
+            // If standard error itself fails, no report is possible. The metric still counts the
+            // lines.
             queue.dropped += lost;
             queue.unsaid += lost;
             queue.writing = false;
@@ -154,7 +160,7 @@ impl SharedLines {
         }
     }
 
-    /// Waits for lines, and takes them.
+    /// Waits for lines and takes all of them.
     fn take(&self) -> Vec<u8> {
         let none = |queue: &mut PendingLines| queue.bytes.is_empty();
         let queue = self.wake.wait_while(self.lock(), none).unwrap_or_else(PoisonError::into_inner);
@@ -163,6 +169,7 @@ impl SharedLines {
         let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let mut lines = std::mem::take(&mut queue.bytes);
         if queue.unsaid > 0 {
+            // The report goes after the lines that were queued before the drop.
             lines.extend_from_slice((self.say_dropped)(queue.unsaid).as_bytes());
             queue.unsaid = 0;
         }
@@ -172,14 +179,14 @@ impl SharedLines {
     }
 }
 
-/// Writes all of `lines`; gives how many of them were lost because standard error cannot be written.
+/// Writes `lines`. Returns the number of lines that were lost because standard error failed.
 fn write(out: &mut impl Write, lines: &[u8]) -> u64 {
     let mut rest = lines;
     while !rest.is_empty() {
         match out.write(rest) {
             Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Somebody who shares standard error with us has made it so.
+            // Another process with the same open file description has made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 thread::park_timeout(BLOCKED)
             }
@@ -194,7 +201,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Takes what is written once it is let.
+    /// Blocks writes until the test opens it, and keeps the written bytes.
     struct Gate {
         open: mpsc::Receiver<()>,
         is_open: bool,

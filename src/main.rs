@@ -1,6 +1,6 @@
-//! The binary: words in, exit code out.
+//! The binary. It calls the command line.
 
-/// Chosen by measurement (docs/PERFORMANCE.md).
+/// Chosen after measurement (docs/PERFORMANCE.md).
 #[cfg(feature = "gateway")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,4 +1,5 @@
-//! What Prometheus scrapes. Labels come from closed sets: models and upstreams of the config, operations, codes.
+//! The metrics for Prometheus. Label values come from fixed sets: models and upstreams of the
+//! config, operations, codes.
 
 mod agents;
 mod audit;
@@ -29,26 +30,26 @@ use files::Files;
 use process::ProcessMetrics;
 use requests::Requests;
 
-/// Label of a model, upstream or agent that is not in its closed set.
+/// The label of a model or agent that has no own label.
 const OTHER: &str = "other";
-/// Label where there is none.
+/// The label if there is no value.
 const NONE: &str = "none";
 
-/// What one request was.
+/// The measures of one request.
 pub struct RequestMeasures<'r> {
     /// The model's canonical name.
     pub model: Option<&'r str>,
-    /// The operation; empty where none was found.
+    /// The operation; empty if the path has none.
     pub operation: &'static str,
     /// `ok`, a refusal's code, `upstream-error` or `aborted`.
     pub code: &'static str,
     /// The agent.
     pub agent: Option<&'r str>,
-    /// The upstream that was asked.
+    /// The upstream that the request was sent to.
     pub upstream: Option<&'r str>,
     /// Seconds from the request's head to the last byte.
     pub request_s: f64,
-    /// Seconds until the upstream was asked.
+    /// Seconds until the request was sent to an upstream.
     pub overhead_s: f64,
     /// Seconds until the first byte of the answer.
     pub first_token_s: Option<f64>,
@@ -60,7 +61,7 @@ pub struct RequestMeasures<'r> {
     pub tokens_out: u64,
 }
 
-/// Why new requests are refused: codes of refusals, and what has none.
+/// The reasons for refusing new requests: codes of refusals, and reasons without a code.
 const UNREADY: [&str; 7] = [
     "audit-unavailable",
     "audit-full",
@@ -77,7 +78,7 @@ pub struct Metrics {
     requests: Requests,
     upstream_up: IntGaugeVec,
     files: Files,
-    /// Places at upstreams.
+    /// Slots at upstreams.
     pub waits: waits::Waits,
     egress: Egress,
     connections: Connections,
@@ -88,12 +89,16 @@ pub struct Metrics {
     process: ProcessMetrics,
 }
 
-/// Buckets from 50 µs to 100 s.
+/// The bounds of histograms: from 50 µs to 100 s.
 const SECONDS: [f64; 18] = [
     0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
     2.5, 10.0, 30.0, 100.0,
 ];
 
+/// Registers a metric and returns it.
+///
+/// # Errors
+/// If the metric is invalid, or its name is already registered.
 fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     metric: prometheus::Result<C>,
@@ -103,14 +108,17 @@ fn register<C: Collector + Clone + 'static>(
     Ok(metric)
 }
 
+/// The options of a histogram of seconds.
 fn histogram(name: &str, help: &str) -> HistogramOpts {
     HistogramOpts::new(name, help).buckets(SECONDS.to_vec())
 }
 
+/// Registers a gauge.
 fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
     register(registry, Gauge::new(name, help))
 }
 
+/// Registers counters with labels.
 fn counters(
     registry: &Registry,
     name: &str,
@@ -120,28 +128,32 @@ fn counters(
     register(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
-/// Counters by `result`, `ok` or `refused`. Both exist from the start: `increase()` does not see a series that appears at 1.
+/// Registers counters by `result`, `ok` or `refused`. Both exist from the start: `increase()` does
+/// not see a series that begins with 1.
 fn results(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounterVec> {
     let by = counters(registry, name, help, &["result"])?;
     for result in ["ok", "refused"] {
+        // A lookup creates the series with value 0.
         let _ = by.with_label_values(&[result]);
     }
     Ok(by)
 }
 
-/// The running version, as a label.
+/// Registers the running version, as a label.
 fn build_info(registry: &Registry) -> prometheus::Result<()> {
     let build =
         IntGaugeVec::new(Opts::new("token_shield_build_info", "The running version"), &["version"]);
+    // The value is always 1: the information is in the label.
     register(registry, build)?.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     Ok(())
 }
 
 impl Metrics {
-    /// Metrics for those models and upstreams; `agent_label` is how many agents get a label of their own.
+    /// Registers the metrics for the given models and upstreams. `agent_label` is the number of
+    /// agents with their own label.
     ///
     /// # Errors
-    /// Only if two metrics had one name.
+    /// If two metrics have the same name. It would be a bug.
     pub fn new(
         models: &[String],
         upstreams: &[String],
@@ -157,6 +169,7 @@ impl Metrics {
             "1 where the last dial to the upstream succeeded",
             "upstream",
         )?;
+        // An upstream counts as up until a dial or a request fails.
         for upstream in upstreams {
             upstream_up.with_label_values(&[upstream]).set(1);
         }
@@ -180,39 +193,41 @@ impl Metrics {
         })
     }
 
-    /// A connection was ended because its peer sent more control frames than its budget allows.
+    /// Counts a connection that ended because its peer sent more control frames than its budget
+    /// allows.
     pub fn flood(&self) {
         self.connections.flood();
     }
 
-    /// An upstream's report of usage cannot be true; how many there were since the last warning, where `now`, on the monotonic
-    /// clock, it is time for another.
+    /// Counts an upstream's usage report that cannot be true. Returns the number since the last
+    /// warning if a new warning is due at `now`, on the monotonic clock.
     #[must_use]
     pub fn absurd_usage(&self, upstream: &str, what: Absurd, now: Duration) -> Option<u64> {
         self.reports.absurd(upstream, what, now)
     }
 
-    /// A request began.
+    /// Counts a request that begins.
     pub fn began(&self) {
         self.requests.began();
     }
 
-    /// Bytes of content were put into a request.
+    /// Counts bytes of content that were put into a request.
     pub fn fetched(&self, bytes: u64) {
         self.egress.fetched_bytes.inc_by(bytes);
     }
 
-    /// A door of egress judged: `request` with `block`, `strip` or `inline`, and why.
+    /// Counts a decision of an egress filter, with its reason: for example `request` with `block`,
+    /// `strip` or `inline`.
     pub fn egress(&self, filter: &str, verdict: &str, reason: &str) {
         self.egress.found.with_label_values(&[filter, verdict, reason]).inc();
     }
 
-    /// A request was refused.
+    /// Counts a refused request.
     pub fn refused(&self, code: Code) {
         self.requests.refused(code);
     }
 
-    /// A request ended.
+    /// Records the measures of a request that has ended.
     pub fn answered(&self, answered: &RequestMeasures<'_>) {
         self.requests.answered(answered);
         if let Some(agents) = &self.per_agent
@@ -222,58 +237,60 @@ impl Metrics {
         }
     }
 
-    /// How a token was found good: `hit`, `miss` or `refused`.
+    /// Counts how a token was verified: `hit`, `miss` or `refused`.
     pub fn token_cache(&self, result: &str) {
         self.requests.token_cache(result);
     }
 
-    /// Whether an upstream answers.
+    /// Sets whether an upstream is up.
     pub fn upstream_up(&self, upstream: &str, up: bool) {
         self.upstream_up.with_label_values(&[upstream]).set(i64::from(up));
     }
 
-    /// When the certificate in use expires, in seconds since 1970.
+    /// Sets the expiry of the certificate in use, in seconds since 1970.
     pub fn certificate_expiry(&self, seconds: f64) {
         self.files.certificate_expiry.set(seconds);
     }
 
-    /// A reload: `ok` or `refused`.
+    /// Counts a reload: `ok` or `refused`.
     pub fn config_reload(&self, result: &str) {
         self.files.config_reloads.with_label_values(&[result]).inc();
     }
 
-    /// A JWK Set was read, or could not be: `ok` or `refused`.
+    /// Counts a read of a JWK Set: `ok`, or `refused` if it failed.
     pub fn jwks_read(&self, result: &str) {
         self.files.jwks_reads.with_label_values(&[result]).inc();
     }
 
-    /// A certificate has changed and was read, or could not be used: `ok` or `refused`.
+    /// Counts a read of a changed certificate: `ok`, or `refused` if it cannot be used.
     pub fn certificate_read(&self, result: &str) {
         self.files.certificate_reads.with_label_values(&[result]).inc();
     }
 
-    /// Keys that have signed no live token for as long as their issuer's config says.
+    /// Sets the number of keys that have signed no live token for the time in their issuer's
+    /// config.
     pub fn idle_keys(&self, count: usize) {
         self.files.idle_keys.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// A record of that kind was sealed.
+    /// Counts a record of that kind.
     pub fn audit_record(&self, kind: &str) {
         self.audit.records.with_label_values(&[kind]).inc();
     }
 
-    /// The oldest record that no checkpoint covers has been waiting so long.
+    /// Sets how long the oldest record without a checkpoint has been waiting.
     pub fn audit_checkpoint_age(&self, seconds: f64) {
         self.audit.checkpoint_age.set(seconds);
     }
 
-    /// How the log and its disk are.
+    /// Sets the gauges of the log and its disk.
     pub fn audit_gauges(&self, gauges: &AuditGauges) {
         self.audit.set(gauges);
     }
 
-    /// Why new requests are refused; nothing where they are taken.
+    /// Sets the reasons for refusing new requests. Empty if requests are accepted.
     pub fn unready(&self, reasons: &[&str]) {
+        // Each reason has a series, also with value 0, so that an alert can see the change.
         for reason in UNREADY {
             self.audit
                 .unready
@@ -282,17 +299,17 @@ impl Metrics {
         }
     }
 
-    /// The wall clock is so far behind what was recorded.
+    /// Sets how far the wall clock is behind the recorded time.
     pub fn clock_behind(&self, seconds: f64) {
         self.audit.clock_behind.set(seconds);
     }
 
-    /// A sync of the journal took so long.
+    /// Records the duration of a sync of the journal.
     pub fn audit_sync(&self, seconds: f64) {
         self.audit.sync.observe(seconds);
     }
 
-    /// Registered agents by status.
+    /// Sets the numbers of registered agents by status.
     pub fn agents(&self, counts: &[(&'static str, usize)]) {
         for (status, count) in counts {
             self.agents
@@ -301,9 +318,10 @@ impl Metrics {
         }
     }
 
-    /// The names of all metrics, whether they have values yet or not.
+    /// The names of all metrics, including those without values.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
+        // `gather` omits a vector without values, so their names are added here.
         let vectors: [&dyn Collector; 6] = [
             &self.audit.unready,
             &self.requests.by_code,
@@ -318,17 +336,20 @@ impl Metrics {
         named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
     }
 
-    /// Everything in the Prometheus text format.
+    /// All metrics in the Prometheus text format.
     ///
     /// # Errors
-    /// When a metric cannot be written.
+    /// If a metric cannot be encoded.
     pub fn text(&self) -> prometheus::Result<String> {
         self.process.read();
+        // The source counts by itself. The counter is raised by the difference, because it cannot
+        // be set.
         self.audit
             .log_lines_dropped
             .inc_by(crate::log_lines::dropped().saturating_sub(self.audit.log_lines_dropped.get()));
         let mut bytes = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut bytes)?;
+        // The encoder writes only UTF-8.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 }

@@ -1,6 +1,6 @@
-//! The one table of refusals: stage, HTTP status, stable code, and whether a retry can help.
+//! The table of all refusals: stage, HTTP status, stable code, and whether a retry can help.
 //!
-//! The answer's body, the record, the metric's label and docs/REFUSALS.md come from here. A
+//! The answer's body, the record, the metric's label and docs/REFUSALS.md are made from it. A
 //! [`Refusal`] has two texts: a short message for the caller, and a detail for the operator's log.
 //! The message never contains a token, a key or a part of a prompt.
 
@@ -24,13 +24,13 @@ pub enum Stage {
     Routed,
     /// The body.
     Understood,
-    /// What the request would make the model server fetch or do.
+    /// The hosts that the request would make the model server reach.
     Cleared,
     /// Privacy (a later step).
     Screened,
     /// The operator's rules (a later step).
     Governed,
-    /// Work in flight, model and upstream rates, budgets.
+    /// Requests in flight, rates of model and upstream, budgets.
     Admitted,
     /// The record.
     Recorded,
@@ -60,10 +60,10 @@ impl Stage {
     }
 }
 
-/// Whether the same request may pass later.
+/// Whether a retry of the same request may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// The same request will be refused again: the answer says `x-should-retry: false`.
+    /// The same request will be refused again. The answer has `x-should-retry: false`.
     Never,
     /// A later retry may succeed.
     Later,
@@ -76,7 +76,7 @@ macro_rules! codes {
         pub enum Code { $(#[doc = $meaning] $variant,)+ }
 
         impl Code {
-            /// The whole table, in the order of the stages.
+            /// All codes, in the order of the stages.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The stable code.
@@ -95,7 +95,7 @@ macro_rules! codes {
             #[must_use]
             pub const fn retry(self) -> Retry { match self { $(Self::$variant => Retry::$retry,)+ } }
 
-            /// One sentence: what it means and what to do.
+            /// One sentence: the meaning, and the action to take.
             #[must_use]
             pub const fn meaning(self) -> &'static str { match self { $(Self::$variant => $meaning,)+ } }
         }
@@ -337,13 +337,13 @@ impl Allow {
 /// A refusal: its code, the message to the caller, and the detail for the operator.
 #[derive(Clone, Debug)]
 pub struct Refusal {
-    /// The row of the table.
+    /// The code.
     pub code: Code,
     /// For the caller: the table's sentence, or a more precise one that is safe to show.
     pub message: String,
-    /// The place in the body, as a path such as `messages[0].content[1].image_url.url`.
+    /// The position in the body, as a path such as `messages[0].content[1].image_url.url`.
     pub param: Option<String>,
-    /// For the operator's log and the record. Never sent to the caller.
+    /// For the operator's log and the record. It is never sent to the caller.
     pub detail: Option<String>,
     /// The time after which a retry may succeed.
     pub retry_after: Option<Duration>,
@@ -372,7 +372,7 @@ impl Refusal {
         self
     }
 
-    /// The same with a place in the body.
+    /// The same with a position in the body.
     #[must_use]
     pub fn at(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());

@@ -1,9 +1,9 @@
-//! Agents, tokens and handles, as the records of commands state them. Many read it; only commands
-//! write it.
+//! The registry: agents, tokens and handles, from the records of commands. Only commands write it;
+//! all requests read it.
 //!
-//! It lists what is refused. An agent without a row is active in class `default`. A token without a row
-//! is valid as long as its signature and times are. A change wakes the requests that depend on its
-//! subject, and they check their status again.
+//! It lists the refused ones. An agent without an entry is active, in the class `default`. A token
+//! without an entry is valid if its signature and times are. A change wakes the requests that
+//! depend on its subject, and they check their status again.
 
 mod status;
 mod wakeups;
@@ -24,7 +24,7 @@ use status::Wide;
 use wakeups::Wakeups;
 pub use wakeups::{ChangeSubject, Changes, Subscription};
 
-/// The class of an agent that nobody registered.
+/// The class of an agent without a registration.
 pub const DEFAULT_CLASS: &str = "default";
 
 /// A registered agent.
@@ -32,13 +32,13 @@ pub const DEFAULT_CLASS: &str = "default";
 pub struct Agent {
     /// Its name.
     pub name: AgentName,
-    /// In whose name it usually acts, where that was said.
+    /// The principal that it usually acts for, if the command named one.
     pub principal: Option<Principal>,
     /// Its class, a key of the config's `[class.…]`.
     pub class: Arc<str>,
-    /// Whether it may act.
+    /// Its status.
     pub status: StatusChange,
-    /// When it was first named.
+    /// When a record first named it.
     pub registered: Timestamp,
 }
 
@@ -49,21 +49,22 @@ pub struct Token {
     pub id: TokenId,
     /// Its label.
     pub jti: String,
-    /// Whose it is.
+    /// The agent that it belongs to.
     pub agent: AgentName,
-    /// In whose name it acts, where that is known.
+    /// The principal that it acts for, if it is known.
     pub principal: Option<Principal>,
     /// The key that signed it.
     pub kid: Option<KeyId>,
-    /// Its end.
+    /// When it expires.
     pub expires: Option<Timestamp>,
-    /// Since when and why it is revoked.
+    /// The time and the reason of its revocation.
     pub revoked: Option<(Timestamp, String)>,
-    /// The handle that it stands behind; it is taken by that alone.
+    /// The handle that represents it. Then only the handle is accepted, and not the token itself.
     pub handle: Option<HandleId>,
 }
 
 impl Token {
+    /// An entry without the facts of a registration.
     fn new(id: TokenId, jti: &str, agent: &AgentName) -> Self {
         let (jti, agent) = (jti.to_owned(), agent.clone());
         Self {
@@ -79,16 +80,16 @@ impl Token {
     }
 }
 
-/// What a key has signed.
+/// The use of a signing key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyUse {
-    /// Tokens that are neither over nor revoked.
+    /// Its tokens that are neither expired nor revoked.
     pub live: usize,
-    /// The latest end of any.
+    /// The latest end of all its tokens, live or ended.
     pub last_end: Timestamp,
 }
 
-/// A handle and what stands behind it.
+/// A handle and the token that it represents.
 #[derive(Clone, Debug)]
 pub struct Handle {
     /// Its identity.
@@ -97,25 +98,25 @@ pub struct Handle {
     pub text: Box<str>,
     /// The token's identity.
     pub token: TokenId,
-    /// Whose it is.
+    /// The agent that it belongs to.
     pub agent: AgentName,
-    /// In whose name it acts.
+    /// The principal that the agent acts for.
     pub principal: Principal,
-    /// Until when tokens may be put behind it.
+    /// Until when a new token may be set for it.
     pub until: Option<Timestamp>,
-    /// Since when and why it is revoked.
+    /// The time and the reason of its revocation.
     pub revoked: Option<(Timestamp, String)>,
 }
 
-/// The book.
+/// The registry.
 pub struct Registry {
     agents: DashMap<Arc<str>, Agent, RandomState>,
     tokens: DashMap<TokenId, Token, RandomState>,
     handles: DashMap<HandleId, Arc<Handle>, RandomState>,
-    /// Handles that are revoked, those of forgotten principals too: such a one is never taken again.
+    /// Revoked handles, including those of forgotten principals. They are never accepted again.
     revoked_handles: DashMap<HandleId, (Timestamp, String), RandomState>,
     wide: Wide,
-    /// In whose name anybody registered acts.
+    /// The principals of all registered agents, tokens and handles.
     principals: DashMap<Principal, (), RandomState>,
     wakeups: Arc<Wakeups>,
 }
@@ -127,7 +128,7 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// An empty book.
+    /// An empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -141,15 +142,16 @@ impl Registry {
         }
     }
 
-    /// Folds one record in. Records of other books change nothing here.
+    /// Applies one record. Records about other state have no effect here.
     pub fn apply(&self, record: &Record) {
         if let Some(principal) = record.event.principal().filter(|_| record.event.is_control()) {
             self.principals.insert(principal.clone(), ());
         }
+        // Woken after the change: a request that checks at once must see the new state.
         self.wakeups.wake(&self.fold(record));
     }
 
-    /// Folds the record into the rows. Gives the subjects that it changes.
+    /// Applies the record to the entries. Returns the subjects that it changes.
     fn fold(&self, record: &Record) -> Vec<ChangeSubject> {
         match &record.event {
             Event::AgentRegistered { agent, principal, class } => {
@@ -181,7 +183,7 @@ impl Registry {
             | Event::TokenRevoked { .. }
             | Event::HandleSet { .. }
             | Event::HandleRevoked { .. } => self.fold_token(record),
-            // The keyring's. Requests with tokens of this key check again.
+            // The keyring has this state. Requests with tokens of this key check again.
             Event::KeyAdded { kid, .. }
             | Event::KeyRetired { kid, .. }
             | Event::KeyRevoked { kid, .. } => {
@@ -230,6 +232,7 @@ impl Registry {
             Event::TokenRevoked { token, jti, agent, reason } => {
                 let mut row =
                     self.tokens.entry(*token).or_insert_with(|| Token::new(*token, jti, agent));
+                // The first revocation counts. A second one must not change its time.
                 row.revoked.get_or_insert_with(|| (record.at, reason.clone()));
                 vec![ChangeSubject::Token(*token)]
             }
@@ -254,18 +257,21 @@ impl Registry {
         }
     }
 
+    /// Sets a handle and its token. Returns the subjects that change.
     fn set_handle(&self, mut row: Handle) -> Vec<ChangeSubject> {
         // The command registers a token before it sets a handle for it.
         self.tokens
             .entry(row.token)
             .or_insert_with(|| Token::new(row.token, "", &row.agent))
             .handle = Some(row.id);
+        // A revoked handle stays revoked if it is set again.
         row.revoked = self.revoked_handles.get(&row.id).map(|revoked| revoked.value().clone());
         let subjects = vec![ChangeSubject::Token(row.token), ChangeSubject::agent(&row.agent)];
         self.handles.insert(row.id, Arc::new(row));
         subjects
     }
 
+    /// Revokes a handle, with or without an entry.
     fn revoke_handle(&self, handle: HandleId, at: Timestamp, reason: &str) {
         let revoked =
             self.revoked_handles.entry(handle).or_insert_with(|| (at, reason.to_owned())).clone();
@@ -274,8 +280,8 @@ impl Registry {
         }
     }
 
-    /// Removes what names the principal, as a start does once the principal's record key is destroyed.
-    /// Revocations stay.
+    /// Removes all entries' mentions of the principal. A start has the same effect after the
+    /// principal's record key was destroyed. Revocations stay.
     pub fn remove_principal(&self, principal: &Principal) {
         self.agents.alter_all(|_, mut row| {
             row.principal.take_if(|known| known == principal);
@@ -287,9 +293,11 @@ impl Registry {
         });
         self.handles.retain(|_, handle| handle.principal != *principal);
         self.principals.remove(principal);
+        // Tokens and handles of the principal may be in use, so all requests check again.
         self.announce();
     }
 
+    /// The entry of an agent without a registration.
     fn row(agent: &AgentName, registered: Timestamp) -> Agent {
         let status = StatusChange::ACTIVE;
         Agent {
@@ -301,24 +309,24 @@ impl Registry {
         }
     }
 
-    /// Wakes every request: something that concerns all has changed, such as the config.
+    /// Wakes every request, after a change that concerns all of them, such as a reload.
     pub fn announce(&self) {
         self.wakeups.wake_everyone();
     }
 
-    /// Hears of changes of `subjects`.
+    /// Subscribes to changes of `subjects`.
     #[must_use]
     pub fn subscribe(&self, subjects: Vec<ChangeSubject>) -> Subscription {
         self.wakeups.subscribe(subjects)
     }
 
-    /// The agent's row.
+    /// The entry of an agent.
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<Agent> {
         self.agents.get(name).map(|row| row.clone())
     }
 
-    /// Every row, sorted by name.
+    /// All entries, by name.
     #[must_use]
     pub fn agents(&self) -> Vec<Agent> {
         let mut rows: Vec<Agent> = self.agents.iter().map(|row| row.clone()).collect();
@@ -326,31 +334,31 @@ impl Registry {
         rows
     }
 
-    /// Namespaces that are stopped, sorted by name.
+    /// The stopped namespaces, by name.
     #[must_use]
     pub fn stopped_namespaces(&self) -> Vec<(Arc<str>, StatusChange)> {
         self.wide.namespaces()
     }
 
-    /// Principals that are stopped, sorted by name.
+    /// The stopped principals, by name.
     #[must_use]
     pub fn stopped_principals(&self) -> Vec<(Arc<str>, StatusChange)> {
         self.wide.principals()
     }
 
-    /// How a whole namespace stands.
+    /// The status of a whole namespace.
     #[must_use]
     pub fn namespace(&self, name: &str) -> StatusChange {
         self.wide.namespace(name)
     }
 
-    /// How a principal stands.
+    /// The status of a principal.
     #[must_use]
     pub fn principal(&self, name: &Principal) -> StatusChange {
         self.wide.principal(name)
     }
 
-    /// The principals for whom an agent, a token or a handle was registered, sorted by name.
+    /// The principals of registered agents, tokens and handles, by name.
     #[must_use]
     pub fn principals(&self) -> Vec<Principal> {
         let mut known: Vec<Principal> =
@@ -359,7 +367,7 @@ impl Registry {
         known
     }
 
-    /// How many agents are in each standing: active, suspended, quarantined, revoked.
+    /// The number of agents with each status: active, suspended, quarantined, revoked.
     #[must_use]
     pub fn agents_by_status(&self) -> [(AgentStatus, usize); 4] {
         let mut counts = AgentStatus::ALL.map(|status| (status, 0));
@@ -371,19 +379,19 @@ impl Registry {
         counts
     }
 
-    /// The token's row.
+    /// The entry of a token.
     #[must_use]
     pub fn token(&self, id: &TokenId) -> Option<Token> {
         self.tokens.get(id).map(|row| row.clone())
     }
 
-    /// The handle's row.
+    /// The entry of a handle.
     #[must_use]
     pub fn handle(&self, id: &HandleId) -> Option<Arc<Handle>> {
         self.handles.get(id).map(|row| Arc::clone(&row))
     }
 
-    /// The handles of that agent, sorted by identity.
+    /// The handles of an agent, by identity.
     #[must_use]
     pub fn handles_of(&self, agent: &AgentName) -> Vec<Arc<Handle>> {
         let mut rows: Vec<_> = self
@@ -396,13 +404,13 @@ impl Registry {
         rows
     }
 
-    /// Registered tokens with the label `jti`.
+    /// The registered tokens with the label `jti`.
     #[must_use]
     pub fn tokens_labelled(&self, jti: &str) -> Vec<Token> {
         self.tokens.iter().filter(|row| row.jti == jti).map(|row| row.clone()).collect()
     }
 
-    /// Registered tokens in that principal's name.
+    /// The registered tokens that act for a principal.
     #[must_use]
     pub fn tokens_for(&self, principal: &Principal) -> Vec<Token> {
         self.tokens
@@ -412,7 +420,7 @@ impl Registry {
             .collect()
     }
 
-    /// Registered tokens of that agent, those that end last first.
+    /// The registered tokens of an agent. The one that expires last is first.
     #[must_use]
     pub fn tokens_of(&self, agent: &AgentName) -> Vec<Token> {
         let mut rows: Vec<Token> =
@@ -421,12 +429,13 @@ impl Registry {
         rows
     }
 
-    /// What each key has signed of the registered tokens.
+    /// The use of each key, from the registered tokens.
     #[must_use]
     pub fn signed(&self, now: Timestamp) -> HashMap<KeyId, KeyUse> {
         let mut keys = HashMap::new();
         for row in &self.tokens {
             let (Some(kid), Some(expires)) = (row.kid, row.expires) else { continue };
+            // A revocation ends a token early, but cannot extend it.
             let end = row.revoked.as_ref().map_or(expires, |(since, _)| expires.min(*since));
             let signed = keys.entry(kid).or_insert(KeyUse { live: 0, last_end: end });
             signed.live += usize::from(end > now);
@@ -435,7 +444,7 @@ impl Registry {
         keys
     }
 
-    /// The class of the agent: its own row's, else that of the nearest agent that it was delegated from, else `default`.
+    /// The class of an agent: from its own entry, or the nearest ancestor's, or `default`.
     #[must_use]
     pub fn class(&self, agent: &AgentName) -> Arc<str> {
         agent
@@ -444,11 +453,11 @@ impl Registry {
             .unwrap_or_else(|| DEFAULT_CLASS.into())
     }
 
-    /// Checks that `tokens`, the agent with its ancestors, its namespace and its principal may act now.
-    /// Gives the handle of one of the tokens, if one has a handle.
+    /// Checks that `tokens`, the agent with its ancestors, its namespace and its principal may act
+    /// now. Returns the handle of one of the tokens, if one has a handle.
     ///
     /// # Errors
-    /// The refusal of the first that may not.
+    /// The refusal for the first one that may not act.
     pub fn may_act<'t>(
         &self,
         agent: &AgentName,
@@ -462,6 +471,7 @@ impl Registry {
             else {
                 continue;
             };
+            // The handle's revocation comes first: callers with a handle know only the handle.
             if let Some((since, why)) =
                 handle.and_then(|handle| self.handle(&handle)?.revoked.clone())
             {

@@ -1,10 +1,10 @@
-//! Secrets by reference: a config names where one lies, never what it is.
+//! References to secrets: the config names the location of a secret, never its value.
 
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// Where a secret lies.
+/// The location of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretRef {
     /// `file:PATH`: a file that only its owner may read.
@@ -15,7 +15,7 @@ pub enum SecretRef {
     Credential(String),
 }
 
-/// Why a secret cannot be read. Never says what it is.
+/// Why a secret cannot be read. It never contains the value.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretFault {
     /// The file cannot be read.
@@ -23,10 +23,10 @@ pub enum SecretFault {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: std::io::Error,
     },
-    /// Others may read the file.
+    /// Other users may read the file.
     #[error("{0}: others may read this file; chmod 600 it")]
     Open(PathBuf),
     /// The variable is not set.
@@ -38,7 +38,7 @@ pub enum SecretFault {
 }
 
 impl SecretRef {
-    /// Reads `file:`, `env:` or `cred:`; a relative path is relative to `base`.
+    /// Parses `file:`, `env:` or `cred:`. A relative path is relative to `base`.
     #[must_use]
     pub fn read(text: &str, base: &Path) -> Option<Self> {
         let (scheme, rest) = text.split_once(':').filter(|(_, rest)| !rest.is_empty())?;
@@ -50,10 +50,10 @@ impl SecretRef {
         }
     }
 
-    /// Reads the secret, without the line feed at its end.
+    /// Reads the secret, without line ends after it.
     ///
     /// # Errors
-    /// When it is not there, or others may read it.
+    /// If it is missing, or other users may read it.
     pub fn load(&self) -> Result<Zeroizing<String>, SecretFault> {
         let text = match self {
             Self::File(path) => private_file(path)?,
@@ -63,13 +63,16 @@ impl SecretRef {
             Self::Credential(name) => {
                 let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| SecretFault::Credential(name.clone()))?;
+                // systemd itself restricts access to credentials, so their mode is not checked.
                 read(&Path::new(&folder).join(name))?
             }
         };
+        // Editors and `echo` add a line end, which is no part of the secret.
         Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
     }
 }
 
+/// Reads a file into memory that is erased on drop.
 fn read(path: &Path) -> Result<Zeroizing<String>, SecretFault> {
     std::fs::read_to_string(path)
         .map(Zeroizing::new)
@@ -79,13 +82,14 @@ fn read(path: &Path) -> Result<Zeroizing<String>, SecretFault> {
 /// Reads a file that only its owner may read.
 ///
 /// # Errors
-/// When it cannot be read, or group or others may.
+/// If it cannot be read, or group or others may read it.
 pub fn private_file(path: &Path) -> Result<Zeroizing<String>, SecretFault> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         let about = std::fs::metadata(path)
             .map_err(|error| SecretFault::Read { path: path.to_owned(), error })?;
+        // A secret that group or others can read may already be known to them, so it is refused.
         if about.permissions().mode() & 0o077 != 0 {
             return Err(SecretFault::Open(path.to_owned()));
         }

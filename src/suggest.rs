@@ -1,8 +1,9 @@
-//! What somebody may have meant.
+//! Suggestions for misspelled words.
 
-/// The word of `known` that is at most two edits away from `word`, the nearest first.
+/// The word of `known` with the fewest edits to `word`, at most two.
 #[must_use]
 pub fn nearest<'k>(known: impl IntoIterator<Item = &'k str>, word: &str) -> Option<&'k str> {
+    // Lengths that differ by more need more than two edits. This avoids the costly comparison.
     let near = |candidate: &&str| candidate.len().abs_diff(word.len()) <= 2;
     let measured =
         known.into_iter().filter(near).map(|candidate| (distance(candidate, word), candidate));
@@ -12,7 +13,7 @@ pub fn nearest<'k>(known: impl IntoIterator<Item = &'k str>, word: &str) -> Opti
         .map(|(_, candidate)| candidate)
 }
 
-/// Edits between two words (Levenshtein).
+/// The number of edits between two words (Levenshtein distance, in bytes).
 fn distance(left: &str, right: &str) -> usize {
     let mut row: Vec<usize> = (0..=right.len()).collect();
     for (i, a) in left.bytes().enumerate() {
@@ -20,6 +21,8 @@ fn distance(left: &str, right: &str) -> usize {
         row[0] = i + 1;
         for (j, b) in right.bytes().enumerate() {
             let up = row[j + 1];
+            // Substitution, deletion or insertion, whichever is cheapest. One row of the matrix is
+            // enough.
             row[j + 1] = (diagonal + usize::from(a != b)).min(up + 1).min(row[j] + 1);
             diagonal = up;
         }

@@ -1,4 +1,5 @@
-//! Which weights answer for which model at which server: written by whoever hashes or asks, read by every request.
+//! The weights digests of each model at each server. The hashing task and the queries of servers
+//! write them; every request reads them.
 
 pub mod files;
 pub mod passed;
@@ -14,29 +15,29 @@ use crate::audit::format::event::Event;
 use crate::audit::format::record::Record;
 use crate::audit::format::request::ModelDigest;
 
-/// The gateway hashed them, or Ollama did.
+/// The gateway or Ollama hashed the weights.
 pub const MEASURED: &str = "measured";
-/// The server says so.
+/// The server reports the digest.
 pub const REPORTED: &str = "reported";
-/// Nobody says anything.
+/// No digest is known.
 pub const UNKNOWN: &str = "unknown";
 
-/// The digest of weights that nobody knows.
+/// The digest of unknown weights.
 #[must_use]
 pub fn unknown() -> ModelDigest {
     ModelDigest { value: String::new(), source: UNKNOWN }
 }
 
-/// How the digest of a model at a server is found out.
+/// How the digest of a model at a server is determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DigestSource {
-    /// Not at all: the model is built in.
+    /// It is not determined: the model is built in.
     None,
-    /// By the files that the config names.
+    /// From the files that the config names.
     Files,
-    /// By `GET /api/tags` of Ollama.
+    /// From `GET /api/tags` of Ollama.
     Ollama,
-    /// By `GET /v1/models`.
+    /// From `GET /v1/models`.
     Listed,
 }
 
@@ -45,9 +46,9 @@ pub enum DigestSource {
 pub struct ModelServer {
     /// Its name in the config.
     pub upstream: Arc<str>,
-    /// Where it is: another address is another server, whatever its name.
+    /// Its address. A server with another address is another server, even with the same name.
     pub address: String,
-    /// How its digest is found out.
+    /// How its digest is determined.
     pub way: DigestSource,
 }
 
@@ -56,18 +57,18 @@ pub struct ModelServer {
 pub struct Declared {
     /// Its canonical name.
     pub name: Arc<str>,
-    /// What its server calls it.
+    /// Its name at the server.
     pub upstream_name: String,
     /// Its files and folders of files.
     pub files: Vec<PathBuf>,
     /// The digest that it must have.
     pub pin: Option<String>,
-    /// Where it is served.
+    /// The servers that run it.
     pub places: Vec<ModelServer>,
 }
 
 impl Declared {
-    /// Whether what was found out of `place` holds for `other` too.
+    /// Whether a digest found at `place` is valid for `other` too.
     fn same(&self, place: &ModelServer, other: &Self) -> bool {
         self.name == other.name
             && self.upstream_name == other.upstream_name
@@ -87,16 +88,18 @@ pub struct ModelRow {
     pub digest: Arc<ModelDigest>,
     /// The digest that it must have.
     pub pin: Option<String>,
-    /// The digests that operators accepted for the model.
+    /// The digests that operators have accepted for the model.
     pub accepted: BTreeSet<String>,
 }
 
+/// A model and its known digests, by server.
 #[derive(Clone)]
 struct ModelWeights {
     declared: Arc<Declared>,
     seen: HashMap<Arc<str>, Arc<ModelDigest>>,
 }
 
+/// All models, and the accepted digests by model.
 #[derive(Clone, Default)]
 struct WeightsState {
     models: BTreeMap<Arc<str>, ModelWeights>,
@@ -104,10 +107,12 @@ struct WeightsState {
 }
 
 impl WeightsState {
+    /// The known digest of a model at a server.
     fn seen(&self, model: &str, upstream: &str) -> Option<&Arc<ModelDigest>> {
         self.models.get(model)?.seen.get(upstream)
     }
 
+    /// Whether the pin of a model permits a server.
     fn passes(&self, model: &str, upstream: &str) -> bool {
         let Some(pin) = self.models.get(model).and_then(|entry| entry.declared.pin.as_ref()) else {
             return true;
@@ -115,18 +120,19 @@ impl WeightsState {
         let accepted = |value: &String| {
             value == pin || self.accepted.get(model).is_some_and(|known| known.contains(value))
         };
+        // A pinned model needs a known digest: an unknown one is refused, not trusted.
         self.seen(model, upstream)
             .is_some_and(|seen| seen.source != UNKNOWN && accepted(&seen.value))
     }
 }
 
-/// The book of digests. What is not in it is unknown.
+/// The digests of all models. A digest without an entry is unknown.
 pub struct Weights {
     book: ArcSwap<WeightsState>,
     unknown: Arc<ModelDigest>,
-    /// Held by whoever writes: a snapshot is made from the one before.
+    /// Held by a writer, because each new snapshot is made from the one before.
     writing: Mutex<()>,
-    /// Sets of files that were hashed.
+    /// The sets of files that were hashed.
     hashed: Mutex<Vec<passed::Hashed>>,
 }
 
@@ -142,20 +148,25 @@ impl Default for Weights {
 }
 
 impl Weights {
+    /// Makes a changed copy of the state, and publishes it.
     fn change(&self, change: impl FnOnce(&mut WeightsState)) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Readers continue with the old snapshot. The copy is cheap, because changes are rare.
         let mut book = WeightsState::clone(&self.book.load());
         change(&mut book);
         self.book.store(Arc::new(book));
     }
 
-    /// Puts the config's models in the place of the former ones. What is known of a model stays where the same is watched.
+    /// Replaces the models of the config. A known digest stays if the model and its server are the
+    /// same.
     pub fn declare(&self, models: Vec<Declared>) {
         self.change(|book| {
             let former = std::mem::take(&mut book.models);
             for declared in models {
                 let mut seen = HashMap::new();
                 if let Some(before) = former.get(&declared.name) {
+                    // Only the pin and the accepted digests may differ. Another server or other
+                    // files are checked again.
                     let stays = before
                         .declared
                         .places
@@ -175,26 +186,31 @@ impl Weights {
         });
     }
 
-    /// The models that are watched.
+    /// The models of the config.
     #[must_use]
     pub fn declared(&self) -> Vec<Arc<Declared>> {
         self.book.load().models.values().map(|entry| Arc::clone(&entry.declared)).collect()
     }
 
-    /// Notes what was found out of a model at a server; true where that is news. What was found out for a config that is no
-    /// longer in force is dropped.
+    /// Records the digest of a model at a server. True if it has changed. A digest for a config
+    /// that is no longer active is dropped.
     pub fn note(&self, about: &Declared, place: &ModelServer, digest: &ModelDigest) -> bool {
+        // Most checks find the same digest. They make no new snapshot.
         if *self.digest(&about.name, &place.upstream) == *digest {
             return false;
         }
         let mut news = false;
         self.change(|book| {
+            // Hashing takes long. In the meantime a reload may have changed the files or the
+            // server.
             let Some(entry) =
                 book.models.get_mut(&about.name).filter(|entry| about.same(place, &entry.declared))
             else {
                 return;
             };
             news = true;
+            // An unknown digest removes the known one: a server that stopped reporting must not
+            // keep its pass.
             if digest.source == UNKNOWN {
                 entry.seen.remove(&place.upstream);
             } else {
@@ -210,7 +226,7 @@ impl Weights {
         Arc::clone(self.book.load().seen(model, upstream).unwrap_or(&self.unknown))
     }
 
-    /// The digest of a model at a server, where requests for it may go there now.
+    /// The digest of a model at a server, if requests for it may go there now.
     #[must_use]
     pub fn passing(&self, model: &str, upstream: &str) -> Option<Arc<ModelDigest>> {
         let book = self.book.load();
@@ -218,13 +234,14 @@ impl Weights {
             .then(|| Arc::clone(book.seen(model, upstream).unwrap_or(&self.unknown)))
     }
 
-    /// True where requests for the model may go to that server: it has no pin, or its digest is the pinned or an accepted one.
+    /// Whether requests for the model may go to that server: it has no pin, or its digest is the
+    /// pinned or an accepted one.
     #[must_use]
     pub fn passes(&self, model: &str, upstream: &str) -> bool {
         self.book.load().passes(model, upstream)
     }
 
-    /// The book folds what operators accepted.
+    /// Applies a record: digests that operators accepted.
     pub fn apply(&self, record: &Record) {
         if let Event::ModelAccepted { model, digest, .. } = &record.event {
             self.change(|book| {
@@ -233,7 +250,7 @@ impl Weights {
         }
     }
 
-    /// Every model at every server, in order.
+    /// Every model at every server, in order of the names.
     #[must_use]
     pub fn rows(&self) -> Vec<ModelRow> {
         let book = self.book.load();

@@ -1,3 +1,4 @@
+//! Fuzz target: chains of delegated tokens.
 #![no_main]
 
 #[path = "../oracles.rs"]

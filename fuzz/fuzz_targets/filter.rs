@@ -1,3 +1,4 @@
+//! Fuzz target: the response filter's text scanner.
 #![no_main]
 
 #[path = "../egress_oracles.rs"]

@@ -1,3 +1,4 @@
+//! Fuzz target: the egress policy.
 #![no_main]
 
 #[path = "../egress_oracles.rs"]

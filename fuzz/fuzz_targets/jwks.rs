@@ -1,3 +1,4 @@
+//! Fuzz target: the parser of JWK Sets.
 #![no_main]
 
 #[path = "../oracles.rs"]

@@ -1,3 +1,4 @@
+//! Fuzz target: the parser and verifier of tokens.
 #![no_main]
 
 #[path = "../oracles.rs"]

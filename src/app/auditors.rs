@@ -1,4 +1,5 @@
-//! The auditors' socket: the log's tree, read-only, for everyone who can open the socket's file.
+//! The auditors' socket. It serves the log's tree, read-only, to every process that may open the
+//! socket file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -47,19 +48,23 @@ pub(super) async fn run(
         .await
 }
 
+/// Serves one file of the tree. Every failure is 404 or 405, without details of the data folder.
 async fn answer(method: Method, uri: Uri, State(tree): State<Arc<LogTree>>) -> Response {
+    // The tree is read-only for every client of this socket.
     if method != Method::GET {
         return (StatusCode::METHOD_NOT_ALLOWED, "the log is read with GET\n").into_response();
     }
     let file = uri.path().strip_prefix(PATH).and_then(|path| tree.file(path));
     let Some(file) = file else {
-        let say = "there is no such file: /audit/log.vkeys, /audit/NAME/EPOCH/checkpoint, /audit/NAME/EPOCH/tile/...\n";
+        let say = "there is no such file: /audit/log.vkeys, /audit/NAME/EPOCH/checkpoint, \
+            /audit/NAME/EPOCH/tile/...\n";
         return (StatusCode::NOT_FOUND, say).into_response();
     };
     match file.read().await {
         Ok((bytes, content_type)) => {
             ([(header::CONTENT_TYPE, content_type)], bytes).into_response()
         }
+        // The log may prune an epoch or complete a partial tile between the lookup and the read.
         Err(_) => (
             StatusCode::NOT_FOUND,
             "this file does not exist, or no longer: read the checkpoint again\n",

@@ -1,4 +1,5 @@
-//! Tasks beside the requests. Some run until the process ends, some only while it serves.
+//! Tasks that run in parallel with the requests. Some run until the process ends, others only while
+//! it serves.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,10 +10,12 @@ use tokio::task::AbortHandle;
 use super::notify::Notifier;
 use crate::proxy::entrance::Entrance;
 
-/// The tasks beside the requests.
+/// The abort handles of the running background tasks.
 #[derive(Default)]
 pub(super) struct Background {
+    /// Tasks that also run while the process drains.
     until_the_end: Vec<AbortHandle>,
+    /// Tasks that the successor runs itself after a take-over.
     while_it_serves: Vec<AbortHandle>,
 }
 
@@ -39,6 +42,7 @@ impl Background {
         let serving = self.while_it_serves.clone();
         self.until_the_end(async move {
             tokio::select! {
+                // Both processes would otherwise reload on SIGHUP and send signs of life.
                 () = entrance.left() => serving.iter().for_each(AbortHandle::abort),
                 stopped = stop.wait_for(|stop| *stop) => if stopped.is_ok() {
                     notifier.stopping();

@@ -31,8 +31,8 @@ pub(super) struct Certificate {
 /// Reads and checks the certificate and its key at the time `now`.
 ///
 /// # Errors
-/// When a file cannot be read, the key is not the certificate's, or the certificate is not valid at
-/// `now` (RFC 5280 section 4.1.2.5).
+/// When a file cannot be read, or the key is not the certificate's. Also when the certificate is
+/// not valid at `now` (RFC 5280 section 4.1.2.5).
 pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
     let validity = tls::validity(tls)?;
     let shown = tls.cert.display();
@@ -49,6 +49,7 @@ pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
             at(validity.not_after)
         ));
     }
+    // Early enough for a manual renewal.
     let soon = validity.not_after - now.seconds() < SOON;
     let warning = soon.then(|| {
         format!("{shown}: the certificate expires at {}; renew it", at(validity.not_after))
@@ -92,10 +93,13 @@ impl CertificateWatch {
     fn digest(&self) -> Option<[u8; 32]> {
         let files = self.files.borrow().clone()?;
         let mut bytes = std::fs::read(&files.cert).ok()?;
+        // The key counts too: a renewal may replace the key and keep the same certificate bytes.
         bytes.extend_from_slice(files.key.load().ok()?.as_bytes());
         Some(sha256(&bytes))
     }
 
+    /// Puts the changed certificate into use. A faulty one is logged and counted, and the former
+    /// one stays.
     fn take(&self) {
         let Some(files) = self.files.borrow().clone() else { return };
         match read(&files, self.clock.now()) {

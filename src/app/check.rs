@@ -11,7 +11,7 @@ use crate::guard::settings::{self, Jwks};
 use crate::keyring::IssuerKeys;
 use crate::token::jwk;
 
-/// The faults of what a config names: keys, credentials, certificates. Writes nothing.
+/// The faults of the keys, credentials and certificates that a config names. Writes no files.
 #[must_use]
 pub fn unusable(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
@@ -22,9 +22,11 @@ pub fn unusable(config: &Config) -> Vec<String> {
             faults.push(fault.to_string());
         }
     }
+    // The checks continue after a fault, so that one run lists all of them.
     faults.extend(fetcher(config).err().map(|fault| fault.to_string()));
     let read = config
         .proxy
+        // The same check as at a start, so that `config check` finds an expired certificate early.
         .listen
         .tls
         .as_ref()
@@ -46,6 +48,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
     config.warnings.iter().cloned().chain(wiring::warnings(config)).collect()
 }
 
+/// The names of the config's classes.
 pub(super) fn classes(config: &Config) -> BTreeSet<String> {
     config.guard.classes.keys().cloned().collect()
 }
@@ -87,6 +90,7 @@ fn shared_key(issuers: &[IssuerKeys]) -> Result<(), StartFault> {
                 .insert(key.id(), &issuer.policy.iss)
                 .filter(|former| **former != issuer.policy.iss)
             {
+                // One issuer may list a key twice; two issuers may not share it.
                 let key = key.id().to_string();
                 return Err(StartFault::SharedKey {
                     key,

@@ -1,4 +1,5 @@
-//! Finds the digests of the weights that answer: hashes and watches files, and asks servers.
+//! Finds the digests of the weights that answer. It hashes and watches files, and queries model
+//! servers.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -19,12 +20,12 @@ use crate::weights::{Declared, DigestSource, MEASURED, ModelServer, Weights, ser
 
 /// How often files are checked for changes.
 const LOOK: Duration = Duration::from_secs(2);
-/// How often servers are asked.
+/// How often servers are queried.
 const ASK: Duration = Duration::from_secs(10);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// The models of a config, and the way to get the digest of each.
+/// The models of a config, each with the source of its digest.
 pub(super) fn declared(config: &Config) -> Vec<Declared> {
     let upstreams = &config.proxy.upstreams;
     let place = |upstream: &UpstreamSettings, files: bool| {
@@ -36,6 +37,7 @@ pub(super) fn declared(config: &Config) -> Vec<Declared> {
             (_, _) if files => DigestSource::Files,
             (_, _) => DigestSource::Listed,
         };
+        // Passed digests count only for the same address: a new one is another server (passed.rs).
         let address = format!("{:?} {}", upstream.target, upstream.base_path);
         ModelServer { upstream: upstream.name.as_str().into(), address, way }
     };
@@ -103,10 +105,13 @@ struct WeightsWatch {
 }
 
 impl WeightsWatch {
+    /// Checks the sets at intervals, and takes the result of a hash as soon as it is ready.
     async fn run(mut self) {
         let mut ticks = tokio::time::interval(LOOK);
+        // A check of large sets may take longer than the interval. Missed checks are not repeated.
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // Without a hash in progress this branch never ends, and only the timer counts.
             let hashed = async {
                 match &mut self.hashing {
                     Some(hashing) => (&mut hashing.task).await,
@@ -131,9 +136,11 @@ impl WeightsWatch {
             .map(|model| model.files.clone())
             .filter(|files| !files.is_empty())
             .collect();
+        // A reload may have removed a model.
         self.known.retain(|files, _| sets.contains(files));
         for files in sets {
             let paths = files.clone();
+            // Files of weights may be on a slow network disk.
             let looked = tokio::task::spawn_blocking(move || look(&paths)).await;
             let seen = looked.unwrap_or_else(|error| Err(error.to_string()));
             if self.known.get(&files).is_some_and(|known| known.seen == seen) {
@@ -142,6 +149,7 @@ impl WeightsWatch {
             if let Err(fault) = &seen {
                 tracing::warn!(fault, "the files of weights cannot be read");
             }
+            // The files changed during the hash, so its result would mix two versions.
             if self.hashing.as_ref().is_some_and(|hashing| hashing.files == files) {
                 self.hashing = None;
             }
@@ -167,11 +175,11 @@ impl WeightsWatch {
         self.hashing = Some(Hashing { files, seen, stop, task });
     }
 
-    /// Takes the result of a hash. After a failure, the set is checked again, and hashed again if
-    /// it has changed.
+    /// Takes the result of a hash. After a failure, the set is checked and hashed again.
     fn take(&mut self, outcome: Result<String, String>) {
         let Some(hashing) = self.hashing.take() else { return };
         let Some(known) = self.known.get_mut(&hashing.files) else { return };
+        // The files have changed since the hash began.
         if known.seen.as_ref() != Ok(&hashing.seen) {
             return;
         }
@@ -182,6 +190,7 @@ impl WeightsWatch {
             }
             Err(fault) => {
                 tracing::warn!(fault, "weights were not hashed");
+                // The next check finds a difference, and hashes the set again.
                 known.seen = Err(fault);
             }
         }
@@ -273,6 +282,8 @@ fn read(way: DigestSource, answer: Option<&[u8]>, model: &str) -> ModelDigest {
     }
 }
 
+/// The body at `path` of a server. `None` if the server does not answer in time. Many servers do
+/// not report their weights, so the log line has the level debug.
 async fn answer(remote: &UpstreamClient, path: &str) -> Option<Vec<u8>> {
     let answered = tokio::time::timeout(ANSWER_MAX, remote.read(path)).await;
     match answered

@@ -13,13 +13,13 @@ use crate::secret::SecretFault;
 /// A reason why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartFault {
-    /// A folder or file of the data folder.
+    /// A folder or file of the data folder cannot be used.
     #[error(transparent)]
     Durable(#[from] durable::DiskFault),
-    /// The log.
+    /// The log cannot be opened or written.
     #[error(transparent)]
     Log(#[from] LogFault),
-    /// An issuer's keys.
+    /// An issuer's keys cannot be read.
     #[error("issuer {issuer}: {path}: {why}")]
     Keys {
         /// The issuer.
@@ -31,7 +31,8 @@ pub enum StartFault {
     },
     /// A key that two issuers list.
     #[error(
-        "the key {key} is in the JWK Sets of two issuers, {one} and {other}; remove it from one of them"
+        "the key {key} is in the JWK Sets of two issuers, {one} and {other}; remove it from one of \
+            them"
     )]
     SharedKey {
         /// The key's id.
@@ -41,7 +42,7 @@ pub enum StartFault {
         /// The other one.
         other: String,
     },
-    /// An upstream's credential.
+    /// An upstream's credential or certificates cannot be used.
     #[error("upstream {upstream}: {why}")]
     Upstream {
         /// The upstream.
@@ -49,35 +50,37 @@ pub enum StartFault {
         /// What is wrong.
         why: String,
     },
-    /// A model's route.
+    /// A model's route cannot be built.
     #[error(transparent)]
     Route(#[from] RouteFault),
-    /// The listener's certificate.
+    /// The listener's certificate cannot be used.
     #[error("TLS: {0}")]
     Tls(String),
-    /// A secret.
+    /// A secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretFault),
-    /// The auditors' credential.
+    /// The auditors' credential is too short.
     #[error(
-        "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; make one with: openssl rand -base64 32"
+        "[audit] auditor: the credential has fewer than {CREDENTIAL_BYTES_MIN} bytes; make one \
+            with: openssl rand -base64 32"
     )]
     Auditor,
-    /// The settings for fetches.
+    /// The settings for fetches cannot be used.
     #[error("[egress.fetch] {0}")]
     Fetch(String),
-    /// File descriptors.
+    /// The limit of file descriptors is too low.
     #[error(transparent)]
     Descriptors(#[from] TooFew),
-    /// Randomness.
+    /// The operating system gives no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
-    /// Metrics.
+    /// Metrics cannot be registered.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     /// A service manager has passed on a socket that the config does not name.
     #[error(
-        "LISTEN_FDS: a socket at {0} was passed on, but [listen] and [audit] of the config do not name it; \
+        "LISTEN_FDS: a socket at {0} was passed on, but [listen] and [audit] of the config do not \
+            name it; \
          change the socket unit or the config"
     )]
     Inherited(String),
@@ -86,7 +89,8 @@ pub enum StartFault {
     TakeOver(String),
     /// An address cannot be bound.
     #[error(
-        "{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of the config)"
+        "{address}: {error}; choose another address (dev: --listen, --metrics; serve: [listen] of \
+            the config)"
     )]
     Bind {
         /// The address or path.

@@ -14,9 +14,9 @@
 //!                                                   revocations
 //! ```
 //!
-//! Before `go`, the successor acknowledges no record and answers no request. The predecessor resumes
-//! only when the successor is dead. So there is only one writer at any time. Both processes have the
-//! open file of the lock, so it is never free in between.
+//! Before `go`, the successor acknowledges no record and answers no request. The predecessor
+//! resumes only after the successor is dead. So there is only one writer at any time. Both
+//! processes hold the open file of the lock, so the lock is never free in between.
 
 mod give;
 mod link;
@@ -34,35 +34,35 @@ pub use take::{Over, TakeOver, ask};
 pub(super) use wire::Published;
 pub use wire::{Upgraded, Word, receive, send};
 
-/// How long a successor may take from the moment at which the predecessor has stopped.
+/// The time that a successor has to become ready, from the moment at which the predecessor stops.
 const READY_MAX: Duration = Duration::from_secs(5);
-/// How long a process waits for an answer of the other one, if no work is paused meanwhile.
+/// The time that a process waits for the other one's answer while no work is paused.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// The version of the protocol between the two.
+/// The version of the protocol between the two processes.
 const PROTOCOL: u32 = 2;
 
-/// The socket at which a running gateway can be asked to hand over.
+/// The path of the socket at which a successor asks a running gateway to hand over.
 #[must_use]
 pub fn socket(data: &Path) -> PathBuf {
     data.join("handover.sock")
 }
 
-/// The steps of a take-over at which a test can let a process die, or hang.
+/// A step of a take-over at which a test can make the process die or hang.
 #[cfg(feature = "failpoints")]
 fn step(name: &str) {
     use rustix::process::Signal;
-    // Like `kill -9`, and not like a panic, which is caught.
+    // SIGKILL ends the process like `kill -9`. A panic would be caught.
     for (variable, signal) in
         [("TOKEN_SHIELD_DIES_AT", Signal::KILL), ("TOKEN_SHIELD_HANGS_AT", Signal::STOP)]
     {
         if std::env::var(variable).is_ok_and(|at| at == name) {
             let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
-            // The signal may reach another thread first. This one must not run ahead.
+            // The signal may reach another thread first. This thread must not continue meanwhile.
             std::thread::park_timeout(Duration::from_millis(100));
         }
     }
 }
 
-/// The steps of a take-over at which a test can let a process die or hang: none in this build.
+/// A step of a take-over. It has no effect in a build without failpoints.
 #[cfg(not(feature = "failpoints"))]
 const fn step(_: &str) {}

@@ -1,4 +1,5 @@
-//! Work beside the requests: metrics and readiness, sweeps, probes of upstreams.
+//! Work in parallel with the requests: metrics and readiness, removal of idle state, probes of
+//! upstreams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +27,10 @@ use crate::token::jwk;
 /// How often idle subjects are removed and upstreams probed.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// A larger step back is recorded.
+/// A larger step back of the wall clock is recorded.
 const BEHIND_SAID: Duration = Duration::from_secs(1);
 
-/// Scrapes and probes that are answered at once. Others wait.
+/// The maximum of scrapes and probes that are answered at once. Others wait.
 const SCRAPES_MAX: usize = 8;
 
 /// Serves `/metrics`, `/healthz` and `/readyz`.
@@ -61,12 +62,14 @@ pub(super) async fn metrics(
     };
     let router = Router::new()
         .route("/metrics", get(scrape))
+        // Liveness has no conditions: a restart does not repair a full disk or a dead upstream.
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readiness))
         .layer(GlobalConcurrencyLimitLayer::new(SCRAPES_MAX));
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
+    // Every process on the network may connect here. The bounds keep descriptors for requests.
     let listener = Bounded::new(listener, SOCKET_CONNECTIONS_MAX).with_idle_limit();
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
         tracing::error!(%error, "the metrics listener failed");
@@ -84,12 +87,15 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
             let behind_ms = u64::try_from(behind.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(
                 behind_ms,
-                "the wall clock has stepped back; records and decisions use the later time until then"
+                "the wall clock has stepped back; records and decisions use the later time until \
+                    then"
             );
             gateway.recorder.note(Event::Clock { behind_ms, accepted: false });
         }
         // One step back is logged once. The next step is logged again.
         said = clock.behind() > BEHIND_SAID;
+        // Refusals of unauthenticated callers are counted, and the counts are recorded each minute.
+        // So a flood of them does not fill the disk.
         gateway.recorder.flush(false);
         gateway.limiter.sweep();
         gateway.fetch_quota.sweep();
@@ -105,6 +111,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
             let (name, remote) = (Arc::clone(name), Arc::clone(remote));
             probes.spawn(async move {
                 // A probe must not take the connection of a request. Without a free one it is left
+                // Probes come last when descriptors are short.
                 // out.
                 let Some(_place) = spare_place() else { return };
                 match remote.pool().probe().await {
@@ -113,6 +120,8 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
                         wiring.health.dialled(&name, true),
                         "it accepts connections",
                     ),
+                    // A refused or unreachable address marks the upstream as down. A connection
+                    // that ended later is counted as a failure only.
                     Err(DialFault::Unreached(why)) => {
                         gateway.changed(&name, wiring.health.dialled(&name, false), why)
                     }
@@ -123,11 +132,13 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
                 gateway.metrics.upstream_up(&name, wiring.health.serves(&name));
             });
         }
+        // The next round starts after the last probe, so that rounds never overlap.
         while probes.join_next().await.is_some() {}
     }
 }
 
-/// Warns about signing keys that this process can read. A gateway needs none.
+/// Warns about signing keys that this process can read. A gateway needs none, and a thief of such a
+/// key can sign tokens.
 pub(super) fn warn_of_private_keys(config: &Config) {
     let beside =
         config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file()?.parent());
@@ -137,11 +148,13 @@ pub(super) fn warn_of_private_keys(config: &Config) {
         folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten()
     {
         let path = entry.path();
+        // A private JWK is far smaller than 16 KiB. Larger files are not read.
         let small = entry.metadata().is_ok_and(|about| about.is_file() && about.len() < 16 << 10);
         if small
             && std::fs::read_to_string(&path).is_ok_and(|text| jwk::read_private(&text).is_ok())
         {
-            tracing::warn!(path = %path.display(), "this process can read a signing key; keep it on the machine where tokens are issued");
+            tracing::warn!(path = %path.display(), "this process can read a signing key; keep it \
+                on the machine where tokens are issued");
         }
     }
 }

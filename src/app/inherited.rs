@@ -17,6 +17,7 @@ pub(super) struct Inherited {
     unix: Vec<StdUnixListener>,
 }
 
+/// The fault of a socket that cannot be used.
 fn fault(error: std::io::Error) -> StartFault {
     StartFault::Bind { address: "a socket of LISTEN_FDS".to_owned(), error }
 }
@@ -49,8 +50,11 @@ impl Inherited {
         let here = |listener: &std::net::TcpListener| {
             listener.local_addr().is_ok_and(|found| found == address)
         };
+        // The address decides, and not the order in which the service manager lists its sockets.
         let Some(place) = self.tcp.iter().position(here) else { return Ok(None) };
         let listener = self.tcp.swap_remove(place);
+        // The service manager may pass a blocking socket, which would block a worker of the
+        // runtime.
         listener.set_nonblocking(true).map_err(fault)?;
         TcpListener::from_std(listener).map(Some).map_err(fault)
     }

@@ -33,7 +33,7 @@ const FETCH_MAX: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(10);
 /// The longest time between two searches for idle keys.
 const IDLE: Duration = Duration::from_secs(3600);
-/// The most bytes of a JWK Set.
+/// The maximum of bytes of a JWK Set.
 const SET_BYTES_MAX: usize = 1 << 20;
 
 /// What a watch needs: the issuers in force, which a reload changes, the keyring, and the gateway.
@@ -46,21 +46,26 @@ pub(super) struct FileWatch {
     gateway: Arc<Gateway>,
     /// The fault of a set at the last check, by `iss`. Each fault is logged once.
     faults: HashMap<String, String>,
+    /// When this process saw each key first. A process that has just started knows no earlier use.
     first_seen: HashMap<KeyId, Timestamp>,
+    /// The idle keys of the last search, so that each is logged once.
     idle: BTreeSet<KeyId>,
+    /// When the next search is due.
     idle_due: Instant,
 }
 
 impl FileWatch {
+    /// A watch that has seen no file yet.
     pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
         let (faults, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
         Self { issuers, keyring, gateway, faults, first_seen, idle, idle_due: Instant::now() }
     }
 
-    /// Watches until no one can change the issuers any more.
+    /// Watches until the sender of the issuers is dropped.
     pub(super) async fn run(mut self) {
         loop {
             let issuers = Arc::clone(&self.issuers.borrow_and_update());
+            // A file is a few kilobytes, so a read here delays the runtime only for a moment.
             self.files(&issuers);
             self.idle(&issuers);
             tokio::select! {
@@ -87,11 +92,13 @@ impl FileWatch {
                         tracing::info!(issuer = issuer.iss, "JWK Set read again");
                     }
                 }
+                // The same fault is logged once, and not every two seconds.
                 Err(fault) if self.faults.get(&issuer.iss) == Some(&fault) => {}
                 Err(fault) => {
                     self.gateway.metrics.jwks_read("refused");
                     let path = path.display();
-                    tracing::warn!(issuer = issuer.iss, %path, fault, "a JWK Set was not read again; its former keys stay in force");
+                    tracing::warn!(issuer = issuer.iss, %path, fault, "a JWK Set was not read \
+                        again; its former keys stay in force");
                     self.faults.insert(issuer.iss.clone(), fault);
                 }
             }
@@ -104,6 +111,8 @@ impl FileWatch {
             return;
         }
         let soonest = issuers.iter().map(|issuer| issuer.idle_key / 4).min().unwrap_or(IDLE);
+        // A quarter of the shortest limit finds an idle key early enough. The bounds prevent a busy
+        // loop.
         self.idle_due = Instant::now() + soonest.clamp(LOOK, IDLE);
         let now = self.gateway.clock.now();
         let mut idle = BTreeSet::new();
@@ -112,6 +121,7 @@ impl FileWatch {
             self.keyring.rows().iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }))
         {
             let kid = row.known.id;
+            // The issuer may have been removed by a reload.
             let Some(issuer) = issuers.iter().find(|issuer| issuer.iss == row.known.issuer.iss)
             else {
                 continue;
@@ -130,7 +140,8 @@ impl FileWatch {
             }
         }
         for kid in idle.difference(&self.idle) {
-            tracing::warn!(%kid, "no live token of this key for long: retire it (token-shield keys retire)");
+            tracing::warn!(%kid, "no live token of this key for long: retire it (token-shield keys \
+                retire)");
         }
         self.gateway.metrics.idle_keys(idle.len());
         self.idle = idle;
@@ -146,6 +157,7 @@ pub(super) struct UrlWatch {
     fetched: HashMap<String, FetchedKeys>,
 }
 
+/// The keys of one issuer, and when the next fetch is due.
 struct FetchedKeys {
     from: Jwks,
     keys: Vec<Jwk>,
@@ -153,6 +165,7 @@ struct FetchedKeys {
 }
 
 impl UrlWatch {
+    /// A watch without fetched sets. [`UrlWatch::once`] fetches them.
     pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
         Self { issuers, keyring, gateway, fetched: HashMap::new() }
     }
@@ -170,7 +183,7 @@ impl UrlWatch {
         }
     }
 
-    /// Watches until no one can change the issuers any more.
+    /// Watches until the sender of the issuers is dropped.
     pub(super) async fn run(mut self) {
         loop {
             tokio::select! {
@@ -191,6 +204,8 @@ impl UrlWatch {
             })
             .collect();
         let before = self.fetched.len();
+        // A removed issuer, or one with a new URL, loses its keys before the fetch. A fetch may
+        // take seconds.
         self.fetched.retain(|iss, known| {
             published.iter().any(|(issuer, jwks)| issuer.iss == *iss && **jwks == known.from)
         });
@@ -211,6 +226,8 @@ impl UrlWatch {
         }
     }
 
+    /// Takes the result of one fetch. After a failure the former keys stay, because an outage of
+    /// the key server must not lock out all callers.
     fn take(&mut self, outcome: Result<Vec<Jwk>, String>, issuer: &Issuer, from: Jwks) {
         let former = self.fetched.get(&issuer.iss).map(|known| known.keys.clone());
         let (keys, next) = match outcome {
@@ -225,9 +242,11 @@ impl UrlWatch {
                     fault,
                     "a JWK Set was not fetched; its former keys stay in force"
                 );
+                // The next try comes sooner than a usual refresh.
                 (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
             }
         };
+        // Only a change of the set is recorded. A server may list the same keys in another order.
         let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
         let changed = former.is_none_or(|former| ids(&former) != ids(&keys));
         let event = self::changed(issuer, &keys);
@@ -239,6 +258,7 @@ impl UrlWatch {
         }
     }
 
+    /// Puts all fetched keys into force. Open streams are checked again.
     fn publish(&self) {
         self.keyring.set_fetched(
             self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect(),
@@ -268,6 +288,7 @@ pub(crate) async fn fetch_all(config: &Config, keyring: &Keyring) -> Vec<String>
     faults
 }
 
+/// Fetches one JWK Set, within [`FETCH_MAX`].
 async fn fetch(jwks: &Jwks) -> Result<Vec<Jwk>, String> {
     let Jwks::Url { url, ca } = jwks else { return Ok(Vec::new()) };
     let fetched = tokio::time::timeout(FETCH_MAX, get(url, ca.as_deref())).await;
@@ -276,9 +297,11 @@ async fn fetch(jwks: &Jwks) -> Result<Vec<Jwk>, String> {
     jwk::read_published(&text).map_err(|fault| format!("{url}: {fault}"))
 }
 
+/// Gets the text at an `https` URL. Redirects are not followed.
 async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> {
     let said = |error: &dyn std::error::Error| error.to_string();
     let (target, path) = upstream_url(url).ok_or("not a URL")?;
+    // Keys over plain HTTP could be replaced on the network. The attacker could then sign tokens.
     let ServerAddress::Tls { host, .. } = &target else { return Err("not https".to_owned()) };
     let client = tls::client(host, ca)?;
     let (authority, dialler) = (target.authority(), Dialler::new(target, Some(client), FETCH_MAX));
@@ -296,6 +319,7 @@ async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> 
     if answer.status() != hyper::StatusCode::OK {
         return Err(format!("the answer is {}", answer.status()));
     }
+    // A hostile or faulty key server must not fill the memory.
     let body = Limited::new(answer.into_body(), SET_BYTES_MAX)
         .collect()
         .await

@@ -44,6 +44,7 @@ impl Listeners {
             Some(path) => Some(unix(&mut inherited, path, auditors::bind, &mut own)?),
             None => None,
         };
+        // After all listeners have taken theirs: the rest has no use.
         inherited.end()?;
         Ok(Self { api, metrics, admin, auditors, handover: None, own })
     }
@@ -59,6 +60,7 @@ impl Listeners {
         let bound = api::bind(&path)
             .map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
         // Absolute: a successor may run in another folder.
+        // Only a path that this process has bound is removed at the stop.
         self.own.push(std::path::absolute(&path).unwrap_or(path));
         self.handover = Some(bound);
         Ok(self)
@@ -78,6 +80,7 @@ pub(super) fn copied(error: std::io::Error) -> StartFault {
 }
 
 impl RunningSockets {
+    /// Splits the sockets. Those for a take-over are copied only if a take-over is possible.
     pub(super) fn of(
         api: &TcpListener,
         admin: UnixListener,
@@ -99,6 +102,7 @@ impl RunningSockets {
     }
 }
 
+/// The TCP listener at `address`: inherited, or bound now.
 async fn tcp(
     inherited: &mut Inherited,
     address: std::net::SocketAddr,
@@ -112,6 +116,8 @@ async fn tcp(
     }
 }
 
+/// The Unix listener at `path`: inherited, or bound now. A path that is bound here is added to
+/// `own`.
 fn unix(
     inherited: &mut Inherited,
     path: &Path,

@@ -1,5 +1,5 @@
-//! The sockets beside the API: for operators, auditors and scrapers. They are closed and opened
-//! together. Meanwhile they stay bound, so that new connections wait in the backlog.
+//! The admin, auditors' and metrics sockets. They are closed and opened together. Meanwhile they
+//! stay bound, so that new connections wait in the backlog.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::proxy::descriptors::SOCKET_CONNECTIONS_MAX;
 use crate::proxy::tree::LogTree;
 
-/// The handlers of the sockets.
+/// The parts that answer at the sockets.
 pub(super) struct SocketHandlers {
     pub(super) control: Arc<Control>,
     pub(super) tree: Arc<LogTree>,
@@ -30,17 +30,18 @@ pub(super) struct Sockets {
     pub(super) metrics: std::net::TcpListener,
 }
 
-/// The sockets beside the API, open or closed.
+/// The three sockets, open or closed.
 pub(super) struct ManagementSockets {
     handlers: SocketHandlers,
-    /// `None` after a take-over. A copy here would keep them bound, and if the successor died, no
-    /// one would accept.
+    /// `None` after a take-over. A copy here would keep the sockets bound. If the successor died,
+    /// connections would then wait in a backlog that no process accepts.
     sockets: Option<Sockets>,
     /// The tasks of the open sockets, and the signal that closes them.
     open: Option<(JoinSet<()>, watch::Sender<bool>)>,
 }
 
 impl ManagementSockets {
+    /// The sockets, which are not open yet.
     pub(super) const fn new(handlers: SocketHandlers, sockets: Sockets) -> Self {
         Self { handlers, sockets: Some(sockets), open: None }
     }
@@ -63,6 +64,8 @@ impl ManagementSockets {
         let Some(sockets) = &self.sockets else { return Ok(()) };
         let (quiet, hushed) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        // Each task gets a copy of the descriptor. The original stays here, so that a close does
+        // not unbind the socket.
         let admin = UnixListener::from_std(sockets.admin.try_clone()?)?;
         let admin = api::run(
             Bounded::new(admin, SOCKET_CONNECTIONS_MAX),
@@ -94,12 +97,15 @@ impl ManagementSockets {
         Ok(())
     }
 
-    /// Closes the sockets. Open questions are answered within a short time.
+    /// Closes the sockets. Open requests get a short time for their answers.
     pub(super) async fn close(&mut self) {
         let Some((mut tasks, quiet)) = self.open.take() else { return };
         quiet.send_replace(true);
+        // A command or scrape in progress gets its answer. A hanging client must not hold up a
+        // take-over.
         let ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+            // A client that does not read its answer is cut off.
             tasks.shutdown().await;
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 /// The connection to the service manager.
 pub(super) struct Notifier {
+    /// The socket and the address of the service manager. `None` without one.
     way: Option<(UnixDatagram, SocketAddr)>,
     /// How often it expects a sign of life.
     watchdog: Option<Duration>,
@@ -25,8 +26,11 @@ fn address(name: &str) -> Option<SocketAddr> {
 /// `WATCHDOG_PID` names the process that it was set for: this one or the former one.
 fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Duration> {
     let own = std::process::id().to_string();
+    // A successor inherits the variable with the pid of the former process, so the pid does not
+    // match.
     let meant = is_successor || pid.is_none_or(|pid| pid == own);
     let micros = micros.parse().ok().filter(|micros| *micros > 0 && meant)?;
+    // Half of the limit leaves room for one late message.
     Some(Duration::from_micros(micros) / 2)
 }
 
@@ -55,6 +59,7 @@ impl Notifier {
     /// Sends one message of `NAME=value` lines. A failure does not stop the gateway.
     fn tell(&self, lines: &str) {
         let Some((socket, to)) = &self.way else { return };
+        // The gateway also works without its service manager.
         if let Err(error) = socket.send_to_addr(lines.as_bytes(), to) {
             tracing::warn!(%error, lines, "a message to the service manager failed");
         }
@@ -67,6 +72,8 @@ impl Notifier {
 
     /// Reports a reload. [`Notifier::ready`] follows.
     pub(super) fn reloading(&self) {
+        // systemd compares this time with its own, so that it can ignore an older READY=1
+        // (sd_notify(3)).
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         self.tell(&format!(
             "RELOADING=1\nMONOTONIC_USEC={}",

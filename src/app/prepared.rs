@@ -1,5 +1,5 @@
-//! The parts of a gateway that need no log. A successor reads them before it asks the other process
-//! to stop.
+//! The parts of a gateway that need no log. A successor reads them before it asks the former
+//! process to stop.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,11 +60,14 @@ impl PreparedGateway {
     /// # Errors
     /// Everything that would make the gateway run differently from its config.
     pub fn new(config: Config, source: Option<PathBuf>) -> Result<Self, StartFault> {
+        // The soft limit of a service is often 1024, and each connection needs descriptors.
         descriptors::raise();
         let models: Vec<String> =
             config.guard.models.iter().map(|model| model.name.clone()).collect();
         let upstreams: Vec<String> =
             config.proxy.upstreams.iter().map(|upstream| upstream.name.clone()).collect();
+        // The labels of upstreams and models come from the config. A caller cannot create a time
+        // series.
         let metrics = Arc::new(Metrics::new(&models, &upstreams, config.proxy.agent_label)?);
         let tls = match &config.proxy.listen.tls {
             None => None,
@@ -90,14 +93,17 @@ impl PreparedGateway {
     pub async fn keys(&self) -> Result<Arc<Keyring>, StartFault> {
         let keyring = Arc::new(Keyring::new());
         keyring.set_issuers(issuers(&self.config)?);
+        // Checks the auditors' credential now. A later fault would stop a take-over halfway.
         tree(&self.config)?;
+        // A key server that is down must not prevent an upgrade. The former process's keys are
+        // used.
         for fault in fetch_all(&self.config, &keyring).await {
             tracing::warn!(fault, "a JWK Set was not fetched");
         }
         Ok(keyring)
     }
 
-    /// Puts a gateway together.
+    /// Builds a gateway from its parts.
     ///
     /// # Errors
     /// When the system gives no randomness.
@@ -111,7 +117,7 @@ impl PreparedGateway {
         let syncs = Arc::clone(&metrics);
         gateway_state.log.observe_syncs(move |took, _| syncs.audit_sync(took.as_secs_f64()));
         let registry = Arc::clone(&gateway_state.registry);
-        // Open streams check again, and learn that nothing can be recorded any more.
+        // Open streams are checked again, and find that no record can be written any more.
         gateway_state.log.on_failure(move || registry.announce());
         let control = Arc::new(gateway_state.control(&config, Some(Arc::clone(&metrics))));
         let limiter = Arc::new(limiter);
@@ -145,6 +151,7 @@ impl PreparedGateway {
             marks: Draws::new()?,
             fetch_quota: Arc::new(FetchQuota::new(Arc::clone(&gateway_state.clock))),
         };
+        // `why` reads recent refusals from the recorder, and `audit forget` removes them there.
         control.set_recorder(gateway.recorder.clone());
         let gateway = Arc::new(gateway);
         Ok(App {
@@ -160,10 +167,10 @@ impl PreparedGateway {
         })
     }
 
-    /// Continues where another process has stopped: opens its log under its lock, takes its rate
-    /// limit state, and waits for `go`. Blocks.
+    /// Continues where the former process has stopped. It opens the log under the passed lock,
+    /// takes in the rate limit state, and waits for `go`. Blocks.
     ///
-    /// # Errors
+    /// If this process cannot continue. Then the former process resumes.
     /// If this process cannot continue. Then the other one does.
     pub fn take(self, keyring: Arc<Keyring>, over: Over) -> Result<(App, Listeners), StartFault> {
         let asked = over.asked()?;
@@ -177,9 +184,10 @@ impl PreparedGateway {
         }
     }
 
-    /// Checks that the config is still the one that this process has read. The other process may
-    /// have read a newer one meanwhile. It reads none by now.
+    /// Checks that the file still has the config that this process has read. The former process may
+    /// have reloaded a newer one meanwhile. From now on it reloads none.
     fn is_current(&self) -> Result<(), StartFault> {
+        // A config without a file cannot change.
         let Some(source) = &self.source else { return Ok(()) };
         let said = |why: &dyn std::fmt::Display| {
             StartFault::TakeOver(format!("{}: {why}", source.display()))
@@ -191,7 +199,8 @@ impl PreparedGateway {
         Err(said(&"the config has changed while this process started: try again"))
     }
 
-    /// Takes fetched keys of the other process for issuers whose keys this process could not fetch.
+    /// Takes in the former process's fetched keys, for issuers whose keys this process could not
+    /// fetch.
     fn take_published(
         &self,
         keyring: &Keyring,
@@ -199,9 +208,11 @@ impl PreparedGateway {
     ) -> Result<(), StartFault> {
         let mut fetched = keyring.fetched();
         for Published { iss, url, set } in published {
+            // The same URL is required. Keys of an old URL must not count for a new one.
             let is_same = |issuer: &Issuer| {
                 issuer.iss == iss && issuer.jwks.as_ref().and_then(Jwks::url) == Some(url.as_str())
             };
+            // A set that this process has fetched itself is newer.
             if fetched.contains_key(&iss) || !self.config.guard.issuers.iter().any(is_same) {
                 continue;
             }
@@ -217,12 +228,14 @@ impl PreparedGateway {
         Ok(())
     }
 
+    /// Opens the log and takes in the passed state.
     fn go_on(self, keyring: Arc<Keyring>, over: Over) -> Result<(App, Listeners), StartFault> {
         let Over { listeners, lock, state, records, requests, .. } = over;
         self.is_current()?;
         self.take_published(&keyring, state.published)?;
         let (ratchet, clock) = clocks();
         let (log, recovered) = Log::take_over(self.config.audit.clone(), Arc::clone(&clock), lock)?;
+        // Set before the first append, so that the former process misses no revocation.
         let (tell, changes) = mpsc::unbounded_channel();
         log.on_control(move |record| {
             let mut line = record.encode(None);
@@ -231,7 +244,9 @@ impl PreparedGateway {
         });
         let gateway_state =
             GatewayState::fold(&self.config, keyring, (log, recovered), (ratchet, clock))?;
+        // The passed state has keyed hashes of subjects. Only the same seeds find them again.
         let limiter = Limiter::keyed(Arc::clone(&gateway_state.clock), state.tallies.seeds);
+        // Without the passed state, each caller could spend its whole rate again.
         limiter.take_in(state.tallies.rates);
         let salt = URL_SAFE_NO_PAD.decode(state.cache_salt.as_bytes()).map(Zeroizing::new);
         let salt = salt.ok().and_then(|salt| salt.as_slice().try_into().ok().map(Zeroizing::new));
@@ -242,6 +257,7 @@ impl PreparedGateway {
         app.gateway.weights.take_in(state.weights);
         let elsewhere =
             RemoteWork::new(Arc::clone(&app.gateway.limiter), Arc::clone(&app.gateway.slots));
+        // Requests that the former process still answers count towards the limits here.
         elsewhere.set(state.in_flight);
         let drain = Duration::from_secs(state.drain_s);
         let process = Predecessor::new(
@@ -262,7 +278,7 @@ impl PreparedGateway {
 }
 
 impl App {
-    /// Lets this process start its successor when it is asked to.
+    /// Sets the program with which this process starts its successor for an upgrade.
     #[must_use]
     pub fn started_as(mut self, program: super::handover::Program) -> Self {
         self.program = Some(program);

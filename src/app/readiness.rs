@@ -12,7 +12,7 @@ use crate::metrics::{AuditGauges, Metrics};
 use crate::proxy::Gateway;
 use crate::refusal::Code;
 
-/// A wall clock that is further behind what was recorded makes the gateway unready.
+/// If the wall clock is more than this before the last recorded time, the gateway is not ready.
 const BEHIND_MAX: Duration = Duration::from_secs(300);
 
 /// One reason why new requests are refused.
@@ -32,7 +32,7 @@ pub(super) struct Ready {
     pub(super) reasons: Vec<Reason>,
 }
 
-/// Whether new requests are accepted.
+/// The sources of the readiness.
 #[derive(Clone)]
 pub(super) struct Readiness {
     pub(super) log: Arc<Log>,
@@ -44,17 +44,20 @@ pub(super) struct Readiness {
 impl Readiness {
     /// The present state.
     pub(super) fn now(&self) -> Ready {
+        // All reasons are listed, so that an operator sees every cause at once.
         let mut reasons = self.of_log();
         let mut add = |code, detail: &str| reasons.push(Reason { code, detail: detail.to_owned() });
         if *self.draining.borrow() {
             add("draining", "the gateway stops: open requests finish, new ones are refused");
         }
         if self.clock.behind() > BEHIND_MAX {
-            let what = "the clock has stepped back by more than five minutes: set it, or token-shield clock accept";
+            let what = "the clock has stepped back by more than five minutes: set it, or \
+                token-shield clock accept";
             add("clock", what);
         }
         let wiring = self.gateway.config.load();
         if !wiring.upstreams.is_empty()
+            // One upstream that is up is enough: routes with that upstream can still be served.
             && !wiring.upstreams.keys().any(|name| wiring.health.is_up(name))
         {
             add("upstreams-down", "no upstream can be reached");
@@ -62,6 +65,7 @@ impl Readiness {
         Ready { ready: reasons.is_empty(), reasons }
     }
 
+    /// The reasons in the log: failed, full, short of a resource, or slow.
     fn of_log(&self) -> Vec<Reason> {
         let state = self.log.state();
         let mut reasons = Vec::new();
@@ -71,12 +75,14 @@ impl Readiness {
         } else if !self.log.healthy() {
             add(Code::AuditUnavailable, "the audit log is closed".to_owned());
         }
+        // Outcomes and commands still have the reserve. Only new requests are refused.
         if state.low {
             let free = state
                 .free_bytes
                 .map_or_else(String::new, |free| format!("{free} bytes are free, "));
             let detail = format!(
-                "the disk of the audit log is full: {free}{} of {} bytes of the reserve are left. The gateway continues by \
+                "the disk of the audit log is full: {free}{} of {} bytes of the reserve are left. \
+                    The gateway continues by \
                  itself when there is space",
                 state.reserve_bytes, state.reserve_whole_bytes
             );

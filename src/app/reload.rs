@@ -41,13 +41,16 @@ pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
     let mut signals = match signal(SignalKind::hangup()) {
         Ok(signals) => signals,
         Err(error) => {
-            return tracing::error!(%error, "SIGHUP cannot be received: the config is never read again");
+            return tracing::error!(%error, "SIGHUP cannot be received: the config is never read \
+                again");
         }
     };
     while signals.recv().await.is_some() {
+        // A gateway without a config file, as in tests, has no reload.
         let Some(path) = reload.source.as_deref() else { continue };
         notifier.reloading();
         let read = reload.once(path).await;
+        // Also after a refusal: the service manager waits for the end of the reload.
         notifier.ready();
         match read {
             Ok(()) => {
@@ -64,11 +67,13 @@ pub(super) async fn on_hangup(reload: Reload, notifier: Arc<Notifier>) {
 }
 
 impl Reload {
-    /// Everything that can fail comes before the first change. The record is the last of it.
+    /// One reload. Everything that can fail comes before the first change, and the record is the
+    /// last of it. A refused reload therefore changes no setting.
     async fn once(&self, path: &Path) -> Result<(), String> {
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
         let base = path.parent().unwrap_or(Path::new("."));
         let mut config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
+        // A partial reload would leave a mixture of two configs, so one such key refuses the whole.
         let fixed = restart::needed_for(&self.started, &config);
         if !fixed.is_empty() {
             return Err(format!(
@@ -76,7 +81,8 @@ impl Reload {
                 fixed.join(", ")
             ));
         }
-        // The listeners stay, and so they are still never a destination.
+        // The listeners stay. With their real addresses they are still never a destination of the
+        // egress policy.
         config.proxy.listen.address = self.started.proxy.listen.address;
         config.proxy.metrics = self.started.proxy.metrics;
         let wired = wiring(&config).map_err(|fault| fault.to_string())?;
@@ -84,6 +90,7 @@ impl Reload {
         let now = self.gateway.clock.now();
         let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, now));
         let read = read.transpose()?;
+        // The policy's digest is durable before the first request under it.
         self.log
             .append(Event::Reload { policy: config.policy.clone() }, None)
             .await
@@ -98,6 +105,7 @@ impl Reload {
         for warning in wiring::warnings(&config) {
             tracing::warn!("{warning}");
         }
+        // Each watch learns the new files, and does not read them a second time.
         self.certificate.send_replace(config.proxy.listen.tls.clone());
         self.keyring.set_issuers(issuers);
         self.issuers.send_replace(Arc::new(config.guard.issuers.clone()));

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 use crate::config::Config;
 
-/// The keys that only a start reads and that differ between `old` and `new`.
+/// The keys that only a start reads and whose values differ between `old` and `new`.
 pub(super) fn needed_for(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.proxy, &new.proxy);
     let (before, after) = (&old.audit, &new.audit);
     let changes = [
         ("name", old.name != new.name),
         ("data", old.data != new.data),
+        // The started config has the real addresses, so a port of 0 needs its own comparison.
         ("[listen] api", moved(was.listen.address, is.listen.address)),
         ("[listen] tls (on or off)", was.listen.tls.is_some() != is.listen.tls.is_some()),
         ("[listen] metrics", moved(was.metrics, is.metrics)),
@@ -38,7 +39,7 @@ pub(super) fn needed_for(old: &Config, new: &Config) -> Vec<&'static str> {
     changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
 
-/// True if a listener would need another address. Port 0 is any port that the system chose.
+/// True if a listener would need another address. Port 0 matches every port that the system chose.
 fn moved(listens: SocketAddr, wanted: SocketAddr) -> bool {
     listens.ip() != wanted.ip() || (wanted.port() != 0 && wanted.port() != listens.port())
 }

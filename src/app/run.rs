@@ -1,4 +1,5 @@
-//! The run of a gateway: serves until it gets a stop, and then drains.
+//! The run of a gateway. It serves until it gets a stop or another process takes over, and then
+//! drains.
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -28,18 +29,24 @@ use crate::proxy::terms::Terms;
 
 /// What a run shares with the task that hands over to another process.
 struct Serving {
+    /// The socket files to remove at the stop.
     own: Vec<PathBuf>,
     issuers: watch::Receiver<Arc<Vec<settings::Issuer>>>,
     entrance: Arc<Entrance>,
+    /// The admin, auditors' and metrics sockets.
     management: Arc<tokio::sync::Mutex<ManagementSockets>>,
     notifier: Arc<Notifier>,
     predecessor: Option<Arc<Predecessor>>,
     stopping: watch::Receiver<bool>,
+    /// The process that has taken over, if one has.
     successor: Arc<std::sync::Mutex<Option<Arc<Successor>>>>,
+    /// Locked during a take-over.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// The number of connections of the take-over socket that wait for an answer.
     owed: Arc<watch::Sender<usize>>,
 }
 
+/// Runs the task that hands over, and logs its failure.
 async fn giving(giver: Giver) {
     if let Err(error) = Arc::new(giver).run().await {
         tracing::error!(%error, "no successor can take over from this process");
@@ -47,7 +54,7 @@ async fn giving(giver: Giver) {
 }
 
 /// Fetches published keys before the first request, so that tokens of these issuers are accepted at
-/// once.
+/// once. A stop ends the wait.
 async fn fetched(urls: &mut UrlWatch, is_successor: bool, mut stopping: watch::Receiver<bool>) {
     if is_successor {
         urls.resume();
@@ -71,14 +78,19 @@ impl App {
         listeners: Listeners,
         shutdown: watch::Receiver<bool>,
     ) -> Result<(), StartFault> {
+        // Before the first answer: with a port of 0, the policy must learn the real address of each
+        // listener.
         self.knows(&listeners)?;
         for warning in super::warnings(&self.config) {
             tracing::warn!("{warning}");
         }
         let connections_max = self.connections()?;
+        // The order is fixed. `start` is durable before the first answer, and readiness is reported
+        // after the sockets are open.
         housekeeping::warn_of_private_keys(&self.config);
         let before = self.predecessor.take();
         let is_successor = before.is_some();
+        // A successor records no start: the former process has recorded `handover` for it.
         if !is_successor {
             self.record_start().await?;
         }
@@ -124,20 +136,23 @@ impl App {
         // opened again.
         self.gateway_state.log.closes_soon();
         let _turn = turn.lock().await;
+        // Under `turn`, no take-over is in progress, so this value is final.
         let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // After the last answer, so that metrics and limits were correct until then.
         background.end();
         if let Some(successor) = successor {
-            // The command that asked for the upgrade still waits for its answer.
+            // The command that started the upgrade still waits for its answer.
             let _ = tokio::time::timeout(LAST_WORDS, owed.subscribe().wait_for(|owed| *owed == 0))
                 .await;
             return self.end_elsewhere(&successor).await;
         }
+        // The socket files are removed last, in `end`.
         management.lock().await.close().await;
         self.end(predecessor, &own).await
     }
 
-    /// Starts the tasks that watch files, URLs, keys and the weights of models. Gives the issuers in
-    /// force.
+    /// Starts the tasks that watch files, URLs, keys and the weights of models. Returns the issuers
+    /// in force.
     async fn begin_background(
         &self,
         background: &mut Background,
@@ -146,6 +161,7 @@ impl App {
         stopping: &watch::Receiver<bool>,
     ) -> watch::Receiver<Arc<Vec<settings::Issuer>>> {
         let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
+        // Each watch has its own receiver, so that none misses a reload.
         let inputs = || {
             (
                 issuers.subscribe(),
@@ -157,6 +173,8 @@ impl App {
         fetched(&mut urls, is_successor, stopping.clone()).await;
         let about =
             (Arc::clone(&self.gateway_state.registry), Arc::clone(&self.gateway_state.ratchet));
+        // Sweeps, metrics and key watches also serve streams that drain. Reloads, certificates and
+        // weights belong to the process that serves.
         background.until_the_end(housekeeping::run(Arc::clone(&self.gateway), about));
         background.until_the_end(FileWatch::new(inputs()).run());
         background.until_the_end(urls.run());
@@ -172,6 +190,7 @@ impl App {
         issuers_in_force
     }
 
+    /// Records the start, with the version and the policy.
     async fn record_start(&self) -> Result<(), StartFault> {
         let (version, policy) = (env!("CARGO_PKG_VERSION").to_owned(), self.config.policy.clone());
         self.gateway_state.log.append(Event::Start { version, policy }, None).await?;
@@ -218,6 +237,7 @@ impl App {
         }
     }
 
+    /// The limits and settings of the API's listener.
     fn terms(&self, connections_max: usize) -> Terms {
         Terms {
             tls: self.tls.clone(),
@@ -228,7 +248,7 @@ impl App {
         }
     }
 
-    /// Opens the sockets beside the API.
+    /// Opens the admin, auditors' and metrics sockets.
     fn management(
         &self,
         sockets: Sockets,
@@ -247,6 +267,7 @@ impl App {
                 draining: draining.clone(),
             },
         };
+        // Opened before readiness is reported, so that the first probe gets an answer.
         let mut management = ManagementSockets::new(handlers, sockets);
         management.open().map_err(copied)?;
         Ok(Arc::new(tokio::sync::Mutex::new(management)))
@@ -271,8 +292,8 @@ impl App {
         Ok(shares.connections)
     }
 
-    /// The gateway's own listeners are never a destination, also with a port that the system has
-    /// chosen.
+    /// Passes the real addresses of the listeners to the egress policy. They are never a
+    /// destination, also with a port that the system has chosen.
     fn knows(&mut self, listeners: &Listeners) -> Result<(), StartFault> {
         let fault = |error| StartFault::Bind {
             address: self.config.proxy.listen.address.to_string(),
@@ -285,6 +306,7 @@ impl App {
         let proxy = &mut self.config.proxy;
         if real != (proxy.listen.address, proxy.metrics) {
             (proxy.listen.address, proxy.metrics) = real;
+            // The policy was built with port 0, so the data plane is built again.
             self.gateway.config.store(Arc::new(wiring(&self.config)?));
         }
         Ok(())
@@ -307,6 +329,7 @@ impl App {
         }
     }
 
+    /// Everything that a reload on SIGHUP needs.
     fn reload(
         &self,
         issuers: watch::Sender<Arc<Vec<settings::Issuer>>>,

@@ -1,13 +1,16 @@
-//! The endpoints of this gateway and of its upstreams.
+//! The endpoints of this gateway and of its upstreams. The egress policy allows none of them as a
+//! destination.
 
 use crate::config::Config;
 use crate::guard::egress::destination::{Destination, Host, Scheme};
 use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 
-/// Endpoints that are never a destination.
+/// The endpoints that are never a destination. A request could otherwise reach a model server
+/// without the gateway's checks.
 pub(super) fn self_endpoints(config: &Config) -> SelfEndpoints {
     let mut upstreams = Vec::new();
     for upstream in &config.proxy.upstreams {
+        // `echo` and Unix sockets have no address that a URL could name.
         let Some(endpoint) = upstream.target.endpoint() else { continue };
         let host = match Destination::read_authority(Scheme::Http, &endpoint.to_string()) {
             Ok(read) => read.host,

@@ -15,6 +15,7 @@ impl App {
         predecessor: Option<Arc<Predecessor>>,
         sockets: &[PathBuf],
     ) -> Result<(), StartFault> {
+        // Counters of refusals are written first, so that the stop covers them.
         self.gateway.recorder.flush(true);
         if let Some(predecessor) = predecessor {
             // The former process drains at the same time, and gets the stop too. At the end of its
@@ -23,6 +24,7 @@ impl App {
             let drain = self.config.proxy.timeouts.drain;
             if tokio::time::timeout(drain, predecessor.over()).await.is_err() {
                 // This process also answers requests on connections of the former one.
+                // The streams here end with an error event, and then their outcomes are recorded.
                 self.gateway.recorder.cut();
                 self.gateway.registry.announce();
                 if tokio::time::timeout(2 * FAREWELL + 3 * LAST_WORDS, predecessor.over())
@@ -33,7 +35,8 @@ impl App {
                 }
             }
         }
-        // A recorded stop means that nothing is open. If something is, the next start closes it.
+        // A recorded stop means that every request has an outcome. Otherwise the next start closes
+        // the open ones.
         if self.gateway.recorder.finish(LAST_WORDS).await {
             self.gateway_state.log.append(Event::Stop, None).await?;
         } else {
@@ -41,10 +44,13 @@ impl App {
                 "an admitted request has no outcome; the next start closes it as unknown"
             );
         }
+        // Commits the last records and syncs the head before the process ends.
         self.gateway_state.log.close()?;
+        // Only the files that this process has bound. Those of a service manager stay.
         for socket in sockets {
             if let Err(error) = std::fs::remove_file(socket) {
-                tracing::debug!(%error, socket = %socket.display(), "a socket's file was not removed");
+                tracing::debug!(%error, socket = %socket.display(), "a socket's file was not \
+                    removed");
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Opens the log and computes the state from it; the config's settings for both.
+//! Opens the log, and computes the state from it. It also applies the config's settings to both.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub struct GatewayState {
     pub weights: Arc<Weights>,
     /// Time.
     pub clock: Arc<dyn Clock>,
-    /// The same clock. It also tells how far the wall clock is behind it.
+    /// The same clock. It also reports by how much the wall clock is slow.
     pub ratchet: Arc<Ratchet>,
 }
 
@@ -57,10 +57,12 @@ impl GatewayState {
         Self::open_log(config, LogSettings { existing: true, ..config.audit.clone() })
     }
 
+    /// Opens the log with its settings, and computes the state.
     fn open_log(config: &Config, log: LogSettings) -> Result<Self, StartFault> {
         let (ratchet, clock) = clocks();
         let opened = Log::open(log, Arc::clone(&clock))?;
         let keyring = Arc::new(Keyring::new());
+        // After the log: the lock shows first whether another process uses the folder.
         keyring.set_issuers(issuers(config)?);
         Self::fold(config, keyring, opened, (ratchet, clock))
     }
@@ -75,7 +77,8 @@ impl GatewayState {
         // No decision may use a time before the last record.
         ratchet.raise(clock_floor(&recovered.records, log.state().at));
         if let Some(torn) = recovered.torn {
-            tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an unacknowledged batch was removed from the journal");
+            tracing::warn!(segment = %torn.segment.display(), bytes = torn.bytes, "an \
+                unacknowledged batch was removed from the journal");
         }
         let (registry, weights) = (Arc::new(Registry::new()), Arc::new(Weights::default()));
         weights.declare(digests::declared(config));
@@ -109,7 +112,7 @@ impl GatewayState {
     }
 }
 
-/// The earliest time of a decision after a start: the time of the last record.
+/// The earliest time that a decision after a start may use: the time of the last record.
 ///
 /// After `clock accept`, records keep the time of the last record before it, because a log's times
 /// never decrease. Until the wall clock passes that time, the operator's decision counts: the floor
@@ -130,23 +133,29 @@ pub(super) fn clocks() -> (Arc<Ratchet>, Arc<dyn Clock>) {
     (ratchet, clock)
 }
 
-/// Destroys a record key that the log says is destroyed, if a crash came in between.
+/// Destroys a record key again if the log has its destruction. A crash may have come between the
+/// record and the deletion.
 fn crypto_shred_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     let Event::Forgotten { record_key, .. } = event else { return Ok(()) };
     let Ok(id) = record_key.parse() else { return Ok(()) };
+    // The record of the destruction is durable first. So a crash can only leave a key too long, and
+    // this start removes it.
     let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if matches!(vault.held(&id), KeyLookup::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
 }
 
 /// Prunes old records. A failure does not prevent a start: without the archive, all records stay.
 pub(super) fn retain(config: &Config) {
+    // A data folder without public keys has no log yet.
     let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
+    // A wrong clock would prune records that are still within their retention period.
     match is_clock_doubtful(&config.audit, &*clock) {
         Ok(false) => {}
         Ok(true) => {
             tracing::error!(
-                "the clock is more than 30 days ahead of the newest record: no records are pruned; if it is right, \
+                "the clock is more than 30 days ahead of the newest record: no records are pruned; \
+                    if it is right, \
                  run token-shield audit prune"
             );
             return;

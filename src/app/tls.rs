@@ -10,6 +10,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::proxy::settings::Tls;
 
+/// The certificate chain of the file, leaf first.
 fn chain(tls: &Tls) -> Result<Vec<CertificateDer<'static>>, String> {
     let shown = tls.cert.display();
     let pem = std::fs::read(&tls.cert).map_err(|error| format!("{shown}: {error}"))?;
@@ -26,6 +27,7 @@ pub(super) struct Validity {
 
 /// The validity of the first certificate of the chain.
 pub(super) fn validity(tls: &Tls) -> Result<Validity, String> {
+    // Callers see the first certificate. Its validity decides whether they accept the connection.
     let chain = chain(tls)?;
     let first = chain.first().ok_or_else(|| format!("{}: no certificate", tls.cert.display()))?;
     let (_, certificate) = x509_parser::parse_x509_certificate(first)
@@ -37,6 +39,7 @@ pub(super) fn validity(tls: &Tls) -> Result<Validity, String> {
     })
 }
 
+/// The cryptography of every TLS config: aws-lc-rs.
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -48,17 +51,20 @@ pub(super) fn server(tls: &Tls) -> Result<Arc<ServerConfig>, String> {
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
         .map_err(|error| format!("the private key: {error}"))?;
     let builder = ServerConfig::builder_with_provider(provider())
+        // TLS 1.3 only: the hybrid key exchange X25519MLKEM768 does not exist in older versions.
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| error.to_string())?;
     let mut config = builder
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| error.to_string())?;
+    // In order of preference (ALPN, RFC 7301).
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-/// A connector to `host`. `ca`, or one of the system's CAs, must have signed its certificate.
+/// A connector to `host`. Its certificate must be signed by a CA of the file `ca`, or of the system
+/// without `ca`.
 pub(super) fn client(
     host: &str,
     ca: Option<&Path>,
@@ -67,10 +73,13 @@ pub(super) fn client(
     Ok((connector(ca)?, name))
 }
 
-/// A connector to servers with certificates of `ca`, or of one of the system's CAs.
+/// A connector to servers whose certificate is signed by a CA of the file `ca`, or of the system
+/// without `ca`.
 pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     match ca {
+        // Only the CAs of the file are trusted. The system's CAs could also issue a certificate for
+        // the name.
         Some(path) => {
             let shown = path.display();
             let pem = std::fs::read(path).map_err(|error| format!("{shown}: {error}"))?;
@@ -78,6 +87,7 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
                 let certificate = certificate.map_err(|error| format!("{shown}: {error}"))?;
                 roots.add(certificate).map_err(|error| format!("{shown}: {error}"))?;
             }
+            // The parser ignores text outside PEM blocks, so a wrong file would parse as empty.
             if roots.is_empty() {
                 return Err(format!("{shown}: no certificate in PEM form"));
             }
@@ -85,6 +95,7 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
         None => {
             let (added, _) =
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            // An empty set of CAs would refuse every server without a clear reason.
             if added == 0 {
                 return Err(
                     "the system has no CA certificates; name one with tls = { ca = … }".to_owned()
@@ -96,6 +107,7 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<TlsConnector, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    // The gateway speaks HTTP/1.1 to upstreams, so it offers no HTTP/2.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }

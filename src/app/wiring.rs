@@ -1,4 +1,4 @@
-//! From a config to the settings of the data plane: tables, upstreams, fetches.
+//! Builds the settings of the data plane from a config: tables, upstreams, fetches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,12 +22,16 @@ use crate::proxy::settings::{Endpoint, ServerAddress, UpstreamSettings};
 use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, LogTree};
 use crate::secret::SecretRef;
 
-/// An upstream of the config.
+/// The client of one upstream of the config.
+///
+/// # Errors
+/// When its CAs or its credential cannot be used.
 pub(super) fn remote(
     upstream: &UpstreamSettings,
     connect: Duration,
 ) -> Result<UpstreamClient, StartFault> {
     let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
+    // The certificate must have the name in the config. An upstream without TLS has none.
     let tls = if let ServerAddress::Tls { host, ca, .. } = &upstream.target {
         Some(tls::client(host, ca.as_deref()).map_err(fault)?)
     } else {
@@ -61,6 +65,7 @@ fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     let mut places = Vec::new();
     for upstream in &config.proxy.upstreams {
         if let Some(Endpoint { host, port }) = upstream.target.endpoint() {
+            // IPv6 addresses have brackets in a URL, so an answer repeats them in that form.
             let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
             places.push(UpstreamAddress::Host { host, port });
         } else if let ServerAddress::Unix(path) = &upstream.target {
@@ -96,12 +101,17 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         .filter(|(_, secret)| secret.load().is_ok_and(|secret| secret.len() < SECRET_MIN));
     let warning = |(key, _): (String, &SecretRef)| {
         format!(
-            "{key} has fewer than {SECRET_MIN} bytes: it is too short to be redacted, so an upstream that repeats it shows it to agents"
+            "{key} has fewer than {SECRET_MIN} bytes: it is too short to be redacted, so an \
+                upstream that repeats it shows it to agents"
         )
     };
     short.map(warning).collect()
 }
 
+/// The settings of the data plane. A reload replaces them as a whole.
+///
+/// # Errors
+/// When an upstream, a route, a fetcher or a secret of the config cannot be used.
 pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
     let mut known = Vec::new();
     let mut upstreams = HashMap::new();
@@ -123,6 +133,7 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
         });
         upstreams.insert(name, Arc::new(remote(upstream, config.proxy.timeouts.connect)?));
     }
+    // A start and each reload begin with every upstream up. The next probe corrects that.
     let health = Arc::new(Health::new(upstreams.keys().cloned(), Arc::new(SystemClock::start())));
     let tables =
         Arc::new(Tables::build(&config.guard, known, self_endpoints::self_endpoints(config))?);
@@ -162,10 +173,11 @@ pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
     Ok(Some(Fetcher { resolver, tls, bytes_max: fetch.bytes_max, time_max: fetch.time_max }))
 }
 
-/// The log's tree, and who may read it.
+/// The log's tree, with the rules that decide who may read it.
 pub(super) fn tree(config: &Config) -> Result<LogTree, StartFault> {
     let auditors = &config.proxy.auditors;
     let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;
+    // A short credential could be guessed over the network.
     if credential.as_ref().is_some_and(|secret| secret.len() < CREDENTIAL_BYTES_MIN) {
         return Err(StartFault::Auditor);
     }

@@ -29,13 +29,13 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long an answer may take. It must be longer than the longest sync that a log allows.
 const ANSWER_MAX: Duration = Duration::from_secs(150);
 
-/// Sends one request and gives the reply.
+/// Sends one request and returns the reply.
 pub(super) async fn send(place: &GatewayArgs, request: AdminRequest) -> Result<Reply, Failure> {
     once(AdminClient::open(&place.find()?).await?, request).await
 }
 
-/// [`send`] for commands that stop an agent: they must reach the right gateway. If the gateway was
-/// found and not named, it must run, or `offline` must be set.
+/// [`send`] for commands that stop an agent: they must reach the right gateway. A gateway that was
+/// found by a search must run, unless `offline` is set.
 pub(super) async fn send_stop(
     place: &GatewayArgs,
     offline: bool,
@@ -46,19 +46,21 @@ pub(super) async fn send_stop(
     once(AdminClient::open_for(&target, resting).await?, request).await
 }
 
+/// Sends one request, and releases the client also after an error.
 async fn once(client: AdminClient, request: AdminRequest) -> Result<Reply, Failure> {
+    // The close comes also after a refusal, so that the lock is released in order.
     let reply = client.send(request).await;
     client.close()?;
     reply
 }
 
-/// The receiver of requests.
+/// The part that executes a request.
 pub(super) enum AdminClient {
     /// A running gateway at this socket.
     Gateway(PathBuf),
     /// The log and the state, under the lock.
     Offline(GatewayState, Arc<Control>),
-    /// The same in a process of the folder's owner.
+    /// The same in a process of the folder's owner. Root uses it.
     Owner(Owner),
 }
 
@@ -67,6 +69,7 @@ enum Reached {
     Gateway,
     /// A socket on which no process listens any more.
     Stale,
+    /// No file at the path.
     Nothing,
 }
 
@@ -78,6 +81,7 @@ impl AdminClient {
 
     /// [`AdminClient::open`]. Without `resting`, the gateway must run.
     async fn open_for(target: &GatewayTarget, resting: bool) -> Result<Self, Failure> {
+        // The socket's path is enough to reach a running gateway, even if the config has a fault.
         let socket = match (Addresses::read(&target.config), &target.data) {
             (Ok(addresses), _) => addresses.admin,
             (Err(_), Some(data)) => data.join("admin.sock"),
@@ -89,6 +93,8 @@ impl AdminClient {
             Reached::Stale => format!("{} is a socket without a running gateway", socket.display()),
             Reached::Nothing => format!("no gateway answers at {}", socket.display()),
         };
+        // Without this rule a command could change the log of another gateway, and the agent would
+        // still be served.
         if !resting {
             let what = "a gateway that is found, not named, must run for this command: \
                         name it with --config FILE or --data DIR, or use --offline";
@@ -107,7 +113,10 @@ impl AdminClient {
             }
             CliFault::failed("failed", format!("{silence}, and {}: {error}", log.display()))
         })?;
+        // Files that root creates would lock the owner out of the log. So root works through a
+        // process of the owner.
         let owner = config.audit.owner().map_err(|fault| not_trusted(&fault))?;
+        // The effective uid decides which files this process may open.
         let own = rustix::process::geteuid();
         match owner.filter(|owner| owner.uid != own.as_raw()) {
             None => Self::state(&config, &socket).await,
@@ -131,6 +140,7 @@ impl AdminClient {
             }
             fault.into()
         })?;
+        // Keys at URLs belong to the state. Without them, `token verify` would refuse valid tokens.
         for fault in fetch_all(config, &state.keyring).await {
             eprintln!("warning: {fault}");
         }
@@ -145,10 +155,12 @@ impl AdminClient {
         Self::state(&config, &socket).await
     }
 
-    /// Sends one request and gives the reply.
+    /// Sends one request and returns the reply.
     pub(super) async fn send(&self, request: AdminRequest) -> Result<Reply, Failure> {
         let (answer, exit) = match self {
             Self::Gateway(socket) => {
+                // The limit is longer than the longest sync, so a slow disk does not look like a
+                // missing answer.
                 let answered = timeout(ANSWER_MAX, over(socket, &request)).await;
                 let late = |_| {
                     CliFault::failed(
@@ -159,6 +171,7 @@ impl AdminClient {
                 (answered.map_err(late)??, REFUSED)
             }
             Self::Offline(_, control) => {
+                // Without a gateway, the user who runs this program is the record's operator.
                 let operator = Operator(own_name());
                 (perform(control, &operator, request).await, super::fault::FAILED)
             }
@@ -197,6 +210,7 @@ fn code_of(code: &str) -> &'static str {
     crate::control::CODES.into_iter().find(|known| *known == code).unwrap_or("refused")
 }
 
+/// Connects to the socket and closes the connection at once.
 async fn reach(socket: &Path) -> Result<Reached, CliFault> {
     let connected = timeout(CONNECT_MAX, UnixStream::connect(socket)).await;
     let error = match connected {
@@ -211,6 +225,8 @@ async fn reach(socket: &Path) -> Result<Reached, CliFault> {
     };
     #[allow(clippy::wildcard_enum_match_arm, reason = "any other error is reported")]
     match error.kind() {
+        // A file without a listener is left after a crash. The lock then decides whether the log is
+        // free.
         ErrorKind::NotFound => Ok(Reached::Nothing),
         ErrorKind::ConnectionRefused => Ok(Reached::Stale),
         ErrorKind::PermissionDenied => Err(refused_to(socket, shown_owner(socket))),
@@ -218,19 +234,23 @@ async fn reach(socket: &Path) -> Result<Reached, CliFault> {
     }
 }
 
+/// Sends the request over HTTP/1.1 on the socket.
 async fn over(socket: &Path, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let body = Full::new(bytes::Bytes::from(serde_json::to_vec(request)?));
+    // HTTP/1.1 requires a Host header (RFC 9112 section 3.2). Its value has no meaning here.
     let request = hyper::Request::post("/v1")
         .header("host", "localhost")
         .header("content-type", "application/json")
+        // The gateway uses this value only if the kernel reports that the peer is root.
         .header(SUDO_UID, asker())
         .body(body)?;
     let response = sender.send_request(request).await?;
     let bytes = response.into_body().collect().await?.to_bytes();
+    // There is one request for each connection.
     driver.abort();
     serde_json::from_slice(&bytes)
         .map_err(|_| format!("the gateway answered: {}", String::from_utf8_lossy(&bytes)).into())

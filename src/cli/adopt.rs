@@ -36,7 +36,7 @@ Example: token-shield token adopt --from keys.csv --until 2027-03-31
     key,agent,models,rpm
     sk-Zm9vYmFyYmF6cXV4,research/summarizer,llama-3.1-8b bge-m3,60";
 
-/// The most lines with faults that are listed.
+/// The maximum of lines with faults that are listed.
 const FAULTS_SHOWN: usize = 20;
 
 #[derive(Args)]
@@ -58,6 +58,7 @@ pub(super) struct Adopt {
     place: GatewayArgs,
 }
 
+/// Reads a day (from 00:00 UTC) or a time (RFC 3339).
 fn moment(text: &str) -> Result<Timestamp, String> {
     let day = text.parse::<jiff::civil::Date>().ok().filter(|_| text.len() == 10);
     let read = match day {
@@ -69,7 +70,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
     })
 }
 
-/// A line of the file.
+/// One line of the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CsvLine {
@@ -99,7 +100,7 @@ const COLUMNS: [&str; 10] = [
     "output_tokens",
 ];
 
-/// A valid line.
+/// A valid line, ready to be adopted.
 struct Wish {
     line: u64,
     handle: HandleId,
@@ -108,25 +109,30 @@ struct Wish {
     wanted: TokenContent,
 }
 
-/// Why a line is not valid. It repeats nothing of the line.
+/// The reason why a line is not valid. It contains no text of the line.
 type LineFault = String;
 
+/// The words of a cell, separated by spaces.
 fn words(text: Option<String>) -> Vec<String> {
     text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
 }
 
 impl Adopt {
+    /// Adopts all keys of the file.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let now = SystemClock::start().now();
         let left = self.left(now)?;
         let key = signing_key(&key_file(&config, self.key.clone()))?;
         let issuer = self.issuer(&config)?;
+        // Each key gets a token, and a token may not live longer than the issuer allows.
         if left > issuer.ttl_max {
             let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
-            return Err(
-                format!("--until is later than the issuer allows: {most} from now (ttl_max), {last} at the latest").into()
-            );
+            return Err(format!(
+                "--until is later than the issuer allows: {most} from now (ttl_max), \
+                    {last} at the latest"
+            )
+            .into());
         }
         // All lines are checked before the first one is sent.
         let wishes = self.read((&config, issuer), left)?;
@@ -134,6 +140,8 @@ impl Adopt {
         let mut done = 0;
         let outcome = async {
             for wish in wishes {
+                // An error could repeat names of the line. If columns are swapped, a name can be a
+                // key.
                 let (line, unsaid) = (wish.line, wish.names());
                 let adopted = self.one(&client, &config, &key, wish).await;
                 done += usize::from(adopted.map_err(|fault| {
@@ -154,7 +162,8 @@ impl Adopt {
         if self.place.json {
             println!(
                 "{}",
-                serde_json::json!({ "done": format!("{done} keys are adopted"), "adopted": done, "note": note })
+                serde_json::json!({ "done": format!("{done} keys are \
+                    adopted"), "adopted": done, "note": note })
             );
         } else {
             eprintln!("{done} keys are adopted; {note}");
@@ -192,7 +201,8 @@ impl Adopt {
         }
         let (agent, until) = (text("agent").unwrap_or("-"), text("until").unwrap_or("-"));
         format!(
-            "WARNING: adopted before for {agent} until {until}, not changed: to change this, revoke it"
+            "WARNING: adopted before for {agent} until {until}, not changed: to change this, \
+                revoke it"
         )
     }
 
@@ -205,6 +215,7 @@ impl Adopt {
         mut wish: Wish,
     ) -> Result<bool, Failure> {
         let id = wish.handle.to_string();
+        // A second run continues where the first one stopped, so each key is looked up first.
         let known =
             client.send(AdminRequest::Question(Question::Handle { handle: id.clone() })).await?;
         if let Some(row) = known.rows.first() {
@@ -226,8 +237,10 @@ impl Adopt {
         Ok(true)
     }
 
+    /// Reads and checks the whole file. No key is adopted if a line has a fault.
     fn read(&self, place: (&Config, &Issuer), ttl: Duration) -> Result<Vec<Wish>, Failure> {
         let shown = self.from.display();
+        // The text has keys in plain text, so the memory is cleared after use.
         let text = Zeroizing::new(
             std::fs::read_to_string(&self.from).map_err(|error| format!("{shown}: {error}"))?,
         );
@@ -239,6 +252,7 @@ impl Adopt {
         }
         let mut lines: Vec<String> = faults
             .iter()
+            // A wrong column makes every line a fault.
             .take(FAULTS_SHOWN)
             .map(|(line, fault)| format!("  line {line}: {fault}"))
             .collect();
@@ -253,6 +267,10 @@ impl Adopt {
         .into())
     }
 
+    /// Checks one line.
+    ///
+    /// # Errors
+    /// The first fault of the line, by column.
     fn wish(
         &self,
         (config, issuer): (&Config, &Issuer),
@@ -261,18 +279,26 @@ impl Adopt {
         ttl: Duration,
     ) -> Result<Wish, LineFault> {
         let handle = handle::adopt(&line.key).map_err(|fault| fault.to_string())?;
+        // Swapped columns are found before a name is printed, because it could be a key.
         if line.key.contains('/') && line.key.parse::<AgentName>().is_ok() {
             return Err(
-                "the column key holds what looks like an agent's name: are the columns in the order of the header line?".into()
+                "the column key holds what looks like an agent's name: are the columns in the \
+                    order of the header line?"
+                    .into(),
             );
         }
         if looks_like_a_key(&line.agent) {
-            return Err("the column agent holds what looks like an API key: are the columns in the order of the header line? \
+            return Err(
+                "the column agent holds what looks like an API key: are the columns in the \
+                order of the header line? \
                         (a name has the form NAMESPACE/NAME)"
-                .into());
+                    .into(),
+            );
         }
         let agent = agent_name(&line.agent).map_err(|_| {
-            "the column agent is not an agent name: NAMESPACE/NAME, parts of [a-z0-9][a-z0-9._-]{0,62}".to_owned()
+            "the column agent is not an agent name: NAMESPACE/NAME, parts of \
+                [a-z0-9][a-z0-9._-]{0,62}"
+                .to_owned()
         })?;
         if !issuer
             .namespaces
@@ -339,9 +365,12 @@ impl Adopt {
             })?,
             None => None,
         };
+        // The default principal of an agent is its team.
         let spoken = principal
             .as_ref()
             .map_or_else(|| format!("team:{}", agent.namespace()), ToString::to_string);
+        // Checked here with the same rule as in the gateway, so that a file fails before its first
+        // key.
         if !issuer.principals.include(&spoken) {
             return Err("the issuer may not speak for the line's principal (principals)".into());
         }
@@ -382,6 +411,7 @@ fn understood(
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
     let headers =
         reader.headers().map_err(|_| "the header line cannot be read".to_owned())?.clone();
+    // Before the lines: without a header line, the first key would be a column name.
     columns(&headers)?;
     let (mut lines, mut seen) = (ParsedFile::default(), HashMap::new());
     for record in reader.records() {
@@ -417,7 +447,8 @@ fn columns(headers: &csv::StringRecord) -> Result<(), LineFault> {
     let named = |name: &str| headers.iter().filter(|header| *header == name).count();
     if named("key") == 0 && named("agent") == 0 {
         return Err(format!(
-            "it is not the header line, which must name the columns key and agent, and may name others of {known}"
+            "it is not the header line, which must name the columns key and agent, and may name \
+                others of {known}"
         ));
     }
     if let Some(missing) = ["key", "agent"].into_iter().find(|name| named(name) == 0) {
@@ -443,12 +474,13 @@ fn column(fault: &csv::Error, headers: &csv::StringRecord) -> LineFault {
     }
 }
 
-/// The prefixes of API keys of well-known services.
+/// The prefixes of API keys of well-known services, in lower case.
 const KEY_PREFIXES: [&str; 12] =
     ["sk-", "sk_", "pk-", "pk_", "ts_", "hf_", "gsk_", "xai-", "key-", "ghp_", "eyj", "bearer"];
-/// The length of a mixed run of letters and digits that no name has.
+/// The length from which a mixed run of letters and digits counts as a key.
 const KEY_RUN: usize = 16;
 
+/// Whether a text begins with a prefix of an API key. Case does not matter.
 fn has_key_prefix(text: &str) -> bool {
     KEY_PREFIXES.iter().any(|prefix| {
         text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))

@@ -1,4 +1,4 @@
-//! `token-shield agent …`.
+//! `token-shield agent …`: registers, lists, shows, stops and resumes agents.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -27,7 +27,8 @@ pub(super) enum AgentCommand {
     Show(ShowAgent),
     /// Stop an agent, or a whole namespace, until it is resumed.
     #[command(
-        after_help = "Examples: token-shield agent suspend research/summarizer --reason \"on leave\"\n          token-shield agent suspend 'research/*' --reason \"the whole team\""
+        after_help = "Examples: token-shield agent suspend research/summarizer --reason \"on \
+            leave\"\n          token-shield agent suspend 'research/*' --reason \"the whole team\""
     )]
     Suspend(ChangeAgent),
     /// End the suspension of an agent or a namespace.
@@ -37,7 +38,8 @@ pub(super) enum AgentCommand {
     Resume(ChangeAgent),
     /// Stop an agent for an investigation. Its open streams end within a second.
     #[command(
-        after_help = "Example: token-shield agent quarantine research/summarizer --reason \"odd tool calls\""
+        after_help = "Example: token-shield agent quarantine research/summarizer --reason \"odd \
+            tool calls\""
     )]
     Quarantine(ChangeAgent),
     /// End the quarantine of an agent or a namespace.
@@ -94,6 +96,7 @@ pub(super) struct ChangeAgent {
 }
 
 impl AgentCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Register(Register { agent, principal, class, place }) => {
@@ -128,9 +131,11 @@ impl AgentCommand {
     }
 }
 
+/// A change of an agent's or a namespace's status.
 impl ChangeAgent {
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let (reason, unregistered) = (self.reason, self.unregistered);
+        // The suffix names a whole namespace. A `*` is not valid in an agent's name.
         let command = match self.agent.strip_suffix("/*") {
             Some(namespace) => Command::NamespaceStatus {
                 namespace: namespace.to_owned(),
@@ -140,7 +145,9 @@ impl ChangeAgent {
             },
             None => Command::AgentStatus { agent: self.agent, verb, reason, unregistered },
         };
+        // All changes of status use the rule for stops, so that they reach the right gateway.
         let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
+        // The gateway completes a short name (`summarizer`), so the output uses its name.
         let row = reply.rows.first().cloned().unwrap_or_default();
         let text =
             |member: &str| row.get(member).and_then(serde_json::Value::as_str).map(str::to_owned);

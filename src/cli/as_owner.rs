@@ -1,6 +1,6 @@
 //! A process of the data folder's owner, started by root. The owner can read and control this
-//! process, so it gets nothing of root's: only a few environment variables, no terminal, and no
-//! descriptor except three pipes.
+//! process, so it gets no resources of root's: only a few environment variables, no terminal, and
+//! no descriptor except three pipes.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
@@ -18,7 +18,7 @@ use crate::audit::store::log::FolderOwner;
 pub(super) const AS_OWNER: &str = "as-owner";
 /// The uid of the user who gave the command, for the owner's process.
 const SUDO_UID: &str = "TOKEN_SHIELD_SUDO_UID";
-/// Where the owner's process finds programs.
+/// The search path of the owner's process. Root's own path may contain folders of root.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The variables that the process gets besides `LC_*`: for output, for the gateway, and for `cred:`
 /// the folder of credentials. The owner opens that folder with the owner's rights.
@@ -54,6 +54,7 @@ pub(super) fn command(
         .arg(group_of(owner).to_string())
         .arg("--")
         .args(words);
+    // An empty environment first: root's variables may contain secrets.
     command.env_clear().env("PATH", SEARCH_PATH).env(SUDO_UID, asker().to_string());
     for (name, value) in std::env::vars_os() {
         let is_kept =
@@ -71,6 +72,7 @@ pub(super) fn command(
 fn group_of(owner: FolderOwner) -> u32 {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let listed = users.lines().find_map(|line| {
+        // /etc/passwd has the uid and the group in its third and fourth field (passwd(5)).
         let mut numbers = line.split(':').skip(2).map(str::parse::<u32>);
         let (uid, gid) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
         (uid == owner.uid).then_some(gid)
@@ -99,6 +101,7 @@ pub(super) fn copy(
             if is_terminal {
                 bytes
                     .iter_mut()
+                    // Escape sequences could also change the terminal's title or settings.
                     .filter(|byte| byte.is_ascii_control() && !b"\n\t".contains(byte))
                     .for_each(|byte| *byte = b'?');
             }
@@ -134,6 +137,7 @@ impl AsOwner {
 /// Closes every descriptor except standard input, output and error.
 fn close_inherited() -> Result<(), Failure> {
     let listed =
+        // /dev/fd is the fallback of systems without /proc.
         ["/proc/self/fd", "/dev/fd"].into_iter().find_map(|path| std::fs::read_dir(path).ok());
     let listed = listed.ok_or("the open descriptors cannot be listed: mount /proc")?;
     let mut descriptors = Vec::new();
@@ -156,10 +160,12 @@ fn close_inherited() -> Result<(), Failure> {
 }
 
 /// The uid of the user who gave this command. Root's process names the user who became root with
-/// `sudo`. The owner's process names the user who asked root, if root started it. The owner has the
-/// log's keys and could write any name anyway.
+/// `sudo`. The owner's process names the same user, if root started it. The owner has the log's
+/// keys and could write any name anyway.
 pub(super) fn asker() -> u32 {
     let own = rustix::process::getuid();
+    // `sudo` sets the variable for the commands of root only. An ordinary user could set any value,
+    // so it counts for root alone.
     let given = |name| std::env::var(name).ok()?.parse::<u32>().ok();
     if own.is_root() {
         return given("SUDO_UID").unwrap_or(0);
@@ -173,7 +179,7 @@ pub(super) fn asker() -> u32 {
     }
 }
 
-/// Who gave the command, if no gateway runs that could ask the kernel.
+/// The name of the operator who gave the command, if no gateway runs that could ask the kernel.
 pub(super) fn own_name() -> String {
     format!("uid:{}", asker())
 }

@@ -1,4 +1,4 @@
-//! `token-shield audit …`: commands for everyone who has a log's folder. They need no gateway.
+//! `token-shield audit …`: commands for every person who has a log's folder. They need no gateway.
 
 #[cfg(feature = "gateway")]
 mod custody;
@@ -36,11 +36,10 @@ use trust::{Trust, TrustedKeys};
 pub(super) enum AuditCommand {
     /// Verify all records, the tree over them, and that no acknowledged record is missing. Nothing
     /// is locked or changed.
-    #[command(
-        after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys ./log.vkeys \\\n             \
+    #[command(after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys \
+            ./log.vkeys \\\n             \
         --head ./copy/secret/head\n\n\
-        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends."
-    )]
+        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends.")]
     Verify(Verify),
     /// Show records, decrypted with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
@@ -50,7 +49,8 @@ pub(super) enum AuditCommand {
     Tail(read::Tail),
     /// Find records by agent, principal, request, decision or time.
     #[command(
-        after_help = "Example: token-shield audit query --agent research/summarizer --decision refused --since 1d"
+        after_help = "Example: token-shield audit query --agent research/summarizer --decision \
+            refused --since 1d"
     )]
     Query(read::Query),
     /// Sum up requests and tokens, for chargeback.
@@ -65,7 +65,8 @@ pub(super) enum AuditCommand {
     Prove(prove::Prove),
     /// Verify a receipt.
     #[command(
-        after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --log-keys ./log.vkeys"
+        after_help = "Example: token-shield audit verify-receipt answer.tlog-proof --log-keys \
+            ./log.vkeys"
     )]
     VerifyReceipt(prove::VerifyReceipt),
     /// Disclose single records: each with its own key, which decrypts no other record.
@@ -73,14 +74,14 @@ pub(super) enum AuditCommand {
     Disclose(prove::Disclose),
     /// Verify and show disclosed records.
     #[command(
-        after_help = "Example: token-shield audit verify-disclosure for-the-court.jsonl --log-keys ./log.vkeys"
+        after_help = "Example: token-shield audit verify-disclosure for-the-court.jsonl --log-keys \
+            ./log.vkeys"
     )]
     VerifyDisclosure(prove::VerifyDisclosure),
     /// Copy closed epochs, for example for a regulator. The keys decrypt only the exported records.
-    #[command(
-        after_help = "Example: token-shield audit export ./for-the-regulator --epochs e000001,e000002 \\\n             \
-        --principal user:ada"
-    )]
+    #[command(after_help = "Example: token-shield audit export ./for-the-regulator --epochs \
+            e000001,e000002 \\\n             \
+        --principal user:ada")]
     Export(export::Export),
     /// Recompute the state and the decisions from the log, and report differences.
     #[command(after_help = "Example: token-shield audit replay --data ./data")]
@@ -100,6 +101,7 @@ struct RecordKeyArgs {
 }
 
 impl RecordKeyArgs {
+    /// Opens the keys of the log in `dir`. Without a file, no encrypted record can be read.
     fn open(&self, dir: &Path) -> Result<Box<dyn Opener>, Failure> {
         let (beside, exported) = (dir.join("../secret/record-keys"), dir.join("../keys.jsonl"));
         let path = self
@@ -107,6 +109,7 @@ impl RecordKeyArgs {
             .clone()
             .or_else(|| [&beside, &exported].into_iter().find(|path| path.exists()).cloned());
         Ok(match path {
+            // The two files have different forms. The name of an export's file ends in jsonl.
             Some(path) if path.extension().is_some_and(|end| end == "jsonl") => {
                 Box::new(OwnKeys::read(&path)?)
             }
@@ -116,11 +119,12 @@ impl RecordKeyArgs {
     }
 }
 
+/// The current time of this machine.
 fn now() -> Timestamp {
     SystemClock::start().now()
 }
 
-/// `30d`, `12h`, `90m` or `45s`.
+/// A duration such as `30d`, `12h`, `90m` or `45s`. `None` for any other text.
 fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {
@@ -171,6 +175,10 @@ impl AuditCommand {
 }
 
 impl Verify {
+    /// Verifies the log.
+    ///
+    /// # Errors
+    /// If the log is not valid, or its end is not proven.
     fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder)?;
         let checked = Checked::of(&dir, &self.trust, (self.head, self.since), self.log.json)?;
@@ -180,6 +188,8 @@ impl Verify {
         }
         match checked.seen {
             Ok(seen) => {
+                // A valid prefix without a proven end has its own exit code. A script must not take
+                // it for a complete log.
                 let proven = checked.heads && ends(&seen);
                 if self.log.json {
                     let epochs: Vec<_> = seen.iter().map(|epoch| row(epoch, known)).collect();
@@ -217,16 +227,19 @@ impl Verify {
     }
 }
 
-/// The message about a log whose end nothing proves.
-const UNPROVEN: &str = "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), so records may be missing there";
+/// The message about a log whose end no head proves.
+const UNPROVEN: &str = "VALID PREFIX, END UNPROVEN: no head says where the log ends (--head FILE), \
+    so records may be missing there";
 
-/// Whether the head is about the log's last epoch, or about the next one, which has not begun.
+/// Whether the head is about the log's last epoch. If an earlier epoch is the last one that it
+/// covers, whole epochs may be missing.
 fn ends(seen: &[VerifiedEpoch]) -> bool {
+    // The head names one epoch. All epochs before it are covered by their successors.
     let spoken_of = seen.iter().rposition(|epoch| epoch.acknowledged.is_some());
     spoken_of.is_none_or(|place| place + 1 == seen.len())
 }
 
-/// A verified log and its keys.
+/// The result of a verification, with the keys that it used.
 struct Checked {
     known: TrustedKeys,
     seen: Result<Vec<VerifiedEpoch>, VerifyFault>,
@@ -235,6 +248,8 @@ struct Checked {
 }
 
 impl Checked {
+    /// Verifies the log in `dir` against `trust`, with the head and an older checkpoint if there
+    /// are any.
     fn of(
         dir: &Path,
         trust: &Trust,
@@ -242,6 +257,7 @@ impl Checked {
         quiet: bool,
     ) -> Result<Self, Failure> {
         let beside = dir.join("../secret/head");
+        // A copy of the log may be without its head. Then the end is not proven.
         let head = head.or_else(|| beside.exists().then_some(beside));
         let known = trust.read(&dir.join("../log.vkeys"), Some(&dir.join("..")))?;
         let since = since.map(|path| {
@@ -250,6 +266,7 @@ impl Checked {
         let since = since.transpose()?;
         let wanted =
             VerifyTarget { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
+        // A large log takes minutes, so people see the progress.
         let bar = bar(quiet);
         let seen = verify(&wanted, |done, of| {
             bar.set_length(of);
@@ -260,17 +277,18 @@ impl Checked {
     }
 }
 
-/// A progress bar. Hidden if the output is for a program.
+/// A progress bar. It is hidden if the output is for a program.
 pub(super) fn bar(quiet: bool) -> ProgressBar {
     if quiet { ProgressBar::hidden() } else { ProgressBar::new(0) }
 }
 
+/// The style of a counter.
 fn counting() -> ProgressStyle {
     ProgressStyle::with_template("{elapsed_precise} {human_pos} {msg}")
         .unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
-/// A counter, for work of unknown size.
+/// A counter for work of unknown size.
 fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
     if quiet {
         ProgressBar::hidden()
@@ -279,6 +297,7 @@ fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
     }
 }
 
+/// The JSON form of a verified epoch.
 fn row(epoch: &VerifiedEpoch, known: &TrustedKeys) -> serde_json::Value {
     let (first, last) = epoch.times.clone().unzip();
     serde_json::json!({
@@ -289,6 +308,7 @@ fn row(epoch: &VerifiedEpoch, known: &TrustedKeys) -> serde_json::Value {
     })
 }
 
+/// Prints a verified epoch for people.
 fn say(epoch: &VerifiedEpoch, known: &TrustedKeys) {
     println!(
         "valid: {}, {} records, root {}",
@@ -308,7 +328,8 @@ fn say(epoch: &VerifiedEpoch, known: &TrustedKeys) {
         Some(size) => println!("  {size} of them acknowledged, as the head says"),
         None => {
             println!(
-                "  without a head: records may be missing at its end (--head FILE, --since CHECKPOINT)"
+                "  without a head: records may be missing at its end (--head FILE, --since \
+                    CHECKPOINT)"
             )
         }
     }

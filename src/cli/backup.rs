@@ -1,4 +1,4 @@
-//! `token-shield backup`: a folder with everything that a gateway needs.
+//! `token-shield backup`: a folder with everything from which a gateway can start again.
 
 mod files;
 pub(super) mod restore;
@@ -20,7 +20,7 @@ use crate::durable;
 
 /// The config's name in a backup, as in a data folder.
 const CONFIG: &str = "token-shield.toml";
-/// How often the record keys are read again if they are half written.
+/// The number of reads of the record keys. A read in the middle of a write is repeated.
 const TRIES: usize = 50;
 
 #[derive(Args)]
@@ -37,6 +37,11 @@ pub(super) struct Backup {
     place: GatewayArgs,
 }
 impl Backup {
+    /// Makes and verifies the backup.
+    ///
+    /// # Errors
+    /// If the folder is not empty, the copy does not verify or lacks a part, or the backup cannot
+    /// be recorded.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         if self.dir.exists() && !is_empty(&self.dir) {
@@ -48,13 +53,15 @@ impl Backup {
                 format!("{} is missing: there is no log to back up", from.head.display()).into()
             );
         }
-        // Before the copy, so that the backup contains its own record.
+        // Before the copy, so that the backup contains the record about itself.
         let recorded = self.record(&config).await;
         durable::make_private_dir(&self.dir)?;
         let file = self.place.find()?.config;
         let text = fs::read(&file).map_err(durable::DiskFault::of("read", &file))?;
+        // Mode 0600, as for all files of a backup: other users must not read it.
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
         from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
+        // The copy is verified, and not the source: only this proves that the backup can be used.
         let seen = to.verify().map_err(|fault| {
             format!("the copy in {} does not verify: {fault}", self.dir.display())
         })?;
@@ -77,7 +84,7 @@ impl Backup {
         })
     }
 
-    /// Records the backup.
+    /// Records the backup in the log.
     async fn record(&self, config: &Config) -> Result<(), Failure> {
         if !config.audit.record_keys.exists() {
             // Opening the log would make a new file of keys.
@@ -90,6 +97,7 @@ impl Backup {
         send(&self.place, AdminRequest::Command(command)).await.map(|_| ())
     }
 
+    /// Prints what the backup has and lacks.
     fn say(&self, seen: &[VerifiedEpoch], lacks: &[String]) {
         let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
         if self.place.json {
@@ -112,7 +120,8 @@ impl Backup {
         }
         if self.without_keys {
             eprintln!(
-                "without keys: it can be verified, but not read; before a restore, put secret/record-keys and secret/log into it"
+                "without keys: it can be verified, but not read; before a restore, put \
+                    secret/record-keys and secret/log into it"
             );
         }
     }

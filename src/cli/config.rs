@@ -1,4 +1,4 @@
-//! `token-shield config …`.
+//! `token-shield config …`: checks a config file.
 
 use std::path::PathBuf;
 
@@ -26,11 +26,13 @@ pub(super) enum ConfigCommand {
 }
 
 impl ConfigCommand {
+    /// Checks the file, and prints its faults or warnings.
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self::Check { syntax, file, place } = self;
         let file = file.map_or_else(|| place.find().map(|target| target.config), Ok)?;
         let text = std::fs::read_to_string(&file)
             .map_err(|error| format!("{}: {error}", file.display()))?;
+        // Paths in a config are relative to its folder, as for `serve`.
         let base = file.parent().unwrap_or(std::path::Path::new("."));
         let config = crate::config::read(&text, base)
             .map_err(|faults| format!("{}:\n{faults}", file.display()))?;

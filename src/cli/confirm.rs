@@ -1,4 +1,4 @@
-//! Asks for confirmation before commands that cannot be undone.
+//! The confirmation of commands that cannot be undone.
 
 use std::io::{IsTerminal as _, Write as _};
 
@@ -15,7 +15,7 @@ pub(super) struct Sure {
 }
 
 impl Sure {
-    /// The words that tell another process of this command not to ask again.
+    /// The extra arguments with which another process of this command does not ask again.
     pub(super) const fn words(self) -> &'static [&'static str] {
         if self.yes { &[] } else { &["--yes"] }
     }
@@ -28,6 +28,7 @@ impl Sure {
         if self.yes {
             return Ok(());
         }
+        // A script has no terminal. It must not hang on a question, and must confirm in writing.
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
             return Err(CliFault::usage(format!(
                 "{what}: this cannot be undone; confirm it with --yes"
@@ -37,6 +38,7 @@ impl Sure {
         let mut answer = String::new();
         let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
         match (read, answer.trim()) {
+            // Every other answer, also an empty one, is a no.
             (Ok(_), "y" | "Y" | "yes") => Ok(()),
             _ => Err(CliFault::failed("not-confirmed", "nothing was done")),
         }

@@ -1,4 +1,5 @@
-//! `token-shield token delegate`: needs the parent and the holder's key, but no gateway.
+//! `token-shield token delegate`: signs a narrower token offline. It needs the parent and the
+//! holder's key, but no gateway.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,10 +45,17 @@ pub(super) struct Delegate {
 }
 
 impl Delegate {
+    /// Signs the child, and prints the chain.
+    ///
+    /// # Errors
+    /// If the key is not the one that the parent names, or the child would be wider than the
+    /// parent.
     pub(super) fn run(self) -> Result<(), Failure> {
         let parent = read(&self.parent)?;
+        // The key never leaves this process. Only the signature is in the output.
         let key = jwk::read_private(&private_file(&self.holder_key)?)
             .map_err(|fault| format!("{}: {fault}", self.holder_key.display()))?;
+        // Limits that are not given are inherited from the parent.
         let limits = self.allowed.limits()?;
         let holder = self.child_key.as_deref().map(public_key).transpose()?;
         let wanted = Narrowed {
@@ -69,6 +77,7 @@ impl Delegate {
     }
 }
 
+/// Reads a parent token from a file, or from standard input.
 fn read(path: &Path) -> Result<String, Failure> {
     if path == Path::new("-") {
         return Ok(std::io::read_to_string(std::io::stdin())?);

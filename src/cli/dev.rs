@@ -60,12 +60,17 @@ pub(super) struct Dev {
 const CONFIG: &str = "token-shield.toml";
 /// The first line of the config that `dev` writes at each start.
 const MARK: &str = "# Written by `token-shield dev` at each start.";
-/// How long the development token lives.
+/// The lifetime of the development token.
 const TTL: Duration = Duration::from_secs(24 * 3600);
 
 impl Dev {
+    /// Makes keys and a config if necessary, and runs the gateway until a stop.
+    ///
+    /// # Errors
+    /// If the address is not loopback, or the data folder has a config of another gateway.
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::start(self.log)?;
+        // The development token is in a file, so other machines must not reach this gateway.
         if !self.listen.ip().is_loopback() {
             return Err(
                 "dev listens on loopback only; write a config and use `token-shield serve`".into(),
@@ -104,14 +109,16 @@ impl Dev {
         app.control()
             .apply(&operator, Command::TokenRegister { token: token.clone(), class: None })
             .await?;
+        // Only the owner may read the token.
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
-        // Before the announcement: who reads it may send the stop.
+        // Before the announcement: a program that reads it may send the stop at once.
         let stop = until_told()?;
         self.announce(&listeners, (&folder, &data), &token, &found)?;
         app.run(listeners, stop).await?;
         Ok(())
     }
 
+    /// The inference servers: the named one, or those on the usual ports.
     async fn find(&self) -> Result<Vec<FoundServer>, Failure> {
         let Some(url) = &self.upstream else { return Ok(probe::usual().await) };
         let (target, base_path) = crate::config::upstream_url(url)
@@ -122,7 +129,8 @@ impl Dev {
         }
         if models.is_empty() {
             eprintln!(
-                "warning  {url} lists no models; name one with --upstream-model, or start the server first"
+                "warning  {url} lists no models; name one with --upstream-model, or start the \
+                    server first"
             );
         }
         Ok(vec![FoundServer {
@@ -133,6 +141,8 @@ impl Dev {
         }])
     }
 
+    /// The text of the config, with a model for each name that a server lists. The first server
+    /// with a name gets it.
     fn config_text(&self, found: &[FoundServer]) -> String {
         let metrics = self.metrics.unwrap_or_else(|| {
             let port = if self.listen.port() == 0 { 0 } else { 9464 };
@@ -144,11 +154,14 @@ impl Dev {
             ""
         };
         let mut text = format!(
-            "{MARK}\nname = \"dev\"\ndata = \".\"\n\n[listen]\napi = \"{}\"\nmetrics = \"{metrics}\"{tls}\n\n\
-             [[issuer]]\niss = \"urn:token-shield:dev\"\naud = \"urn:token-shield:dev\"\njwks = \"keys/operator.jwk.pub\"\nnamespaces = [\"*\"]\n\n\
+            "{MARK}\nname = \"dev\"\ndata = \".\"\n\n[listen]\napi = \"{}\"\nmetrics \
+                = \"{metrics}\"{tls}\n\n\
+             [[issuer]]\niss = \"urn:token-shield:dev\"\naud = \"urn:token-shield:dev\"\njwks \
+             = \"keys/operator.jwk.pub\"\nnamespaces = [\"*\"]\n\n\
              [audit]\nreserve = \"16MiB\"\n\n\
              [class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens = 4096\n\n\
-             [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\nprofile = \"generic\"\ncontrolled = true\n\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n",
+             [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\nprofile = \"generic\"\ncontrolled = \
+             true\n\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n",
             self.listen
         );
         let mut seen = vec!["echo".to_owned()];
@@ -157,7 +170,10 @@ impl Dev {
                 self.upstream.clone().unwrap_or_else(|| format!("http://{}", server.authority));
             let _ = write!(
                 text,
-                "\n[[upstream]]\nname = \"server-{place}\"\nurl = {}\nprofile = {}\ncontrolled = true\n",
+                "\n[[upstream]]\nname = \"server-{place}\"\nurl = {}\nprofile = {}\ncontrolled = \
+                    true\n",
+                // Names come from a server's answer. Quotes keep them from adding keys to the
+                // config.
                 quoted(&url),
                 quoted(&server.profile)
             );
@@ -175,6 +191,7 @@ impl Dev {
         text
     }
 
+    /// Prints the addresses, the token and the servers that were found.
     fn announce(
         &self,
         listeners: &Listeners,
@@ -195,7 +212,8 @@ impl Dev {
             return Ok(());
         }
         println!(
-            "token-shield {}   development: keys in {} (0700), loopback only; programs of this user are operators",
+            "token-shield {}   development: keys in {} (0700), loopback only; programs of this \
+                user are operators",
             env!("CARGO_PKG_VERSION"),
             folder.display()
         );
@@ -209,7 +227,8 @@ impl Dev {
             let port = server.authority.rsplit(':').next().and_then(|port| port.parse().ok());
             if port.is_some_and(probe::open_beyond_loopback) {
                 println!(
-                    "  warning  {} also listens beyond loopback: agents can bypass this gateway; bind it to 127.0.0.1",
+                    "  warning  {} also listens beyond loopback: agents can bypass this gateway; \
+                        bind it to 127.0.0.1",
                     server.name
                 );
             }
@@ -226,7 +245,9 @@ impl Dev {
         println!("  api      {scheme}://{api}/v1        metrics  http://{metrics}/metrics");
         println!("  token    {}   (ML-DSA-65, agent default/dev, 24 h)", file.display());
         println!(
-            "  try      curl -s{trust} {scheme}://{api}/v1/chat/completions -H \"Authorization: Bearer $(cat {})\" \\\n             -H 'content-type: application/json' -d '{{\"model\":\"echo\",\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'",
+            "  try      curl -s{trust} {scheme}://{api}/v1/chat/completions -H \"Authorization: \
+                Bearer $(cat {})\" \\\n             -H 'content-type: application/json' -d \
+                '{{\"model\":\"echo\",\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'",
             file.display()
         );
         Ok(())
@@ -239,7 +260,8 @@ fn free_of_others(file: &Path) -> Result<(), CliFault> {
         Ok(text) if !text.starts_with(MARK) => {
             let shown = file.display();
             let hint = format!(
-                "start that gateway with token-shield serve --config {shown}, or name another folder with --data DIR"
+                "start that gateway with token-shield serve --config {shown}, or name another \
+                    folder with --data DIR"
             );
             Err(CliFault::failed(
                 "failed",
@@ -268,6 +290,7 @@ fn make_certificate(data: &Path) -> Result<(), Failure> {
     durable::make_private_dir(&folder)?;
     let ca_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let mut about = rcgen::CertificateParams::new(Vec::new())?;
+    // This CA signs leaf certificates only.
     about.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     about.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
     about.distinguished_name.push(rcgen::DnType::CommonName, "token-shield dev CA");
@@ -285,6 +308,7 @@ fn make_certificate(data: &Path) -> Result<(), Failure> {
     let certificate = names.signed_by(&key, &issuer)?;
     durable::write_atomic(&folder.join("ca.pem"), ca.pem().as_bytes(), 0o644)?;
     durable::write_atomic(&folder.join("key.pem"), key.serialize_pem().as_bytes(), 0o600)?;
+    // Last: its presence marks a complete set, so an interrupted run makes all files again.
     durable::write_atomic(&folder.join("cert.pem"), certificate.pem().as_bytes(), 0o644)?;
     Ok(())
 }

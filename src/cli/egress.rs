@@ -1,4 +1,4 @@
-//! `token-shield egress …`.
+//! `token-shield egress …`: explains whether the egress policy allows a URL.
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -21,7 +21,8 @@ pub(super) enum EgressCommand {
     /// Show step by step whether a URL is controlled, and what the filters do with it. Nothing is
     /// looked up or sent.
     #[command(
-        after_help = "Example: token-shield egress check https://cdn.example/a.png --use media --agent research/summarizer"
+        after_help = "Example: token-shield egress check https://cdn.example/a.png --use media \
+            --agent research/summarizer"
     )]
     Check(Check),
 }
@@ -52,6 +53,7 @@ enum UseArg {
 }
 
 impl UseArg {
+    /// The use in the policy.
     const fn to_use(self) -> Use {
         match self {
             Self::Media => Use::Media,
@@ -62,6 +64,7 @@ impl UseArg {
 }
 
 impl EgressCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let Self::Check(check) = self;
         check.run().await
@@ -69,6 +72,10 @@ impl EgressCommand {
 }
 
 impl Check {
+    /// Evaluates the URLs, and prints each step.
+    ///
+    /// # Errors
+    /// If one of them is not controlled, so that scripts can use the exit code.
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let restrictions = match &self.token {
@@ -79,6 +86,8 @@ impl Check {
                 } else {
                     token.clone()
                 };
+                // The token is not verified. A token can only restrict the policy, so a forged one
+                // has no advantage.
                 let read = Presented::read(text.trim()).and_then(|token| token.grants());
                 TokenRestrictions::of(
                     read.map_err(|refusal| {
@@ -97,6 +106,7 @@ impl Check {
             .classes
             .get(&name)
             .ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
+        // The same policy as in the gateway, from the same config.
         let bench = PolicyCheck {
             policy: egress_policy_of(&config),
             restrictions,
@@ -133,7 +143,7 @@ impl Check {
     }
 }
 
-/// The policy that URLs are checked with.
+/// The egress policy with which URLs are checked, and the class that decides what happens to them.
 struct PolicyCheck<'c> {
     policy: EgressPolicy,
     restrictions: TokenRestrictions,
@@ -142,7 +152,7 @@ struct PolicyCheck<'c> {
 }
 
 impl PolicyCheck<'_> {
-    /// Checks a URL and prints the steps.
+    /// Evaluates a URL, and prints the steps.
     fn evaluate(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
         let steps = self.policy.explain(wanted, url, &self.restrictions);
         let judged = self.policy.evaluate(wanted, url, &self.restrictions).map(|_| ());
@@ -206,12 +216,14 @@ fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
                 (false, Called::Block) => "ends the answer",
             };
             format!(
-                "a call of a tool of fetch_tools that names it {call}; agents' own connections are not filtered yet"
+                "a call of a tool of fetch_tools that names it {call}; agents' own connections are \
+                    not filtered yet"
             )
         }
     }
 }
 
+/// The effect of a response filter on a URL.
 const fn reply(reply: ResponseFilterAction, controlled: bool) -> &'static str {
     match (controlled, reply) {
         (true, _) => "it stays",

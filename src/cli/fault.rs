@@ -2,16 +2,16 @@
 
 use std::process::ExitCode;
 
-/// It was done.
+/// The command was executed.
 pub(super) const DONE: u8 = 0;
-/// It was not done.
+/// The command was not executed.
 pub(super) const FAILED: u8 = 1;
-/// The command line is not clear.
+/// The command line has a fault.
 pub(super) const USAGE: u8 = 2;
-/// A running gateway refused it.
+/// A running gateway refused the command.
 #[cfg(feature = "gateway")]
 pub(super) const REFUSED: u8 = 3;
-/// A log is valid, but nothing proves where it ends.
+/// A log is valid, but its end is not proven.
 pub(super) const UNPROVEN: u8 = 4;
 
 /// An error with its exit code and a code for programs. Any other error ends with [`FAILED`] and
@@ -71,6 +71,7 @@ pub(super) fn misread(error: &clap::Error, json: bool) -> ExitCode {
     ExitCode::from(if error.use_stderr() { USAGE } else { DONE })
 }
 
+/// The JSON form of an error.
 fn object(code: &str, message: &str) -> String {
     serde_json::json!({ "error": { "code": code, "message": message } }).to_string()
 }

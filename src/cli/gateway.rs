@@ -14,7 +14,8 @@ pub(super) enum GatewayCommand {
     /// Run a gateway from a config file.
     #[command(
         after_help = "Example: token-shield serve --config /etc/token-shield/token-shield.toml\n\n\
-        Without --config and --data, the config is found as for every other command: TOKEN_SHIELD_CONFIG or\n\
+        Without --config and --data, the config is found as for every other command: \
+        TOKEN_SHIELD_CONFIG or\n\
         TOKEN_SHIELD_DATA. Without these: ./token-shield.toml, ./data or\n\
         /etc/token-shield/token-shield.toml, if exactly one of these exists."
     )]
@@ -27,9 +28,12 @@ pub(super) enum GatewayCommand {
     /// Run a gateway for development: loopback, its own keys, the model echo, and a server that it
     /// finds.
     #[command(after_help = "Example: token-shield dev --upstream http://127.0.0.1:11434\n\n\
-        dev needs no config. It ignores TOKEN_SHIELD_CONFIG, ./token-shield.toml and /etc/token-shield. It\n\
-        writes DATA/token-shield.toml at each start, and refuses a folder with a config that it did not\n\
-        write. ./data must belong to the caller or to root, and no folder above it may be writable by\n\
+        dev needs no config. It ignores TOKEN_SHIELD_CONFIG, ./token-shield.toml and \
+        /etc/token-shield. It\n\
+        writes DATA/token-shield.toml at each start, and refuses a folder with a config that it \
+        did not\n\
+        write. ./data must belong to the caller or to root, and no folder above it may be writable \
+        by\n\
         everybody. A folder that --data or TOKEN_SHIELD_DATA names is not checked in this way.")]
     Dev(dev::Dev),
     /// Generate, list, retire and revoke signing keys.
@@ -80,8 +84,9 @@ pub(super) enum GatewayCommand {
 }
 
 impl GatewayCommand {
+    /// Executes the command on a new runtime.
     pub(super) fn run(self) -> Result<(), Failure> {
-        // Before this process has threads and descriptors.
+        // First: a change of the uid must happen before this process has threads and open files.
         if let Self::AsOwner(command) = self {
             return command.run();
         }
@@ -117,7 +122,8 @@ impl GatewayTarget {
     pub(super) fn read(&self) -> Result<Config, Failure> {
         let path = &self.config;
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let hint = "name a config with --config FILE, or a data folder that `token-shield dev` made with --data DIR";
+            let hint = "name a config with --config FILE, or a data folder that `token-shield dev` \
+                made with --data DIR";
             format!("{}: {error}; {hint}", path.display())
         })?;
         let base = path.parent().unwrap_or(std::path::Path::new("."));

@@ -1,5 +1,5 @@
-//! `token-shield token issue --handle` and `token renew`. Handles are hashed here: the gateway gets
-//! only their SHA-256.
+//! `token-shield token issue --handle` and `token renew`. Handles are hashed in this process: the
+//! gateway gets only their SHA-256.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,9 +46,11 @@ pub(super) async fn issue(
     token: String,
     class: Option<String>,
 ) -> Result<(), Failure> {
+    // Made in this process. The gateway never gets the handle, only its hash.
     let fresh = handle::generate()?;
     let id = handle::adopt(&fresh)?;
     let command = Command::HandleSet { handle: id.to_string(), token, class, until: None };
+    // The handle is printed after its registration, so a printed handle always works.
     let reply = send(place, AdminRequest::Command(command)).await?;
     let what = format!("registered a token with the handle {id}");
     if place.json {
@@ -60,11 +62,16 @@ pub(super) async fn issue(
     Ok(())
 }
 
+/// A random number for a token's id.
 fn random() -> Result<u128, Failure> {
     Ok(u128::from_be_bytes(entropy()?))
 }
 
 impl Renew {
+    /// Renews the token of the handle.
+    ///
+    /// # Errors
+    /// If there is no such handle, or the token in it is not of this key, agent and gateway.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let given = if self.handle == "-" {
@@ -131,9 +138,11 @@ async fn first_of(
     Err(fault)
 }
 
-/// Checks a token from the gateway before it is signed again: this key, or one beside it in its
-/// public file, signed it. It is for the issuer and the gateway of the config, and for that agent.
-/// Returns the longest lifetime of the issuer's tokens.
+/// Checks a token that the gateway returned, before it is signed again. It must be signed by this
+/// key, or by one in the key's public file. It must be for the issuer and the gateway of the
+/// config, and for that agent. Returns the longest lifetime of the issuer's tokens.
+///
+/// A compromised gateway could otherwise obtain a signature under any content.
 fn ours(
     config: &Config,
     (key, file): (&SigningKey, &Path),
@@ -141,6 +150,7 @@ fn ours(
     agent: &str,
 ) -> Result<Duration, Failure> {
     let own = Jwk::of(key.public()?);
+    // After a rotation, the handle's token may still be of the old key.
     let beside =
         std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());
     let keys: Vec<Jwk> = std::iter::once(own).chain(beside.into_iter().flatten()).collect();
@@ -157,13 +167,13 @@ fn ours(
     });
     match taken {
         Some((taken, ttl_max)) if taken.agent().as_str() == agent => Ok(ttl_max),
-        _ => {
-            Err("the gateway gave a token that this key did not sign for that agent, issuer and gateway: nothing was signed"
-                .into())
-        }
+        _ => Err("the gateway gave a token that this key did not sign for that agent, issuer and \
+                gateway: nothing was signed"
+            .into()),
     }
 }
 
+/// Signs a new token for the handle, and registers it.
 async fn renew(
     client: &AdminClient,
     id: HandleId,
@@ -181,6 +191,8 @@ async fn renew(
     let former = text("token").ok_or("the gateway gave no token")?;
     let agent = text("agent").ok_or("the gateway gave no agent")?;
     let (ttl_max, now) = (ours(config, (key, file), former, agent)?, SystemClock::start().now());
+    // The checks come before the signature. A signed token cannot be taken back without a
+    // revocation.
     ttl.map_or(Ok(()), |ttl| within(ttl, now, ttl_max, until))?;
     eprintln!("renewing a token of {agent}");
     let token = mint::renew(former, key, now, (ttl, until), random()?)?;

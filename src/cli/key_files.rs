@@ -1,4 +1,4 @@
-//! The files of keys: a private key, and its public half beside it.
+//! The files of keys: a private key, and its public half in a second file.
 
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use crate::token::jwk::{self, Jwk};
 
 /// Makes a key, writes both files, and returns the public half.
 pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure> {
+    // An overwritten key could not be restored, and its tokens could not be renewed.
     if out.exists() {
         return Err(format!(
             "{} already exists, and a key is never overwritten: choose another --out",
@@ -20,6 +21,7 @@ pub(super) fn generate(algorithm: Algorithm, out: &Path) -> Result<Jwk, Failure>
     }
     let key = SigningKey::generate(algorithm)?;
     let public = Jwk::of(key.public()?);
+    // The private file first. A crash then leaves no public key without a private one.
     durable::write_new(out, jwk::write_private(&key)?.as_bytes(), 0o600)?;
     durable::write_atomic(
         &public_file(out),
@@ -58,6 +60,7 @@ pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
         let hint = "name it with --signing-key FILE (token-shield keys generate makes one)";
         return Err(format!("there is no signing key {}; {hint}", path.display()).into());
     }
+    // `private_file` refuses a file that other users can read.
     Ok(jwk::read_private(&private_file(path)?)
         .map_err(|fault| format!("{}: {fault}", path.display()))?)
 }

@@ -28,9 +28,8 @@ pub(super) enum KeysCommand {
     #[command(after_help = "Example: token-shield keys export > operator.jwks")]
     Export(GatewayArgs),
     /// Add the public keys of a JWK Set to the gateway.
-    #[command(
-        after_help = "Example: token-shield keys import operator.jwk.pub --issuer https://operator.example"
-    )]
+    #[command(after_help = "Example: token-shield keys import operator.jwk.pub --issuer \
+            https://operator.example")]
     Import(Import),
     /// Replace the signing key with a new one. The old key may still sign during the overlap.
     #[command(after_help = "Example: token-shield keys rotate --overlap 7d")]
@@ -124,6 +123,7 @@ pub(super) struct RevokeKey {
 }
 
 impl RevokeKey {
+    /// Revokes a key after a confirmation.
     async fn run(self) -> Result<(), Failure> {
         let (what, kid, command) = match (self.kid, self.holder) {
             (_, Some(kid)) => {
@@ -134,6 +134,7 @@ impl RevokeKey {
             }
             (None, None) => return Err("name a key, or a holder's key with --holder".into()),
         };
+        // Every agent with a token of this key loses access at once.
         self.sure
             .ask(&format!("this revokes the {what} {kid} and every token that it ever signed"))?;
         let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
@@ -143,6 +144,7 @@ impl RevokeKey {
 }
 
 impl KeysCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Generate(Generate { alg, holder, out, json }) => {
@@ -150,6 +152,7 @@ impl KeysCommand {
                     (Some(Alg::MlDsa65), _) | (None, false) => Algorithm::MlDsa65,
                     (Some(Alg::Ed25519), _) | (None, true) => Algorithm::Ed25519,
                 };
+                // The private key is written to its file and never printed.
                 let public = generate(algorithm, &out)?;
                 eprintln!(
                     "{} key in {} (keep it private), public half in {}",
@@ -179,6 +182,7 @@ impl KeysCommand {
                     .iter()
                     .filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str))
                     .collect();
+                // The rows contain complete JWKs, which are inserted without a change.
                 println!("{{\"keys\":[{}]}}", keys.join(","));
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! The flags with a token's limits, the same for `token issue` and `token delegate`.
+//! The options for a token's limits. `token issue` and `token delegate` use the same ones.
 
 use clap::Args;
 
@@ -39,9 +39,10 @@ pub(super) struct Allowed {
     pub(super) tool_types: Vec<String>,
 }
 
-/// A host in the form for comparison with destinations.
+/// Reads a host in the form in which it is compared with destinations.
 fn host(text: &str) -> Result<String, UrlFault> {
     let read = Destination::read_authority(Scheme::Https, text)?;
+    // A constraint names a host without a port, so a text with a port is refused.
     if read.port == Scheme::Https.port() && !text.ends_with(":443") {
         Ok(read.host.to_string())
     } else {
@@ -49,6 +50,7 @@ fn host(text: &str) -> Result<String, UrlFault> {
     }
 }
 
+/// A JSON list of texts. `None` if there are none.
 fn list(texts: &[String]) -> Option<Value<'static>> {
     let texts: Vec<Value<'static>> =
         texts.iter().map(|text| Value::from_text(text.clone())).collect();
@@ -56,6 +58,10 @@ fn list(texts: &[String]) -> Option<Value<'static>> {
 }
 
 impl Allowed {
+    /// The constraints of these options.
+    ///
+    /// # Errors
+    /// If a value is not valid for its constraint.
     pub(super) fn limits(&self) -> Result<Vec<Constraint>, Failure> {
         let numbers = [
             ("requests_per_minute", ConstraintType::Rate, self.rpm),
@@ -63,6 +69,7 @@ impl Allowed {
             ("requests_in_flight", ConstraintType::Max, self.in_flight),
             ("output_tokens", ConstraintType::Max, self.output_tokens),
         ];
+        // An option that was not given adds no constraint.
         let numbers = numbers.map(|(key, kind, number)| (key, kind, number.map(Value::from_u64)));
         let lists = [
             ("egress_host", ConstraintType::OneOf, list(&self.egress_hosts)),

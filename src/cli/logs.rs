@@ -2,8 +2,8 @@
 //!
 //! A separate thread (`log_lines`) writes lines together, every 50 ms or 32 KiB. One write for each
 //! request would cost as much as its checks. A line about a failure does not wait. No other thread
-//! writes to standard error while the gateway serves. So a collector that stops reading stops
-//! nothing. The panic hook uses the same queue.
+//! writes to standard error while the gateway serves. So a collector that stops reading cannot stop
+//! the gateway. The panic hook uses the same queue.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -31,21 +31,23 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// How long the process waits at its end for the last lines.
+/// The longest wait for the last lines at the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Gives each line of `tracing` to the queue.
+/// Adds each line of `tracing` to the queue.
 #[derive(Clone)]
 struct LineQueue(LogLines);
 
-/// One line being written.
+/// One line that is being written.
 struct QueuedLine<'l> {
     lines: &'l LogLines,
+    /// The line is written immediately, and does not wait for others.
     at_once: bool,
 }
 
 impl io::Write for QueuedLine<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // The queue takes complete lines. It never blocks the thread of a request.
         self.lines.push(bytes, self.at_once);
         Ok(bytes.len())
     }
@@ -63,13 +65,14 @@ impl<'l> MakeWriter<'l> for LineQueue {
     }
 
     fn make_writer_for(&'l self, about: &Metadata<'_>) -> QueuedLine<'l> {
+        // Warnings and errors may be the last lines before a crash.
         QueuedLine { lines: &self.0, at_once: *about.level() <= Level::WARN }
     }
 }
 
-/// One JSON object a line: `timestamp` (RFC 3339), `level`, and the event's fields, its text as
-/// `message`. Each request writes a line, and the general formatter of tracing-subscriber takes
-/// three times as long.
+/// One JSON object in each line: `timestamp` (RFC 3339), `level`, and the event's fields, with its
+/// text as `message`. Each request writes a line, and the general formatter of tracing-subscriber
+/// takes three times as long.
 struct JsonLine;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'static>
@@ -86,6 +89,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'stat
         writer.write_str("\",\"level\":\"")?;
         writer.write_str(event.metadata().level().as_str())?;
         writer.write_char('"')?;
+        // Most lines fit, so that a line needs one allocation.
         let mut fields = Fields(Vec::with_capacity(512));
         event.record(&mut fields);
         writer.write_str(&String::from_utf8_lossy(&fields.0))?;
@@ -97,12 +101,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'w> FormatFields<'w> + 'stat
 struct Fields(Vec<u8>);
 
 impl Fields {
+    /// Writes the comma and the name of a member.
     fn key(&mut self, field: &Field) {
         self.0.push(b',');
         write_string(field.name(), &mut self.0);
         self.0.push(b':');
     }
 
+    /// Writes a member whose text needs no escape.
     fn plain(&mut self, field: &Field, value: impl fmt::Display) {
         self.key(field);
         // Writing into a Vec does not fail.
@@ -139,6 +145,7 @@ fn own_line(form: LogFormat, level: &str, message: &str) -> String {
     // Writing into a String does not fail.
     let _ = SystemTime.format_time(&mut Writer::new(&mut time));
     match form {
+        // Control characters are escaped, so that a message cannot forge a second line.
         LogFormat::Text => format!("{time} {level:>5} {}\n", message.escape_debug()),
         LogFormat::Json => {
             let mut line = format!("{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"message\":")
@@ -150,6 +157,7 @@ fn own_line(form: LogFormat, level: &str, message: &str) -> String {
     }
 }
 
+/// The line about lines that were dropped because the queue was full.
 fn say_dropped(form: LogFormat, dropped: u64) -> String {
     own_line(form, "WARN", &format!("{dropped} log lines were dropped"))
 }
@@ -178,6 +186,7 @@ pub(super) fn start(form: LogFormat) -> io::Result<()> {
         LogFormat::Text => |dropped| say_dropped(LogFormat::Text, dropped),
         LogFormat::Json => |dropped| say_dropped(LogFormat::Json, dropped),
     })?;
+    // The default hook writes to standard error directly, and could block there.
     panic::set_hook(Box::new(move |panic| lines.push(say_panic(form, panic).as_bytes(), true)));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -190,8 +199,8 @@ pub(super) fn start(form: LogFormat) -> io::Result<()> {
     started.map_err(io::Error::other)
 }
 
-/// Prints on standard error why a command failed, and waits at most a second for all lines. The
-/// process ends even if its standard error is not read.
+/// Prints the reason why a command failed on standard error, and waits at most one second for all
+/// lines. The process ends even if no reader takes them.
 pub(super) fn finish(failure: Option<&str>) {
     match log_lines::of_process() {
         Some(lines) => {

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Cli, Failure};
 
-/// The width of the reference.
+/// The width of the reference, in characters.
 const WIDTH: usize = 100;
 
 /// `token-shield completions SHELL`.
@@ -90,12 +90,15 @@ impl ShowVersion {
 pub(super) fn reference() -> String {
     let mut text = String::new();
     let mut command = Cli::command();
+    // Only a built command has all arguments and help texts.
     command.build();
     command.get_subcommands().for_each(|sub| describe(sub, "token-shield", &mut text));
     text
 }
 
+/// Adds a command and its subcommands to the reference.
 fn describe(command: &Command, above: &str, text: &mut String) {
+    // Hidden commands are for other programs, and not for people.
     if command.is_hide_set() || command.get_name() == "help" {
         return;
     }
@@ -142,6 +145,7 @@ fn wrapped(text: &str, indent: &str) -> String {
     lines
 }
 
+/// The form of an argument in the reference.
 fn shown(arg: &Arg) -> String {
     let value = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
     let takes = arg.get_action().takes_values();
@@ -154,6 +158,7 @@ fn shown(arg: &Arg) -> String {
     }
 }
 
+/// The help of an argument, with its default.
 fn explained(arg: &Arg) -> String {
     let help = arg
         .get_help()
@@ -185,7 +190,8 @@ mod tests {
             docs.split_once("<!-- token-shield reference -->\n").expect("the mark in docs/CLI.md");
         assert!(
             printed == reference(),
-            "docs/CLI.md is old: replace the text after its mark with the output of `token-shield reference`"
+            "docs/CLI.md is old: replace the text after its mark with the output of `token-shield \
+                reference`"
         );
     }
 

@@ -73,7 +73,7 @@ use clap::{Parser, Subcommand};
 #[cfg(feature = "gateway")]
 use target::GatewayArgs;
 
-/// An error, for people.
+/// An error with a message for people.
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Parser)]
@@ -114,7 +114,9 @@ enum CliCommand {
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Read before clap: an error of the command line must have the form that the caller wants.
     let json = std::env::args_os().any(|word| word == "--json");
+    // `parse` would print errors itself, always as text.
     let read = match Cli::try_parse() {
         Ok(read) => read,
         Err(error) => return fault::misread(&error, json),
@@ -137,6 +139,7 @@ pub fn main() -> ExitCode {
             Ok(())
         }
     };
+    // The error is printed here, once, for every command.
     let said = done
         .as_ref()
         .err()

@@ -1,4 +1,4 @@
-//! `token-shield model …`.
+//! `token-shield model …`: lists models with their weights, and accepts new weights.
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -16,7 +16,8 @@ pub(super) enum ModelCommand {
     List(GatewayArgs),
     /// Accept the present weights of a model. Its pinned weights stay accepted too.
     #[command(
-        after_help = "Example: token-shield model accept llama-3.1-8b --reason \"new quantization, approved in CHG-4711\""
+        after_help = "Example: token-shield model accept llama-3.1-8b --reason \"new quantization, \
+            approved in CHG-4711\""
     )]
     Accept(Accept),
 }
@@ -33,6 +34,7 @@ pub(super) struct Accept {
 }
 
 impl ModelCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::List(place) => {

@@ -1,5 +1,6 @@
 //! Work on a data folder as its owner. For root, a process of the owner does the work, so that root
-//! leaves no files that the gateway's user cannot read. Other users get the `sudo` line to type.
+//! leaves no files that the gateway's user cannot read. Other users get the matching `sudo`
+//! command.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,11 +20,12 @@ use crate::control::api::{AdminAnswer, AdminRequest};
 /// The hidden command that the owner's process runs.
 pub(super) const PROCESS: &str = "owner-process";
 
-/// A process of the folder's owner, which has the log open.
+/// A process of the folder's owner. It has the log open.
 pub(super) struct Owner {
     child: Mutex<(Child, Pipes)>,
 }
 
+/// The pipes of the process.
 struct Pipes {
     requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
@@ -32,7 +34,7 @@ struct Pipes {
 }
 
 impl Owner {
-    /// Starts it.
+    /// Starts the process.
     pub(super) fn start(target: &GatewayTarget, owner: FolderOwner) -> Result<Self, Failure> {
         let mut words: Vec<OsString> =
             vec![PROCESS.into(), "--config".into(), std::path::absolute(&target.config)?.into()];
@@ -40,6 +42,7 @@ impl Owner {
             words.extend(["--data".into(), std::path::absolute(data)?.into()]);
         }
         let mut command = as_owner::command(owner, words)?;
+        // The owner may not be able to read root's current folder.
         command.current_dir("/").stdin(Stdio::piped());
         let mut child = command
             .spawn()
@@ -52,7 +55,7 @@ impl Owner {
         Ok(Self { child: Mutex::new((child, pipes)) })
     }
 
-    /// Sends one request and gives the answer.
+    /// Sends one request and returns the answer.
     pub(super) fn send(&self, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         let pipes = &mut child.1;
@@ -63,13 +66,14 @@ impl Owner {
             pipes.requests.as_mut().is_some_and(|requests| requests.write_all(&line).is_ok());
         let mut answer = String::new();
         if !sent || pipes.answers.read_line(&mut answer)? == 0 {
+            // Its error output must be complete before this command ends.
             let _ = pipes.said.take().map(JoinHandle::join);
             return Err(CliFault { exit: FAILED, code: "failed", message: String::new() }.into());
         }
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// Lets it close the log.
+    /// Ends the process. It closes the log first.
     pub(super) fn close(self) -> Result<(), Failure> {
         let (mut child, mut pipes) =
             self.child.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +81,7 @@ impl Owner {
         drop(pipes);
         // Its last output must come before this command ends.
         let _ = said.map(JoinHandle::join);
-        // It has printed its own error.
+        // The process has printed its own error.
         let silent = CliFault { exit: FAILED, code: "failed", message: String::new() };
         if child.wait()?.success() { Ok(()) } else { Err(silent.into()) }
     }
@@ -88,15 +92,15 @@ pub(super) fn shown_owner(path: &Path) -> u32 {
     path.ancestors().find_map(|path| fs::symlink_metadata(path).ok()).map_or(0, |found| found.uid())
 }
 
-/// The error of a caller who is not the owner.
+/// The error for a caller that is not the owner.
 pub(super) fn refused_to(path: &Path, owner: u32) -> CliFault {
     let owner = name_of(owner);
     let message = format!("{} belongs to {owner}: {}", path.display(), sudo(&owner));
     CliFault::failed("not-owner", message)
 }
 
-/// How to give the same command as the owner. It repeats only the command's own words, because the
-/// rest may contain a secret.
+/// The command line for the same command as the owner. It repeats only the command's own words,
+/// because the rest may contain a secret.
 fn sudo(owner: &str) -> String {
     let is_word = |word: &String| {
         word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')
@@ -116,9 +120,9 @@ fn name_of(uid: u32) -> String {
     named.unwrap_or_else(|| format!("'#{uid}'"))
 }
 
-/// Runs this command again, with the words `more` after it, as the owner of the data folder of
-/// `log`, if the caller is root and not the owner. `false` if the caller is the owner, or there is
-/// no log yet. The other process does not ask for confirmation.
+/// If the caller is root and not the owner: runs this command again as the owner of the data folder
+/// of `log`, with the arguments `more` added. Returns `false` if the caller is the owner, or
+/// there is no log yet. The other process does not ask for confirmation.
 ///
 /// # Errors
 /// If the caller is neither, or the owner is not clear. If the command failed there, without a
@@ -139,7 +143,7 @@ pub(super) fn done_by_owner(log: &LogSettings, more: &[&str]) -> Result<bool, Fa
     let said = child.stderr.take().map(|said| as_owner::copy(said, std::io::stderr()));
     let ended = child.wait().map_err(failed)?;
     for copied in [printed, said].into_iter().flatten() {
-        // If the output cannot be written, the command was done even so.
+        // A failed copy of the output does not change the result of the command.
         let _ = copied.join();
     }
     let exit = ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);

@@ -1,4 +1,4 @@
-//! `token-shield principal …`: stop everything that acts in one name.
+//! `token-shield principal …`: stops everything that acts for one principal.
 
 use clap::{Args, Subcommand};
 
@@ -13,7 +13,8 @@ pub(super) enum PrincipalCommand {
     /// Stop everything that acts for a principal, until it is released. Open streams end within a
     /// second.
     #[command(
-        after_help = "Example: token-shield principal suspend team:research --reason \"budget under review\""
+        after_help = "Example: token-shield principal suspend team:research --reason \"budget \
+            under review\""
     )]
     Suspend(ChangePrincipal),
     /// End the suspension of a principal, so that its agents may act again.
@@ -44,6 +45,7 @@ pub(super) struct ChangePrincipal {
 }
 
 impl PrincipalCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Suspend(stand) => stand.run(StatusVerb::Suspend, "suspended").await,
@@ -57,6 +59,7 @@ impl PrincipalCommand {
 }
 
 impl ChangePrincipal {
+    /// A change of a principal's status.
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let Self { principal, reason, offline, unregistered, place } = self;
         let command =

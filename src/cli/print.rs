@@ -1,5 +1,5 @@
-//! The output of commands. For people on a terminal: tables and sentences. For programs: one JSON
-//! object a line.
+//! The output of commands. On a terminal: tables and sentences for people. Otherwise: one JSON
+//! object in each line for programs.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -10,10 +10,11 @@ use super::Failure;
 use crate::config::Config;
 use crate::control::{GatewayIdentity, Reply};
 
-/// Prints the rows of a reply: a table on a terminal, otherwise one JSON object a line.
+/// Prints the rows of a reply: a table on a terminal, otherwise one JSON object in each line.
 pub(super) fn print(reply: &Reply, json: bool) -> Result<(), Failure> {
     if json || !std::io::stdout().is_terminal() {
         reply.rows.iter().for_each(|row| println!("{row}"));
+    // Output into a pipe is read by a program, so it has the same form as with --json.
     } else {
         print!("{}", tables(&reply.rows));
     }
@@ -67,6 +68,7 @@ pub(super) fn at(reply: &Reply) -> String {
 
 /// The members of a row, for people. A key's JWK is only for programs.
 fn cells(row: &Value) -> Vec<(&str, String)> {
+    // An ML-DSA-65 JWK has more than 2,600 characters, too many for a table.
     let members = row.as_object().into_iter().flatten().filter(|(name, _)| *name != "jwk");
     let shown = |value: &Value| match value {
         Value::Null => "-".to_owned(),
@@ -82,6 +84,7 @@ fn tables(rows: &[Value]) -> String {
     let names =
         |row: &[(&str, String)]| row.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
     let mut text = String::new();
+    // Rows of one reply may have different members, such as an agent and its tokens.
     for table in rows.chunk_by(|left, right| names(left) == names(right)) {
         let mut lines = vec![names(&table[0])];
         lines.extend(table.iter().map(|row| row.iter().map(|(_, cell)| cell.clone()).collect()));

@@ -1,4 +1,4 @@
-//! Searches for inference servers on their usual ports on this machine.
+//! Searches for inference servers on their usual ports of this machine.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// A server that answers.
+/// A server that has answered.
 pub(super) struct FoundServer {
-    /// Its name.
+    /// The name of its program.
     pub(super) name: &'static str,
     /// `HOST:PORT`.
     pub(super) authority: String,
-    /// Its profile.
+    /// The name of its profile.
     pub(super) profile: String,
-    /// Its models.
+    /// The names of its models.
     pub(super) models: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ const USUAL: [(&str, u16, &str); 5] = [
     ("SGLang", 30000, "sglang"),
 ];
 
-/// How long a server may take to list its models.
+/// The time limit for a server's list of models.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The servers that answer on their usual ports.
@@ -42,15 +42,17 @@ pub(super) async fn usual() -> Vec<FoundServer> {
     found
 }
 
-/// The models that a server lists.
+/// The models that a server lists. `None` if it does not answer in time.
 pub(super) async fn models(authority: &str, base_path: &str) -> Option<Vec<String>> {
     tokio::time::timeout(PATIENCE, ask(authority, base_path)).await.ok().flatten()
 }
 
+/// Requests the list of models.
 async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
     let stream = TcpStream::connect(authority).await.ok()?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    // The task drives the connection while the answer is read.
     let driver = tokio::spawn(connection);
     let request = hyper::Request::get(format!("{base_path}/v1/models"))
         .header("host", authority)
@@ -68,7 +70,7 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
     Some(ids.collect())
 }
 
-/// Whether a program on this machine listens on `port` beyond loopback, so that agents could bypass
+/// Whether a program on this machine listens on `port` on all addresses. Agents could then bypass
 /// the gateway.
 pub(super) fn open_beyond_loopback(port: u16) -> bool {
     let wanted = format!(":{port:04X}");
@@ -84,6 +86,8 @@ pub(super) fn open_beyond_loopback(port: u16) -> bool {
                     .split(':')
                     .next()
                     .is_some_and(|address| address.bytes().all(|digit| digit == b'0'));
+                // 0A is TCP_LISTEN, and an address of zeros means all addresses (proc(5),
+                // /proc/net/tcp).
                 state == "0A" && any && local.ends_with(&wanted)
             })
         })

@@ -35,6 +35,7 @@ pub(super) struct Rotate {
     place: GatewayArgs,
 }
 
+/// The path of `file` with `ending` added.
 fn beside(file: &Path, ending: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(ending);
@@ -42,6 +43,11 @@ fn beside(file: &Path, ending: &str) -> PathBuf {
 }
 
 impl Rotate {
+    /// Rotates the key, and prints the new key's id.
+    ///
+    /// # Errors
+    /// If the gateway does not know the old key, or a file cannot be written. Another run then
+    /// continues.
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let file = key_file(&config, self.key.clone());
@@ -52,6 +58,7 @@ impl Rotate {
         let done = self.with(&client, &old, (&file, &next)).await;
         client.close()?;
         let new = done?;
+        // After the gateway knows the new key. Before, its tokens would be refused.
         exchange(&file, &next, &old, &new)?;
         eprintln!(
             "{} has the new key; the old one is in {}",
@@ -89,8 +96,12 @@ impl Rotate {
             |key: &Jwk| keys.iter().find(|row| text(row, "kid") == Some(key.id().to_string()));
         let former = known(old).ok_or_else(|| {
             let shown = file.display();
-            format!("the gateway does not know the key in {shown}: import its public half first (token-shield keys import)")
+            format!(
+                "the gateway does not know the key in {shown}: import its public half first \
+                (token-shield keys import)"
+            )
         })?;
+        // After an interruption the file exists already. Its key is used again.
         if !next.exists() {
             generate(old.key().algorithm(), next)?;
             for made in [next, &public_file(next)] {
@@ -104,11 +115,17 @@ impl Rotate {
             )
         })?;
         let new = Jwk::of(begun.public()?);
+        // The file may be from an old, interrupted rotation. Its key may be revoked by now.
         let usable = known(&new).is_none_or(|row| text(row, "state").as_deref() == Some("active"));
         if !usable || new.key().algorithm() != old.key().algorithm() {
             let shown = next.display();
-            return Err(format!("{shown} has a key that may not sign, or of another algorithm: remove it and its .pub").into());
+            return Err(format!(
+                "{shown} has a key that may not sign, or of another algorithm: \
+                remove it and its .pub"
+            )
+            .into());
         }
+        // A second run finds the key registered and continues with the next step.
         if known(&new).is_none() {
             let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
             let reply = client.send(AdminRequest::Command(command)).await?;
@@ -135,7 +152,8 @@ impl Rotate {
     }
 }
 
-/// Gives a new file to the owner of the file beside it. The owner could not read a file of root's.
+/// Gives the new file `made` to the owner of the file `of`. The owner could not read a file of
+/// root's.
 fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
     let fault = |error: std::io::Error| format!("{}: {error}", made.display());
     let (owner, own) =
@@ -147,11 +165,12 @@ fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
     Ok(std::os::unix::fs::lchown(made, Some(owner.uid()), Some(owner.gid())).map_err(fault)?)
 }
 
+/// The path for the old key: the file's name with the first 8 characters of the key's id.
 fn old_file(file: &Path, old: &Jwk) -> PathBuf {
     beside(file, &format!(".{}", old.id().to_string().chars().take(8).collect::<String>()))
 }
 
-/// Replaces the old key's file in one step, so that there is always one.
+/// Replaces the old key's file in one step, so that a key file exists at every moment.
 fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failure> {
     let public = public_file(file);
     let listed = std::fs::read_to_string(&public).ok().and_then(|text| jwk::read_set(&text).ok());
@@ -159,10 +178,12 @@ fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failur
     if !keys.iter().any(|key| key.id() == new.id()) {
         keys.insert(0, Jwk::of(new.key().clone()));
     }
+    // The public file lists both keys, so that tokens of the old key stay valid during the overlap.
     durable::write_atomic(&public, jwk::write_set(&keys).as_bytes(), 0o644)?;
     keep_owner(file, &public)?;
     let kept = old_file(file, old);
     if !kept.exists() {
+        // The link keeps the old key. The rename below then replaces the name atomically.
         std::fs::hard_link(file, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;
     }
     std::fs::rename(next, file).map_err(|error| format!("{}: {error}", next.display()))?;
@@ -172,6 +193,7 @@ fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failur
         }
         _ => {}
     }
+    // Without this sync, a power failure could undo the rename.
     durable::sync_dir(
         file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")),
     )?;

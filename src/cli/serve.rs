@@ -1,4 +1,4 @@
-//! `token-shield serve`.
+//! `token-shield serve`: runs a gateway from a config file.
 
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
@@ -29,7 +29,7 @@ pub(super) struct Serve {
     take_over: bool,
 }
 
-/// A signal that turns true on SIGTERM or SIGINT.
+/// A receiver that turns true on SIGTERM or SIGINT.
 pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
     let (stop, stopped) = watch::channel(false);
     let (mut terminate, mut interrupt) =
@@ -40,20 +40,20 @@ pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
             _ = interrupt.recv() => {}
         }
         stop.send_replace(true);
-        // The sender must live until the end: receivers read a dropped one as an error.
+        // The sender must live until the end. Receivers report an error for a dropped one.
         stop.closed().await;
     });
     Ok(stopped)
 }
 
-/// The path and the words that this process was started with. A link stays a link, because it may
-/// lead to a newer version later. Called early, before a newer program replaces the file.
+/// The path and the arguments of this process. A symbolic link stays a link, because it may lead to
+/// a newer version later. Must be called early, before a newer program replaces the file.
 fn program() -> std::io::Result<Program> {
     let mut words = std::env::args_os();
     let named = words.next().map(PathBuf::from).unwrap_or_default();
     let path = match named.components().count() {
         0 => None,
-        // The shell searched PATH too.
+        // A name without a folder was found in PATH, so the same search is made here.
         1 => std::env::var_os("PATH").and_then(|folders| {
             std::env::split_paths(&folders)
                 .map(|folder| folder.join(&named))
@@ -68,15 +68,15 @@ fn program() -> std::io::Result<Program> {
     Ok(Program { path, words: words.collect() })
 }
 
-/// Whether that path leads to the program of this process.
+/// Whether the path leads to the program of this process.
 fn is_this_program(path: &Path) -> bool {
     let identity =
         |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     identity(path).is_some_and(|found| Some(found) == identity(Path::new("/proc/self/exe")))
 }
 
-/// The program and the words for a successor with the same config. A config that was found is
-/// named.
+/// The program and the arguments for a successor with the same config. If the config was found by a
+/// search, its path is added.
 fn named(mut program: Program, target: &GatewayTarget) -> Result<Program, Failure> {
     if !target.named {
         program
@@ -87,6 +87,7 @@ fn named(mut program: Program, target: &GatewayTarget) -> Result<Program, Failur
 }
 
 impl Serve {
+    /// Runs the gateway until a stop or the end of its drain.
     pub(super) async fn run(self) -> Result<(), Failure> {
         logs::start(self.log)?;
         // Before everything else: without a handler, these signals would end the process.
@@ -121,6 +122,8 @@ impl Serve {
         config: Config,
     ) -> Result<(App, Listeners), Failure> {
         if self.take_over {
+            // Everything that can fail without the log comes first. The running gateway pauses only
+            // after it.
             let prepared = PreparedGateway::new(config.clone(), Some(target.config.clone()))?;
             let keyring = prepared.keys().await?;
             let (asked, source) = (config.clone(), target.config.clone());
@@ -132,17 +135,19 @@ impl Serve {
             if let Some(taken) = taken.await?? {
                 return Ok(taken);
             }
+            // The former process may have died during the exchange.
             free(&config).await;
             tracing::info!("no gateway runs with this config: starting as usual");
         }
         let app = App::build(config.clone(), Some(target.config.clone()))?;
+        // After the log: its lock proves that no other gateway uses these socket paths.
         let listeners = Listeners::bind(&config).await?.with_handover(&config)?;
         Ok((app, listeners))
     }
 }
 
-/// Waits at most two seconds until the log's lock is free: a process that dies closes its
-/// descriptors one after the other. The start itself shows whether the lock is free.
+/// Waits at most two seconds until the log's lock is free. A process that dies closes its
+/// descriptors one after the other. The start itself reports whether the lock is free.
 async fn free(config: &Config) {
     for _ in 0..40 {
         if !crate::audit::store::log::is_locked(&config.audit) {

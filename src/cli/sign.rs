@@ -1,4 +1,4 @@
-//! Signing a token for the gateway of a config.
+//! Signs a token for the gateway of a config.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ pub(super) struct TokenContent {
     pub(super) limits: Vec<Constraint>,
     pub(super) ttl: Duration,
     pub(super) issuer: Option<String>,
-    /// The key that may sign children, and how many tokens the chain may have.
+    /// The key of the holder who may sign children, and the maximum of tokens in the chain.
     pub(super) holder: Option<(jwk::Jwk, u64)>,
 }
 
 impl TokenContent {
-    /// A bearer token without limits.
+    /// The content of a bearer token without limits.
     pub(super) fn for_agent(agent: AgentName, ttl: Duration) -> Self {
         Self {
             agent,
@@ -50,6 +50,7 @@ pub(super) fn sign(
         None => issuers.first().filter(|_| issuers.len() == 1),
     };
     let issuer = issuer.ok_or("name one of the config's issuers with --issuer")?;
+    // The gateway would refuse such a token. An error here names the cause.
     let now = SystemClock::start().now();
     if wanted.ttl > issuer.ttl_max {
         let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
@@ -58,10 +59,12 @@ pub(super) fn sign(
         )
         .into());
     }
+    // Without a principal, the agent acts for the team of its namespace.
     let principal = match wanted.principal {
         Some(principal) => principal,
         None => format!("team:{}", wanted.agent.namespace()).parse()?,
     };
+    // The random part makes the token's id (jti) unique.
     let random = u128::from_be_bytes(entropy()?);
     let mut request = mint::MintRequest::new(
         (&issuer.iss, &issuer.aud),
@@ -70,6 +73,7 @@ pub(super) fn sign(
         (now, wanted.ttl),
         random,
     );
+    // For the same reason: the gateway refuses a principal that the issuer may not speak for.
     if !issuer.principals.include(request.principal.as_str()) {
         let ours = issuer.principals.in_words();
         return Err(format!(

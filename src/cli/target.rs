@@ -10,7 +10,7 @@ use super::fault::CliFault;
 
 /// The config's name in a data folder.
 const CONFIG: &str = "token-shield.toml";
-/// Where a packaged gateway has its config.
+/// The path of a packaged gateway's config.
 const SYSTEM: &str = "/etc/token-shield/token-shield.toml";
 /// The environment variable with the data folder.
 const DATA: &str = "TOKEN_SHIELD_DATA";
@@ -36,7 +36,8 @@ pub(super) struct GatewayArgs {
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct LogArgs {
     /// A log's folder, such as a copy: the folder that contains e000001.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "config"], help_heading = "Which log")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["data", "config"], help_heading = "Which \
+        log")]
     dir: Option<PathBuf>,
     /// A gateway's data folder. Its log is DIR/audit.
     #[arg(long, value_name = "DIR", help_heading = "Which log")]
@@ -82,7 +83,7 @@ impl LogArgs {
     }
 }
 
-/// The gateway that a command is for.
+/// The gateway for which a command is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GatewayTarget {
     /// Its config. The file may be missing if a data folder was named.
@@ -94,10 +95,12 @@ pub(super) struct GatewayTarget {
 }
 
 impl GatewayTarget {
+    /// A gateway with this config.
     fn of_config(config: PathBuf, named: bool) -> Self {
         Self { config, data: None, named }
     }
 
+    /// A gateway with this data folder. The config is in it.
     fn of_data(data: PathBuf, named: bool) -> Self {
         Self { config: data.join(CONFIG), data: Some(data), named }
     }
@@ -115,8 +118,8 @@ impl GatewayTarget {
     }
 }
 
-/// The addresses in a config. The rest of the config is not checked, so that agents can be stopped
-/// also if it has faults.
+/// The addresses in a config. The rest of the config is not checked, so that agents can also be
+/// stopped while the config has faults.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
     pub(super) data: PathBuf,
@@ -130,6 +133,8 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
+    /// Reads the addresses.
+    ///
     /// # Errors
     /// If the file cannot be read or is not TOML.
     pub(super) fn read(path: &Path) -> Result<Self, CliFault> {
@@ -159,6 +164,7 @@ impl GatewayArgs {
     /// # Errors
     /// If none is named or found, several are found, or the found one is not trusted.
     pub(super) fn find(&self) -> Result<GatewayTarget, CliFault> {
+        // Options come before the environment, and the environment before a search.
         if let Some(target) = named(self.config.clone(), self.data.clone())? {
             return Ok(target);
         }
@@ -195,6 +201,10 @@ pub(super) fn own_folder(given: Option<PathBuf>) -> Result<PathBuf, CliFault> {
     Ok(folder)
 }
 
+/// The gateway with this config, this data folder, or both. `None` if neither is given.
+///
+/// # Errors
+/// If the config names another data folder.
 fn named(
     config: Option<PathBuf>,
     data: Option<PathBuf>,
@@ -219,6 +229,7 @@ fn named(
     }
 }
 
+/// Whether two paths lead to the same file.
 fn same(left: &Path, right: &Path) -> bool {
     left == right
         || fs::canonicalize(left)
@@ -226,8 +237,8 @@ fn same(left: &Path, right: &Path) -> bool {
             .is_some_and(|left| fs::canonicalize(right).is_ok_and(|right| left == right))
 }
 
-/// The one gateway that is found in the folder `here` or in the system's place. `uid` is the
-/// caller.
+/// The gateway that is found in the folder `here` or at the system's path. `uid` is the caller. It
+/// must be the only one.
 fn found(here: &Path, system: &Path, uid: u32) -> Result<GatewayTarget, CliFault> {
     let (own, data) = (here.join(CONFIG), here.join("data"));
     let mut candidates: Vec<(PathBuf, GatewayTarget)> = Vec::new();
@@ -260,6 +271,7 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<GatewayTarget, CliFault
                 system.display()
             ),
         )),
+        // A config that another user can write could make root act on any folder.
         [(path, target)] => trusted(path, uid).map(|()| target.clone()),
         several => {
             let paths: Vec<String> = several.iter().map(|(path, _)| shown(path)).collect();
@@ -271,10 +283,12 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<GatewayTarget, CliFault
     }
 }
 
+/// A path for messages.
 fn shown(path: &Path) -> String {
     if path.is_absolute() { path.display().to_string() } else { format!("./{}", path.display()) }
 }
 
+/// The error for a gateway that was found and is not trusted.
 fn not_trusted(path: &Path, why: &str) -> CliFault {
     let why = format!(
         "{} is found, not named, and {why}; name it with --config FILE or --data DIR",
@@ -287,6 +301,7 @@ fn not_trusted(path: &Path, why: &str) -> CliFault {
 fn trusted(path: &Path, uid: u32) -> Result<(), CliFault> {
     let unreadable =
         |error| CliFault::failed("not-trusted", format!("{}: {error}", path.display()));
+    // Both the link and its target: the owner of either can change what is read.
     for found in [fs::symlink_metadata(path), fs::metadata(path)] {
         let owner = found.map_err(unreadable)?.uid();
         if owner != 0 && owner != uid {
@@ -296,7 +311,7 @@ fn trusted(path: &Path, uid: u32) -> Result<(), CliFault> {
     closed(path, &fs::canonicalize(path).map_err(unreadable)?)
 }
 
-/// Checks that no folder above `whole`, the absolute path of `path`, may be written by everybody.
+/// Checks that no folder above `whole`, the absolute path of `path`, is writable by everybody.
 fn closed(path: &Path, whole: &Path) -> Result<(), CliFault> {
     for (distance, folder) in whole.ancestors().enumerate() {
         let Ok(found) = fs::metadata(folder) else { continue };
@@ -374,7 +389,7 @@ mod tests {
     fn what_others_may_have_put_there_is_refused() {
         let folder = Folder::new();
         folder.put("token-shield.toml", "data = \"data\"\n");
-        // What is root's is trusted by everybody.
+        // A file of root's is trusted for every caller.
         let caller = if own() == 0 { 0 } else { own() + 1 };
         if own() == 0 {
             std::os::unix::fs::chown(folder.0.path().join("token-shield.toml"), Some(12_345), None)

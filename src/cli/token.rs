@@ -1,4 +1,4 @@
-//! `token-shield token …`.
+//! `token-shield token …`: issues, delegates, shows, verifies and revokes tokens.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,7 +34,8 @@ use crate::token::{Presented, handle, inspect, verify};
 pub(super) enum TokenCommand {
     /// Sign a token, register it, and print it.
     #[command(
-        after_help = "Example: token-shield token issue --agent research/summarizer --principal team:research \\\n             \
+        after_help = "Example: token-shield token issue --agent research/summarizer --principal \
+            team:research \\\n             \
         --model llama-3.1-8b --rpm 60 --ttl 1h"
     )]
     Issue(Box<Issue>),
@@ -44,7 +45,8 @@ pub(super) enum TokenCommand {
     VerifyVectors(Vectors),
     /// Delegate a token: sign a narrower one offline, and print the chain.
     #[command(
-        after_help = "Example: token-shield token delegate --parent parent.token --holder-key holder.jwk \\\n             \
+        after_help = "Example: token-shield token delegate --parent parent.token --holder-key \
+            holder.jwk \\\n             \
         --name reader --ttl 10m --rpm 10"
     )]
     Delegate(Delegate),
@@ -62,9 +64,8 @@ pub(super) enum TokenCommand {
     #[command(after_help = adopt::HELP)]
     Adopt(Adopt),
     /// Refuse a token or a handle permanently.
-    #[command(
-        after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD --reason \"leaked\""
-    )]
+    #[command(after_help = "Example: token-shield token revoke 01JB7Q2FZKX3V9T4M8N6P5R0SD \
+            --reason \"leaked\"")]
     Revoke(RevokeToken),
 }
 
@@ -139,7 +140,7 @@ pub(super) struct RevokeToken {
     place: GatewayArgs,
 }
 
-/// The id of a token or handle, which may be printed. Other input may be a secret, and is not
+/// The id of a token or handle, which may be printed. Any other input may be a secret, and is not
 /// repeated.
 fn id_of(given: &str) -> Option<String> {
     let own =
@@ -148,6 +149,7 @@ fn id_of(given: &str) -> Option<String> {
 }
 
 impl TokenCommand {
+    /// Executes the command.
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Issue(issue) => issue.run().await,
@@ -185,6 +187,7 @@ impl TokenCommand {
                 } else {
                     token
                 };
+                // Before the command: the input may be a secret, and only its id may be printed.
                 let id = id_of(&token);
                 let command = Command::TokenRevoke { token, reason };
                 let reply = send_stop(&place, offline, AdminRequest::Command(command)).await?;
@@ -197,6 +200,7 @@ impl TokenCommand {
 }
 
 impl Issue {
+    /// Signs a token, registers it, and prints it or its handle.
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let key = signing_key(&key_file(&config, self.key))?;
@@ -207,11 +211,13 @@ impl Issue {
                 .iter()
                 .any(|model| model.name == *name || model.aliases.contains(name))
         };
+        // The model may be added to the config later, so this is only a note.
         for model in self.allowed.models.iter().filter(|model| !known(model)) {
             eprintln!("note: the config has no model {model:?}");
         }
         let holder = self.holder_key.as_deref().map(public_key).transpose()?;
         let mut limits = self.allowed.limits()?;
+        // Without this constraint, each child needs a holder's key.
         if self.bearer_children {
             limits.push(Constraint::bearer_children()?);
         }
@@ -251,8 +257,8 @@ impl Issue {
 }
 
 /// Records that a token was signed and not registered, and returns the record's index. The owner of
-/// the signing key could sign without this program. So a token that cannot be recorded is signed
-/// even so, with a note.
+/// the signing key could sign without this program. So a token is printed with a note even if it
+/// cannot be recorded.
 async fn recorded(place: &GatewayArgs, config: &Config, token: &str) -> Option<u64> {
     if !config.audit.dir.exists() && !config.proxy.admin.exists() {
         eprintln!("note: not recorded: the gateway and its log are not on this machine");
@@ -273,6 +279,7 @@ async fn recorded(place: &GatewayArgs, config: &Config, token: &str) -> Option<u
 }
 
 impl Given {
+    /// The token or handle, from the argument or from standard input.
     fn read(&self) -> Result<String, Failure> {
         if self.token == "-" {
             Ok(std::io::read_to_string(std::io::stdin())?)
@@ -281,8 +288,8 @@ impl Given {
         }
     }
 
-    /// Asks the gateway, or its state if it does not run. `--offline` uses only the config's JWK
-    /// Sets.
+    /// Verifies with the gateway, or with its state if it does not run. `--offline` uses only the
+    /// config's JWK Sets.
     async fn verify(&self) -> Result<(), Failure> {
         let text = self.read()?;
         let row = if self.offline {
@@ -293,6 +300,7 @@ impl Given {
                 eprintln!("warning: {fault}");
             }
             let presented = Presented::read(text.trim())?;
+            // Two independent implementations must agree on each signature.
             let verified = verify(&presented, &keyring, &Both, SystemClock::start().now())?;
             accepted_view(&verified)
         } else {

@@ -1,4 +1,4 @@
-//! `token-shield upgrade`: the running gateway starts its successor.
+//! `token-shield upgrade`: makes the running gateway start its successor.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
@@ -12,7 +12,7 @@ use super::target::Addresses;
 use super::{Failure, GatewayArgs};
 use crate::app::handover::{Upgraded, Word, receive, send, socket};
 
-/// How long a successor may take to read its config and to take over.
+/// The time limit for a successor to read its config and to take over.
 const DONE_MAX: Duration = Duration::from_secs(150);
 
 #[derive(Args)]
@@ -22,11 +22,17 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
+    /// Asks the running gateway to start its successor, and waits for the result.
+    ///
+    /// # Errors
+    /// If no gateway runs, or it refuses. It then continues to serve.
     pub(super) fn run(&self) -> Result<(), Failure> {
         // The successor reads the config and reports its faults.
         let target = self.place.find()?;
         let data = target.data_folder()?;
         let path = socket(&data);
+        // The former process serves until its successor is ready, so an error here changes no
+        // state.
         let stream = UnixStream::connect(&path).map_err(|error| unreached(&path, &error))?;
         stream.set_read_timeout(Some(DONE_MAX))?;
         let answer = send(&stream, &Word::Upgrade, &[]).and_then(|()| receive(&stream));
@@ -36,7 +42,8 @@ impl Upgrade {
         match word {
             Word::Done(Upgraded { pid, version }) => {
                 let what = format!(
-                    "process {pid}, version {version}, serves; the former process finishes its streams"
+                    "process {pid}, version {version}, serves; the former process finishes its \
+                        streams"
                 );
                 if self.place.json {
                     let name =
@@ -66,6 +73,7 @@ impl Upgrade {
     }
 }
 
+/// The error if the socket of take-overs cannot be reached.
 fn unreached(path: &Path, error: &io::Error) -> CliFault {
     let shown = path.display();
     if error.kind() == ErrorKind::PermissionDenied {
@@ -74,6 +82,7 @@ fn unreached(path: &Path, error: &io::Error) -> CliFault {
             format!("{shown}: {error}; run this as the gateway's user, or as root"),
         );
     }
-    let hint = "no gateway that can be upgraded runs there: token-shield serve starts one, but dev does not";
+    let hint = "no gateway that can be upgraded runs there: token-shield serve starts one, but dev \
+        does not";
     CliFault::failed("not-running", format!("{shown}: {error}; {hint}"))
 }

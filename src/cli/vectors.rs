@@ -17,7 +17,7 @@ use crate::token::{
     IssuerPolicy, LIST_MAX, PostQuantum, Presented, Principals, jwk, verify, verify_signatures,
 };
 
-/// The longest lifetime of a token if a vector has none: no limit.
+/// The longest lifetime of a token if a vector has no limit, in seconds.
 const EVER: u64 = u64::MAX;
 
 #[derive(Args)]
@@ -35,8 +35,8 @@ pub(super) struct Vectors {
     json: bool,
 }
 
-/// One line. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy. Without them,
-/// everything is allowed.
+/// One test vector. `namespaces`, `ttl_max` (seconds) and `pq` are the issuer's policy. Without
+/// them, every value is allowed.
 #[derive(Deserialize)]
 struct Vector {
     id: serde_json::Value,
@@ -54,6 +54,10 @@ struct Vector {
 }
 
 impl Vectors {
+    /// Prints one result for each vector, in order.
+    ///
+    /// # Errors
+    /// If a line is not a vector.
     pub(super) fn run(self) -> Result<(), Failure> {
         let input: Box<dyn BufRead> = if self.file == Path::new("-") {
             Box::new(BufReader::new(std::io::stdin()))
@@ -73,6 +77,7 @@ impl Vectors {
             let verdict = vector
                 .verdict(self.signature_only)
                 .map_err(|why| format!("line {}: {why}", place + 1))?;
+            // The output has the code alone: a message may contain parts of the token.
             let code = verdict.err().map(|refusal| refusal.code.as_str());
             writeln!(
                 out,
@@ -109,6 +114,7 @@ impl Vector {
         };
         let keyring = Keyring::new();
         keyring.set_issuers(vec![IssuerKeys { policy: Arc::new(policy), keys }]);
+        // The time comes from the vector, so that its result never changes.
         let now = self.now.checked_mul(1000).map(Timestamp).ok_or("now: out of range")?;
         Ok(Presented::read(&self.token).and_then(|presented| {
             if signature_only {

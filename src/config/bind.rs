@@ -1,4 +1,4 @@
-//! From tables to settings.
+//! Converts the tables of a config to settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -23,6 +23,7 @@ use crate::proxy::settings::{
     Auditors, Listen, ProxySettings as Proxy, Timeouts, Tls, UpstreamSettings,
 };
 
+/// Parses a config's text and collects all faults.
 pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     let book = FaultCollector::new(text);
     let empty = DeTable::default();
@@ -30,6 +31,7 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
         Ok(root) => root,
         Err(error) => {
             book.fault(error.span().map_or(0, |span| span.start), "toml", error.message());
+            // `close` returns the fault. The next line is only for the type.
             book.close()?;
             return Err(Faults(Vec::new()));
         }
@@ -39,14 +41,16 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
         read(section, base, &empty)
     };
     book.close()?;
+    // The hash covers the text as read, so records name exactly this config.
     config.map(|config| Config { policy: policy(text), ..config }).ok_or(Faults(Vec::new()))
 }
 
-/// The hash of a config's text, as it is in records.
+/// The hash of a config's text, as in records.
 pub(super) fn policy(text: &str) -> String {
     crate::id::TokenId(sha256(text.as_bytes())).to_string()
 }
 
+/// Reads all sections; `None` if a required value is missing.
 fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Config> {
     let name = root.required("name");
     let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
@@ -77,7 +81,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
     metrics.close();
     let sockets = Sockets::read(root.table("listen", empty), base, &data, empty, &mut warnings);
-    // All sections are closed before a missing value ends the reading. So one error lists all
+    // All sections are closed before a missing value ends the function. So one error lists all
     // faults.
     let (audit, keep, auditors) = audit(
         root.table("audit", empty),
@@ -103,13 +107,16 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     Some(Config { name: name?, data, guard, proxy, audit, keep, policy: String::new(), warnings })
 }
 
-/// Upstreams, and the models that they serve.
+/// The upstreams, and the models that they serve.
 struct Routes {
+    /// The upstreams, in the order of the config.
     upstreams: Vec<UpstreamSettings>,
+    /// The models, in the order of the config.
     models: Vec<Model>,
 }
 
 impl Routes {
+    /// Reads `[[upstream]]` and `[[model]]`.
     fn read<'t>(root: &Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Self {
         let upstreams: Vec<UpstreamSettings> = root
             .tables("upstream")
@@ -127,6 +134,7 @@ impl Routes {
             names.push(model.name.as_str());
             names.extend(model.aliases.iter().map(String::as_str));
         }
+        // An alias must be unique too, because a request names a model by it.
         unique(root, "model", names.into_iter());
         Self { upstreams, models }
     }
@@ -139,23 +147,33 @@ fn classes<'t>(root: &Section<'t>, empty: &'t DeTable<'t>) -> BTreeMap<String, C
         let class = class(&name, section, empty);
         classes.insert(name, class);
     }
+    // An unregistered agent has the class `default`, so it must exist.
     classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
     classes
 }
 
 /// The section `limits`.
 struct Limits {
+    /// Requests in a second that a peer's network may send without a valid token.
     peer_rps: u32,
+    /// Verifications in a second that are charged to one root token.
     root_rps: u32,
+    /// The number of verified tokens in the cache.
     token_cache: usize,
+    /// The bytes of one request body.
     body_max: u64,
+    /// The bytes of all request bodies in memory.
     bodies_max: u64,
+    /// The number of connections.
     connections_max: usize,
+    /// The number of connections from one peer.
     peer_connections_max: usize,
+    /// The lengths of answers.
     answers: AnswerLimits,
 }
 
 impl Limits {
+    /// Reads the section, with the default values.
     fn read(section: Section<'_>) -> Self {
         let count = |key, fallback| {
             section.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback)
@@ -180,14 +198,18 @@ impl Limits {
 
 /// The section `listen`.
 struct Sockets {
-    /// None after a fault.
+    /// `None` after a fault.
     listen: Option<Listen>,
+    /// The address of the metrics.
     metrics: SocketAddr,
+    /// The path of the admin socket.
     admin: PathBuf,
+    /// The networks of proxies that may name the peer.
     trusted_proxies: Vec<IpNet>,
 }
 
 impl Sockets {
+    /// Reads the section, with the default values.
     fn read<'t>(
         section: Section<'t>,
         base: &Path,
@@ -223,7 +245,7 @@ fn answers(limits: &Section<'_>) -> AnswerLimits {
     }
 }
 
-/// The log.
+/// The settings of the log, of its retention, and of the auditors.
 fn audit(
     section: Section<'_>,
     (data, name): (&Path, &str),
@@ -244,6 +266,7 @@ fn audit(
     log.epoch_max = section.duration("epoch").unwrap_or(log.epoch_max);
     let to = section.text("archive").map(|path| base.join(path));
     let keep = section.duration("keep").map(|keep| Keep { keep, to: to.clone() });
+    // Without an age, no record would ever be moved.
     if to.is_some() && keep.is_none() {
         section.fault("archive", "needs keep, the age at which records are moved there");
     }
@@ -252,7 +275,7 @@ fn audit(
     (log, keep, auditors)
 }
 
-/// Who may read the log's tree.
+/// The access of auditors to the log's tree.
 fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
     let socket = section.parsed("listen", "\"unix:PATH\"", |text| {
         text.strip_prefix("unix:").map(|path| base.join(path))
@@ -265,6 +288,7 @@ fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
     }
 }
 
+/// Reports names that occur twice.
 fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item = &'n str>) {
     let mut seen = BTreeSet::new();
     for name in names {
@@ -274,6 +298,7 @@ fn unique<'n>(root: &Section<'_>, key: &'static str, names: impl Iterator<Item =
     }
 }
 
+/// The address and TLS settings of the API; `None` after a fault.
 fn listen<'t>(
     section: &Section<'t>,
     base: &Path,
@@ -302,6 +327,7 @@ fn listen<'t>(
     if danger {
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
     }
+    // Tokens are bearer tokens. Without TLS, anyone on the network path could read and use them.
     if tls.is_none() && !address.ip().is_loopback() && !danger {
         section.fault(
             "api",
@@ -312,6 +338,7 @@ fn listen<'t>(
     Some(Listen { publish_keys, address, tls })
 }
 
+/// Reads the section `timeouts`, with the default values.
 fn timeouts(section: Section<'_>) -> Timeouts {
     let time = |key, seconds| section.duration(key).unwrap_or(Duration::from_secs(seconds));
     let timeouts = Timeouts {

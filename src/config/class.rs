@@ -25,6 +25,7 @@ pub(super) fn tightest(name: &str) -> Class {
     }
 }
 
+/// Reads the rates and the number of requests in flight.
 pub(super) fn caps(section: &Section<'_>) -> Caps {
     Caps {
         rps: section.number("rps"),
@@ -34,15 +35,18 @@ pub(super) fn caps(section: &Section<'_>) -> Caps {
     }
 }
 
+/// Reads a section that has only caps.
 pub(super) fn caps_alone(section: Section<'_>) -> Caps {
     let caps = caps(&section);
     section.close();
     caps
 }
 
+/// Reads `[class.NAME]`. A missing key has the value of [`tightest`].
 pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>) -> Class {
     let tightest = tightest(name);
     let mut caps = caps(&section);
+    // A class without any rate would be unlimited, so the default rate applies.
     if caps.rps.is_none() && caps.rpm.is_none() {
         caps.rpm = tightest.caps.rpm;
     }
@@ -64,6 +68,7 @@ pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>
     if !(1..=1000).contains(&weight) {
         section.fault("weight", "must be from 1 to 1000");
     }
+    // The fault above already refuses a larger value.
     let weight = u32::try_from(weight).unwrap_or(1);
     section.close();
     Class {

@@ -1,4 +1,4 @@
-//! Which endpoints are controlled, and what the filters of each class do.
+//! The section `egress`: the controlled endpoints, and the filters of each class.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -14,12 +14,12 @@ use crate::guard::settings::{
     Answers, Called, FetchSettings, RequestFilterAction, Requests, ResponseFilterAction,
 };
 
-/// Where resolvers listen (RFC 1035 section 4.2).
+/// The port of resolvers (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
-/// The most pieces of content that one request may need: a record lists no more.
+/// The maximum number of contents that one request may need. A record lists no more.
 const COUNT_MAX: usize = 16;
 
-/// The lists by use, the settings for fetches, and the tools by which agents reach out.
+/// The lists by use, the settings for fetches, and the tools with which agents fetch URLs.
 pub(super) fn lists<'t>(
     section: Section<'t>,
     base: &Path,
@@ -31,8 +31,13 @@ pub(super) fn lists<'t>(
             match text.parse() {
                 Ok(entry) => entries.push(entry),
                 Err(why) => {
-                    section
-                        .fault(key, format!("{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (the default port is 443): {why}"));
+                    section.fault(
+                        key,
+                        format!(
+                            "{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (the \
+                            default port is 443): {why}"
+                        ),
+                    );
                 }
             }
         }
@@ -56,6 +61,7 @@ pub(super) fn lists<'t>(
             ),
         }
     }
+    // Only calls of these tools are checked against the tunnel list.
     if tools.is_empty() && !lists.tunnel.is_empty() {
         section
             .fault("tunnel", "has no effect without fetch_tools; a rule without effect is refused");
@@ -64,6 +70,7 @@ pub(super) fn lists<'t>(
     (lists, fetch, tools)
 }
 
+/// Reads `egress.fetch`, with the default values.
 fn fetch(section: Section<'_>, base: &Path) -> FetchSettings {
     let resolver = |text: &str| {
         text.parse()
@@ -91,7 +98,7 @@ fn fetch(section: Section<'_>, base: &Path) -> FetchSettings {
     fetch
 }
 
-/// What the response filter of a class does.
+/// The actions of a class's response filter.
 pub(super) fn answers(section: Section<'_>) -> Answers {
     let reply = |key| {
         let replies = [
@@ -108,7 +115,7 @@ pub(super) fn answers(section: Section<'_>) -> Answers {
     answers
 }
 
-/// What the request filter of a class does.
+/// The actions of a class's request filter.
 pub(super) fn requests(section: Section<'_>) -> Requests {
     let content = [
         ("block", RequestFilterAction::Block),

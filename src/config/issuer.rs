@@ -1,4 +1,4 @@
-//! From `[[issuer]]` and `[principal]` to settings.
+//! Converts `[[issuer]]` and `[principal]` to settings.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,11 +12,11 @@ use crate::guard::settings::{Caps, Issuer, Jwks};
 use crate::proxy::settings::ServerAddress;
 use crate::token::{LIST_MAX, PostQuantum, Principals};
 
-/// A token of 40 KiB cannot have a longer list.
+/// The maximum of `token_list`. A token of 40 KiB cannot have a longer list.
 const LIST_CAP: usize = 4096;
 
 /// The principals that an issuer may speak for. The default of a single issuer is all principals.
-/// If there are `several`, each needs the key: a principal's limits, prompt cache and records must
+/// If there are `several`, each needs the key. A principal's limits, prompt cache and records must
 /// belong to one issuer.
 fn principals(section: &Section<'_>, several: bool) -> Principals {
     let principals = section.texts("principals");
@@ -33,14 +33,15 @@ fn principals(section: &Section<'_>, several: bool) -> Principals {
         );
     }
     if principals.is_empty() && several {
-        let fault = "must name the principals that this issuer may speak for, because there are several issuers \
+        let fault = "must name the principals that this issuer may speak for, because there are \
+            several issuers \
                      (\"team:research\", \"support:*\", or \"*\" for all)";
         section.fault("principals", fault);
     }
     if principals.is_empty() { Principals::all() } else { Principals::of(principals) }
 }
 
-/// Caps of principals, by issuer and name.
+/// The caps of principals, by issuer and name.
 pub(super) type CapsOfPrincipals = BTreeMap<String, BTreeMap<String, Caps>>;
 
 /// The issuers, and the caps of their principals.
@@ -58,11 +59,12 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPr
     (issuers, principals)
 }
 
-/// Tells each issuer which patterns belong to the others. The same pattern at two issuers is
-/// refused, because a principal belongs to one issuer.
+/// Gives each issuer the patterns of the other issuers. The same pattern at two issuers is refused,
+/// because a principal belongs to one issuer.
 fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
     let patterns: Vec<Vec<String>> =
         issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
+    // All patterns were copied before, because each issuer is changed here.
     for (place, issuer) in issuers.iter_mut().enumerate() {
         let others = patterns.iter().enumerate().filter(|(other, _)| *other != place);
         issuer.principals = issuer
@@ -81,16 +83,18 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
                 continue;
             };
             let fault = format!(
-                "{} and {} both have {pattern:?} in principals; a principal belongs to one issuer, the one with the most exact \
+                "{} and {} both have {pattern:?} in principals; a principal belongs to one issuer, \
+                    the one with the most exact \
                  match (\"support:*\" before \"*\")",
                 one.iss, other.iss
             );
+            // Each pair is reported, so the operator sees all conflicts at once.
             root.fault("issuer", fault);
         }
     }
 }
 
-/// Binds `[principal."NAME"]` to the issuer that the principal belongs to.
+/// Assigns `[principal."NAME"]` to the issuer of the principal.
 fn principal(
     root: &Section<'_>,
     issuers: &[Issuer],
@@ -106,12 +110,14 @@ fn principal(
         }
         return;
     };
+    // Two sections for one principal would give it two sets of limits.
     let former = into.entry(issuer.iss.clone()).or_default().insert(name.clone(), caps);
     if former.is_some() {
         root.fault("principal", format!("{name:?} already has caps of its own at its [[issuer]]"));
     }
 }
 
+/// Reads one `[[issuer]]`; `None` if a required value is missing.
 fn issuer(
     section: Section<'_>,
     base: &Path,
@@ -120,6 +126,8 @@ fn issuer(
 ) -> Option<Issuer> {
     let (iss, aud) = (section.required("iss"), section.required("aud"));
     let namespaces = section.texts("namespaces");
+    // There is no default for all namespaces: a second issuer could otherwise speak for the agents
+    // of the first.
     if namespaces.is_empty() {
         section.fault(
             "namespaces",
@@ -136,8 +144,11 @@ fn issuer(
     let ca = section.text("jwks_ca").map(|path| base.join(path));
     let jwks = section.text("jwks").map(|text| match text.contains("://") {
         true => Jwks::Url { url: text, ca: ca.clone() },
+        // A text without a scheme is a path.
         false => Jwks::File(base.join(text)),
     });
+    // The keys decide which tokens are valid. Over plain HTTP anyone on the path could replace
+    // them.
     if let Some(Jwks::Url { url, .. }) = &jwks
         && !target(url, base, None)
             .is_some_and(|(target, _)| matches!(target, ServerAddress::Tls { .. }))
@@ -165,6 +176,7 @@ fn issuer(
         .map(|(name, section)| (name, caps_alone(section)))
         .collect();
     section.close();
+    // A missing value ends the function only here, after all other faults were found.
     let (iss, aud) = (iss?, aud?);
     caps.entry(iss.clone()).or_default().extend(own);
     Some(Issuer {

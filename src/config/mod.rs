@@ -1,5 +1,5 @@
-//! From the file to a checked [`Config`]. One error lists all faults, each with its key, its line
-//! and the allowed values.
+//! Reads a config file into a checked [`Config`]. One error lists all faults, each with its key,
+//! its line and the allowed values.
 
 mod bind;
 mod class;
@@ -20,10 +20,10 @@ use crate::proxy;
 pub use section::{ConfigFault, Faults};
 pub use units::{bytes, duration};
 
-/// A config that was checked.
+/// A checked config.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The gateway's name: the origin of its log, and in metrics.
+    /// The gateway's name: the origin of its log, and a label in metrics.
     pub name: String,
     /// The data folder.
     pub data: PathBuf,
@@ -33,11 +33,11 @@ pub struct Config {
     pub proxy: proxy::settings::ProxySettings,
     /// The settings of the log.
     pub audit: log::LogSettings,
-    /// How long records are kept. `None`: for ever.
+    /// How long records are kept. `None` means without limit.
     pub keep: Option<Keep>,
     /// The hash of the config's text: SHA-256 in base64url, `policy` in records.
     pub policy: String,
-    /// Settings that weaken the gateway. Logged at every start.
+    /// Settings that weaken the gateway. They are logged at every start.
     pub warnings: Vec<String>,
 }
 
@@ -49,13 +49,13 @@ pub fn read(text: &str, base: &Path) -> Result<Config, Faults> {
     bind::config(text, base)
 }
 
-/// The hash of a config's text, as it is in records: SHA-256 in base64url.
+/// The hash of a config's text, as in records: SHA-256 in base64url.
 #[must_use]
 pub fn policy(text: &str) -> String {
     bind::policy(text)
 }
 
-/// The target of an upstream's URL, and the part of its path before `/v1`. `None`: the URL is
+/// The target of an upstream's URL, and the part of its path before `/v1`. `None` if the URL is
 /// invalid.
 #[must_use]
 pub fn upstream_url(url: &str) -> Option<(proxy::settings::ServerAddress, String)> {

@@ -1,5 +1,5 @@
-//! One table of the config while it is read. Typed look-ups collect all faults; they do not stop at
-//! the first one.
+//! One table of the config during reading. The typed look-ups collect all faults and continue after
+//! each one.
 
 use crate::suggest::nearest;
 use std::cell::RefCell;
@@ -18,13 +18,13 @@ use super::units;
 pub struct ConfigFault {
     /// The line, from 1.
     pub line: usize,
-    /// The key's full path.
+    /// The full path of the key.
     pub key: String,
-    /// What is wrong, and what is allowed.
+    /// The fault, and the allowed values.
     pub what: String,
 }
 
-/// Every fault of a config, in the file's order.
+/// All faults of a config, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<ConfigFault>);
 
@@ -42,37 +42,49 @@ impl std::error::Error for Faults {}
 
 /// Collects faults.
 pub(super) struct FaultCollector<'t> {
+    /// The config's text, for the line numbers.
     text: &'t str,
+    /// The faults, in the order of their discovery.
     faults: RefCell<Vec<ConfigFault>>,
 }
 
 impl<'t> FaultCollector<'t> {
+    /// A collector without faults. `text` is the config, from which lines are counted.
     pub(super) const fn new(text: &'t str) -> Self {
         Self { text, faults: RefCell::new(Vec::new()) }
     }
 
+    /// Adds a fault at the byte offset `at`.
     pub(super) fn fault(&self, at: usize, key: &str, what: impl Into<String>) {
         let line = self.text.as_bytes().iter().take(at).filter(|byte| **byte == b'\n').count() + 1;
         self.faults.borrow_mut().push(ConfigFault { line, key: key.to_owned(), what: what.into() });
     }
 
+    /// Returns the collected faults as an error, if there are any.
     pub(super) fn close(self) -> Result<(), Faults> {
         let mut faults = self.faults.into_inner();
+        // The sort is stable, so faults on one line keep their order.
         faults.sort_by_key(|fault| fault.line);
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 }
 
-/// A table, and the keys that the program asked for.
+/// A table, and the keys that the program has looked up.
 pub(super) struct Section<'t> {
+    /// The collector of the faults.
     book: &'t FaultCollector<'t>,
+    /// The table itself.
     table: &'t DeTable<'t>,
+    /// The path of the table, empty for the root.
     path: String,
+    /// The range of the table in the text, in bytes.
     span: Range<usize>,
+    /// The keys that the program has looked up.
     asked: RefCell<BTreeSet<&'static str>>,
 }
 
 impl<'t> Section<'t> {
+    /// A section of `table`. `span` is the position for faults about missing keys.
     pub(super) fn new(
         book: &'t FaultCollector<'t>,
         table: &'t DeTable<'t>,
@@ -82,21 +94,27 @@ impl<'t> Section<'t> {
         Self { book, table, path, span, asked: RefCell::default() }
     }
 
+    /// The full path of a key.
     fn key(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
+    /// The value of a key. The key becomes a known one.
     fn value(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
+        // Also a missing key becomes known, so that `close` can suggest it for a misspelled one.
         self.asked.borrow_mut().insert(key);
         self.table.get(key)
     }
 
     /// Adds a fault about `key`.
     pub(super) fn fault(&self, key: &str, what: impl Into<String>) {
+        // A missing key has no position, so the fault has the position of the table.
         let at = self.table.get(key).map_or(self.span.start, |value| value.span().start);
         self.book.fault(at, &self.key(key), what);
     }
 
+    /// The value of a key, read by `read`. An invalid value is a fault that lists what is
+    /// `allowed`.
     fn read<T>(
         &self,
         key: &'static str,
@@ -111,12 +129,14 @@ impl<'t> Section<'t> {
         read
     }
 
+    /// A non-empty string.
     pub(super) fn text(&self, key: &'static str) -> Option<String> {
         self.read(key, "a non-empty string", |value| {
             value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
         })
     }
 
+    /// A non-empty string that must be present.
     pub(super) fn required(&self, key: &'static str) -> Option<String> {
         if self.table.get(key).is_none() {
             self.fault(key, "is required");
@@ -124,7 +144,7 @@ impl<'t> Section<'t> {
         self.text(key)
     }
 
-    /// A text that `parse` accepts, or a fault that says what is `allowed`.
+    /// A string that `parse` accepts. Another value is a fault that describes what is `allowed`.
     pub(super) fn parsed<T>(
         &self,
         key: &'static str,
@@ -134,27 +154,33 @@ impl<'t> Section<'t> {
         self.read(key, allowed, |value| value.as_str().and_then(parse))
     }
 
+    /// A decimal number, 0 or more.
     pub(super) fn number(&self, key: &'static str) -> Option<u64> {
         self.read(key, "a whole number, 0 or more", |value| {
             value
                 .as_integer()
+                // `as_str` has no prefix. A number of another radix would parse as a wrong value.
                 .filter(|number| number.radix() == 10)
                 .and_then(|number| number.as_str().parse().ok())
         })
     }
 
+    /// A boolean.
     pub(super) fn truth(&self, key: &'static str) -> Option<bool> {
         self.read(key, "true or false", DeValue::as_bool)
     }
 
+    /// A duration with its unit.
     pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
         self.parsed(key, "a time with its unit, such as \"10s\" (ms, s, m, h, d)", units::duration)
     }
 
+    /// A size with its unit, in bytes.
     pub(super) fn bytes(&self, key: &'static str) -> Option<u64> {
         self.parsed(key, "a size with its unit, such as \"32MiB\" (B, KiB, MiB, GiB)", units::bytes)
     }
 
+    /// An array of non-empty strings. A missing key reads as an empty array.
     pub(super) fn texts(&self, key: &'static str) -> Vec<String> {
         let read = self.read(key, "a list of non-empty strings", |value| {
             value
@@ -168,13 +194,14 @@ impl<'t> Section<'t> {
         read.unwrap_or_default()
     }
 
-    /// The table under `key`. A missing one reads as empty.
+    /// The table under `key`. A missing table reads as empty.
     pub(super) fn table(&self, key: &'static str, empty: &'t DeTable<'t>) -> Self {
         let found = self.value(key);
         let table = found.and_then(|value| value.get_ref().as_table());
         if found.is_some() && table.is_none() {
             self.fault(key, "must be a table");
         }
+        // A missing table has no position, so faults in it have the position of its parent.
         let span = found.map_or_else(|| self.span.clone(), Spanned::span);
         Self::new(self.book, table.unwrap_or(empty), self.key(key), span)
     }
@@ -227,7 +254,7 @@ impl<'t> Section<'t> {
         sections
     }
 
-    /// Keys that only a later version enforces. This version refuses them.
+    /// Refuses keys that only a later version enforces.
     pub(super) fn not_enforced(&self, keys: &[&'static str]) {
         for key in keys {
             if self.value(key).is_some() {
@@ -236,8 +263,9 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Each key that the program did not ask for is a fault.
+    /// Ends the reading of the table. Each key that was not looked up is a fault.
     pub(super) fn close(self) {
+        // An unknown key is never ignored: a misspelled limit would not be enforced.
         let asked = self.asked.borrow();
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();

@@ -14,6 +14,7 @@ use crate::model::Profile;
 use crate::proxy::settings::{ServerAddress, UpstreamSettings};
 use crate::weights::servers::is_sha256;
 
+/// Reads one `[[model]]`; `None` if its name is missing.
 pub(super) fn model(
     section: Section<'_>,
     upstreams: &[UpstreamSettings],
@@ -45,6 +46,7 @@ pub(super) fn model(
     Some(model)
 }
 
+/// Reads one `[[upstream]]`; `None` if its name is missing.
 pub(super) fn upstream<'t>(
     section: Section<'t>,
     base: &Path,
@@ -78,14 +80,19 @@ pub(super) fn upstream<'t>(
         time: section.duration("queue_time").unwrap_or(Duration::from_secs(30)),
     };
     let headers = [("authorization", false), ("x-api-key", true)];
-    // A faulty URL is replaced, so that the other faults of the config are found as well.
+    // A faulty URL is replaced, so that the other faults of the config are found too.
     let (target, base_path) = url.unwrap_or((ServerAddress::Echo, String::new()));
     let credential = secret(&section, "credential", base);
+    // The credential would be readable on the network path, so plain HTTP is only for this machine.
     if let ServerAddress::Tcp { host, .. } = &target
         && credential.is_some()
         && !is_loopback(host)
     {
-        section.fault("credential", "would cross a network unencrypted; the url must be https://, unix: or a loopback address");
+        section.fault(
+            "credential",
+            "would cross a network unencrypted; the url must be https://, \
+            unix: or a loopback address",
+        );
     }
     let upstream = UpstreamSettings {
         target,
@@ -105,9 +112,10 @@ pub(super) fn upstream<'t>(
     Some(upstream)
 }
 
-/// True if a host is this machine: `localhost` (RFC 6761 section 6.3) or a loopback address.
+/// True if a host is this machine: `localhost` (RFC 6761, section 6.3) or a loopback address.
 fn is_loopback(host: &str) -> bool {
     match host.parse::<IpAddr>() {
+        // Canonical, so that an IPv4-mapped IPv6 address counts as its IPv4 address.
         Ok(address) => address.to_canonical().is_loopback(),
         Err(_) => {
             let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -129,11 +137,14 @@ pub(super) fn target(
         return (!path.is_empty()).then(|| (ServerAddress::Unix(base.join(path)), String::new()));
     }
     let uri: http::Uri = url.parse().ok()?;
+    // Userinfo in a URL would be a secret in the config and in log lines.
     let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+    // An IPv6 address is stored without its brackets.
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let path = uri.path().trim_end_matches('/');
-    // OpenAI clients get the address with /v1. The same address is accepted here.
+    // OpenAI clients get the address with `/v1`. The same address is accepted here.
     let base_path = path.strip_suffix("/v1").unwrap_or(path).to_owned();
+    // The gateway appends the path of a request, so the URL cannot have a query.
     if uri.query().is_some() || host.is_empty() {
         return None;
     }

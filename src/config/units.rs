@@ -14,6 +14,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         "d" => 86_400_000,
         _ => return None,
     };
+    // An overflow is a fault of the config, so that a long time never becomes a short one.
     number.checked_mul(ms).map(Duration::from_millis)
 }
 
@@ -31,8 +32,10 @@ pub fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
+/// Splits a text into its leading number and its unit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    // A space before the unit is allowed, a sign or a fraction is not.
     let (number, unit) = text.split_at(digits);
     Some((number.parse().ok()?, unit.trim()))
 }

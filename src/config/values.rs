@@ -1,10 +1,11 @@
-//! Values that keys of several tables have: one of a few words, networks, secrets.
+//! Kinds of values that several tables have: one of several words, networks, secrets.
 
 use std::path::Path;
 
 use super::section::Section;
 use crate::secret::SecretRef;
 
+/// One of several words, as the value that belongs to it.
 pub(super) fn choice<T: Copy>(
     section: &Section<'_>,
     key: &'static str,
@@ -16,6 +17,7 @@ pub(super) fn choice<T: Copy>(
     })
 }
 
+/// An array of networks. A single address is a network with one address.
 pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
     let mut networks = Vec::new();
     for text in section.texts(key) {
@@ -30,6 +32,7 @@ pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::I
     networks
 }
 
+/// A reference to a secret. The config file itself must not contain secrets.
 pub(super) fn secret(section: &Section<'_>, key: &'static str, base: &Path) -> Option<SecretRef> {
     section.parsed(
         key,

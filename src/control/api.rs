@@ -1,5 +1,5 @@
-//! The admin API: one JSON request, one JSON reply, over a Unix socket of mode 0600. The kernel
-//! tells the uid of the caller.
+//! The admin API: one JSON request and one JSON reply, over a Unix socket of mode 0600. The kernel
+//! reports the uid of the peer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,29 +18,29 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use crate::control::bounded::Bounded;
 use crate::control::{Command, Control, Operator, Question, Reply};
 
-/// Commands and questions that are handled at once. Others wait.
+/// The maximum number of commands and questions at once. Others wait.
 const COMMANDS_MAX: usize = 64;
 
 /// The header in which root's command names the uid of the user who became root with sudo.
 pub const SUDO_UID: &str = "token-shield-sudo-uid";
 
-/// A request of a command.
+/// A request on the admin socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AdminRequest {
-    /// A change.
+    /// A change of state.
     Command(Command),
-    /// A question.
+    /// A question about the state.
     Question(Question),
 }
 
-/// The answer to it.
+/// The answer to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AdminAnswer {
-    /// It was done, or this is the state.
+    /// The command was executed, or this is the state.
     Done(Reply),
-    /// It was refused.
+    /// The request was refused.
     Refused {
         /// A code for programs ([`CODES`](crate::control::CODES)).
         code: String,
@@ -49,6 +49,7 @@ pub enum AdminAnswer {
     },
 }
 
+/// The uid of a connection's peer; `None` if the kernel does not report it.
 #[derive(Clone)]
 struct Peer(Option<u32>);
 
@@ -69,26 +70,31 @@ pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
 /// [`bind`] with another mode of the socket's file.
 ///
 /// # Errors
-/// When it cannot be bound.
+/// If the path cannot be bound, or a process listens there.
 pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+    // `symlink_metadata` does not follow links, and only a socket is removed. So another file at
+    // this path is never deleted.
     let left_over =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    // If a process listens there, the connection succeeds, and `bind` below fails.
     if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
+    // Until this call, the umask determines the mode. `answer` checks the peer's uid in any case.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }
 
+/// Handles one request: checks the peer's uid, and executes the request in that user's name.
 async fn answer(
     ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
     State(control): State<Arc<Control>>,
     headers: HeaderMap,
     Json(request): Json<AdminRequest>,
 ) -> (StatusCode, Json<AdminAnswer>) {
-    // The socket's mode enforces this too, but only after the mode is set.
+    // The mode of the socket enforces this too, but only after the mode is set.
     let own = rustix::process::geteuid().as_raw();
     let Some(uid) = uid.filter(|uid| *uid == 0 || *uid == own) else {
         let message = "only root and the gateway's own user are operators".to_owned();
@@ -97,7 +103,8 @@ async fn answer(
             Json(AdminAnswer::Refused { code: "not-owner".to_owned(), message }),
         );
     };
-    // Root may name the user who became root with sudo. Root could write anything anyway.
+    // Root may name the user who became root with sudo. This adds no risk, because root could write
+    // any record.
     let asker = headers
         .get(SUDO_UID)
         .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())

@@ -1,5 +1,5 @@
-//! Listeners with a limited number of connections. Others wait in the backlog and take no
-//! descriptor.
+//! Listeners with a limited number of connections. Further connections wait in the backlog and use
+//! no descriptor.
 
 use std::io;
 use std::pin::Pin;
@@ -12,15 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
-/// How long a connection may be silent.
+/// The maximum time without a byte in either direction.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// How long it may be silent while others wait, and how often this is checked.
+/// The same when all slots are in use, and the interval of the checks.
 const IDLE_SHORT: Duration = Duration::from_secs(5);
 
 /// A listener with a limited number of connections.
 pub struct Bounded<L> {
+    /// The listener that accepts the connections.
     listener: L,
+    /// One permit for each connection.
     places: Arc<Semaphore>,
+    /// Whether silent connections are ended.
     ends_idle: bool,
 }
 
@@ -31,7 +34,8 @@ impl<L> Bounded<L> {
         Self { listener, places: Arc::new(Semaphore::new(connections_max)), ends_idle: false }
     }
 
-    /// Also ends silent connections. Not for operators, because a command may take long.
+    /// Also ends silent connections. It is not for operators, because a command may take a long
+    /// time.
     #[must_use]
     pub fn with_idle_limit(mut self) -> Self {
         self.ends_idle = true;
@@ -44,7 +48,8 @@ impl<L: Listener> Listener for Bounded<L> {
     type Addr = L::Addr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The semaphore is never closed.
+        // The slot comes before `accept`, so that a waiting connection uses no descriptor.
+        // The semaphore is never closed, so this never fails.
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
             return std::future::pending().await;
         };
@@ -62,17 +67,23 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-/// A connection and its permit.
+/// A connection and its slot.
 pub struct LimitedConnection<S> {
+    /// The connection.
     stream: S,
+    /// The idle timer, if silent connections are ended.
     idle: Option<IdleTimer>,
+    /// The slot. It is free again when the connection is dropped.
     _place: OwnedSemaphorePermit,
 }
 
-/// The time of the last byte in either direction.
+/// The timer for the last byte in either direction.
 struct IdleTimer {
+    /// The slots, to know whether others wait.
     places: Arc<Semaphore>,
+    /// The time of the last byte.
     moved: Instant,
+    /// The time of the next check.
     look: Pin<Box<Sleep>>,
 }
 
@@ -81,11 +92,14 @@ impl IdleTimer {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             std::task::ready!(self.look.as_mut().poll(cx));
+            // A silent peer must not keep others out.
             let allowed = if self.places.available_permits() == 0 { IDLE_SHORT } else { IDLE_MAX };
             let now = Instant::now();
             if now >= self.moved + allowed {
                 return Poll::Ready(());
             }
+            // The check repeats at this interval, because the allowed time depends on the free
+            // slots.
             self.look.as_mut().reset(now + IDLE_SHORT);
         }
     }

@@ -1,4 +1,5 @@
-//! Forgets a principal: revokes all that acts in its name, then destroys the key of its records.
+//! Forgets a principal: revokes everything that acts in its name, then destroys the key of its
+//! records.
 
 use std::sync::PoisonError;
 
@@ -9,26 +10,30 @@ use crate::audit::store::vault::VaultFault;
 use crate::id::{AgentName, Principal};
 use crate::registry::Token;
 
-/// A note for the operator: what `audit forget` does not remove.
-pub(super) const STAYS: &str = "what stays: log lines of the gateway; exports and disclosures that were handed out; record keys in \
-    backups; the names of its agents in commands about them (token-shield agent list shows the stopped ones); and its own name \
-    and the reasons in records of principal suspend and release. Requests of stopped agents are counted by network, without a \
-    name. An unregistered token in its name brings the name back with its next request: revoke that token, or its key";
-/// Names that a refusal lists.
+/// A note for the operator that lists the data `audit forget` does not remove.
+pub(super) const STAYS: &str = "what stays: log lines of the gateway; exports and disclosures that \
+    were handed out; record keys in \
+    backups; the names of its agents in commands about them (token-shield agent list shows the \
+    stopped ones); and its own name \
+    and the reasons in records of principal suspend and release. Requests of stopped agents are \
+    counted by network, without a \
+    name. An unregistered token in its name brings the name back with its next request: revoke \
+    that token, or its key";
+/// The maximum number of names in a refusal.
 const LISTED: usize = 8;
 
-/// Everything that acts in a principal's name.
+/// The agents and tokens that act in a principal's name.
 #[derive(Default)]
 struct Acting {
-    /// Its active agents that act for no other principal.
+    /// The active agents that act for no other principal.
     agents: Vec<AgentName>,
-    /// Its valid registered tokens, also those with handles.
+    /// The valid registered tokens, including those with handles.
     tokens: Vec<Token>,
 }
 
 impl Control {
-    /// The note about what stays of a principal. The status of a stopped one stays too, because it
-    /// makes the gateway refuse its tokens.
+    /// The note about the data of a principal that remains. The status of a stopped principal
+    /// remains too, because it makes the gateway refuse its tokens.
     pub(super) fn what_stays(&self, principal: &str) -> String {
         let stopped = self.registry.stopped_principals();
         let Some((name, status)) = stopped.iter().find(|(name, _)| **name == *principal) else {
@@ -39,14 +44,15 @@ impl Control {
             .map(|(since, why)| format!(" since {since}: {why}"))
             .unwrap_or_default();
         format!(
-            "{STAYS}. Its status stays too, so that its requests are still refused: {name} is {}{reason} (token-shield principal \
+            "{STAYS}. Its status stays too, so that its requests are still refused: {name} is \
+                {}{reason} (token-shield principal \
              list shows it, token-shield principal release ends it)",
             status.as_str()
         )
     }
 
-    /// The records for a principal to be forgotten. With `revoke`, its tokens, handles and agents
-    /// are revoked first.
+    /// The records of a command that forgets a principal. With `revoke`, its tokens, handles and
+    /// agents are revoked first.
     pub(super) fn crypto_shred_records(
         &self,
         principal: &Principal,
@@ -60,6 +66,8 @@ impl Control {
         let acting = self.acting(principal);
         let active = !acting.agents.is_empty()
             || acting.tokens.iter().any(|token| self.is_active(&token.agent));
+        // An active agent would get a new record key with its next request. So the command would
+        // have no lasting effect.
         if active && !revoke {
             return Err(ControlFault::Acting(acting.names()));
         }
@@ -77,10 +85,13 @@ impl Control {
                 events.extend(self.row_revoked(token, why())?);
             }
         }
+        // The revocations come before the record that destroys the key. After a crash between them,
+        // the key still exists and the command can be repeated.
         events.push(Event::Forgotten { record_key: id.to_string(), reason });
         Ok(events)
     }
 
+    /// The agents and tokens that can still act in the principal's name.
     fn acting(&self, principal: &Principal) -> Acting {
         let now = self.clock.now();
         let live = |token: &Token| {
@@ -88,6 +99,7 @@ impl Control {
         };
         let tokens: Vec<Token> =
             self.registry.tokens_for(principal).into_iter().filter(live).collect();
+        // An agent with a valid token of another principal stays active.
         let others = |agent: &AgentName| {
             let mut tokens = self.registry.tokens_of(agent).into_iter().filter(live);
             tokens.any(|token| token.principal.as_ref() != Some(principal))
@@ -104,6 +116,7 @@ impl Control {
         Acting { agents, tokens }
     }
 
+    /// Whether an agent may act. An unregistered agent may.
     fn is_active(&self, agent: &AgentName) -> bool {
         self.registry
             .agent(agent.as_str())
@@ -118,7 +131,7 @@ impl Control {
             .principals()
             .find(|(_, known)| *known == id)
             .map(|(principal, _)| principal.to_owned());
-        // After a crash before this line, the record exists, and the next start destroys the key.
+        // After a crash before this line, the record exists. Then the next start destroys the key.
         vault.destroy(&id)?;
         drop(vault);
         let Some(principal) = principal.and_then(|principal| principal.parse().ok()) else {
@@ -139,7 +152,7 @@ impl Control {
 }
 
 impl Acting {
-    /// Their names, for the operator who must stop them.
+    /// The names for the operator, who must stop them.
     fn names(&self) -> String {
         let tokens =
             self.tokens.iter().map(|token| format!("token {} of {}", token.id, token.agent));

@@ -1,10 +1,10 @@
-//! Why a command is refused.
+//! The reasons why a command is refused.
 
 use crate::audit::store::log::LogFault;
 use crate::id::NameFault;
 use crate::refusal::Refusal;
 
-/// Why a command is refused. Nothing has changed.
+/// The reasons why a command is refused. The state is unchanged, except for [`ControlFault::Half`].
 #[derive(Debug, thiserror::Error)]
 pub enum ControlFault {
     /// An invalid name.
@@ -18,28 +18,29 @@ pub enum ControlFault {
     Unknown {
         /// The agent, namespace or principal.
         name: String,
-        /// The rest of the sentence: similar names, and how to use this name even so.
+        /// The rest of the sentence: similar names, and the option that accepts this name.
         near: String,
     },
-    /// A name that an agent and a namespace may have.
+    /// A name that both an agent and a namespace may have.
     #[error(
-        "{0} is ambiguous: the agent default/{0} or the whole namespace {0}/*; name one of them; nothing was done"
+        "{0} is ambiguous: the agent default/{0} or the whole namespace {0}/*; name one of them; \
+            nothing was done"
     )]
     Ambiguous(String),
-    /// A change that the present status does not allow.
+    /// A change that the current status does not allow.
     #[error("{agent} is {status}; {hint}")]
     Status {
         /// The agent.
         agent: String,
-        /// Its status.
+        /// The status.
         status: &'static str,
-        /// What is allowed.
+        /// The allowed changes.
         hint: &'static str,
     },
     /// A token that does not verify.
     #[error("the gateway refuses the token: {0}")]
     Token(String),
-    /// No such token or handle. The message does not repeat the input, which may be a secret.
+    /// No such token or handle. The message does not repeat the input, because it may be a secret.
     #[error("no such token or handle is registered; token-shield agent show AGENT lists them")]
     UnknownToken,
     /// A handle that already has a token.
@@ -60,9 +61,10 @@ pub enum ControlFault {
     /// A model whose weights cannot be accepted.
     #[error("model {0}: {1}")]
     Model(String, &'static str),
-    /// A principal to be forgotten in whose name agents can still act.
+    /// A principal that cannot be forgotten, because agents can still act in its name.
     #[error(
-        "agents can still act in its name, and would be recorded again: {0}; revoke them first, or use --revoke"
+        "agents can still act in its name, and would be recorded again: {0}; revoke them first, or \
+            use --revoke"
     )]
     Acting(String),
     /// A reason is missing.
@@ -81,7 +83,7 @@ pub enum ControlFault {
     Half {
         /// The indices of the records that were written.
         sealed: Vec<u64>,
-        /// Why the rest was not.
+        /// The reason why the rest was not written.
         fault: LogFault,
     },
 }
@@ -107,7 +109,7 @@ pub const CODES: [&str; 16] = [
 ];
 
 impl ControlFault {
-    /// A word for programs.
+    /// The code for programs.
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use crate::registry::{Handle, Token};
 use crate::token::{KeySource as _, Presented, Verified, handle, verify};
 
 impl Control {
-    /// The records of a new handle, its token, and its agent if that is new.
+    /// The records of a new handle, its token, and its agent if the agent is new.
     pub(super) fn handle_set(
         &self,
         handle: &str,
@@ -18,6 +18,7 @@ impl Control {
         until: Option<Timestamp>,
     ) -> Result<Vec<Event>, ControlFault> {
         let handle: HandleId = handle.parse()?;
+        // Only `handle_renewed` replaces the token of a handle.
         if let Some(known) = self.registry.handle(&handle) {
             return Err(ControlFault::HandleTaken(known.agent.to_string()));
         }
@@ -35,6 +36,8 @@ impl Control {
     ) -> Result<Vec<Event>, ControlFault> {
         let known = self.live_handle(handle)?;
         let verified = self.carried(&token)?;
+        // A handle represents one agent. With another agent's token it would silently act for that
+        // agent.
         if *verified.agent() != known.agent {
             return Err(ControlFault::Handle("the token belongs to another agent"));
         }
@@ -62,7 +65,7 @@ impl Control {
     }
 
     /// The records that revoke a registered token. If it has or had a handle, the handle is revoked
-    /// too: who names the token means the access that the handle gives.
+    /// too. An operator who revokes the token wants to end the access that the handle gives.
     pub(super) fn row_revoked(
         &self,
         row: Token,
@@ -75,6 +78,8 @@ impl Control {
             .filter(|held| held.revoked.is_none());
         if let Some(held) = held {
             events = self.handle_revoked(&held, reason.clone())?;
+            // The records of the handle already revoke its current token. An older token needs its
+            // own record.
             if held.token == row.id {
                 return Ok(events);
             }
@@ -96,17 +101,21 @@ impl Control {
         reason: String,
     ) -> Result<Vec<Event>, ControlFault> {
         let revoked = self.token_revoked(known.token, reason.clone())?;
+        // The handle comes first. After a crash between the two records, the handle is already
+        // unusable.
         Ok(vec![
             Event::HandleRevoked { handle: known.id, agent: known.agent.clone(), reason },
             revoked,
         ])
     }
 
+    /// The record that revokes a registered token.
     fn token_revoked(&self, token: TokenId, reason: String) -> Result<Event, ControlFault> {
         let row = self.registry.token(&token).ok_or(ControlFault::UnknownToken)?;
         Ok(Event::TokenRevoked { token, jti: row.jti, agent: row.agent, reason })
     }
 
+    /// A handle that is not revoked, by its id or by the handle itself.
     fn live_handle(&self, text: &str) -> Result<std::sync::Arc<Handle>, ControlFault> {
         let known = self.handle_meant(text).ok_or(ControlFault::UnknownToken)?;
         let token_revoked =
@@ -117,13 +126,14 @@ impl Control {
         Ok(known)
     }
 
-    /// The record of a handle's token, which must not outlive the handle.
+    /// The record of a handle's token. The token must not expire after the handle.
     fn put_behind(
         &self,
         handle: HandleId,
         (token, verified): (String, &Verified),
         until: Option<Timestamp>,
     ) -> Result<Event, ControlFault> {
+        // The record contains the token, so its length is limited.
         if token.len() > TOKEN_BYTES_MAX {
             return Err(ControlFault::Handle(
                 "the token has more than 10,000 bytes: it lists too many models",
@@ -143,7 +153,7 @@ impl Control {
         Ok(Event::HandleSet { handle, token, id: *verified.id(), agent, principal, until })
     }
 
-    /// The token, if it is valid now.
+    /// Verifies a token, which must be valid now.
     fn carried(&self, text: &str) -> Result<Verified, ControlFault> {
         let presented = Presented::read(text).map_err(|refusal| ControlFault::refused(&refusal))?;
         verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())

@@ -1,5 +1,5 @@
-//! The life of a command: checked against the state, recorded, then applied. State changes only
-//! here.
+//! The steps of a command: it is checked against the state, recorded, then applied. The state
+//! changes only here.
 
 pub mod api;
 pub mod bounded;
@@ -37,26 +37,36 @@ use records::exported;
 pub use views::accepted_view;
 use views::{agent_view, handle_view, holder_view, key_view, token_view};
 
-/// The handler of commands.
+/// Executes commands and answers questions.
 pub struct Control {
+    /// The log, which records every command.
     log: Arc<Log>,
+    /// Agents, tokens, handles and statuses.
     registry: Arc<Registry>,
+    /// The issuers' keys.
     keyring: Arc<Keyring>,
+    /// The digests of models.
     weights: Arc<Weights>,
+    /// The metrics; `None` if no gateway runs.
     metrics: Option<Arc<Metrics>>,
     /// Remembers recent refusals. Empty if no gateway runs.
     recorder: OnceLock<AuditRecorder>,
+    /// The names of the config's classes.
     classes: std::sync::RwLock<BTreeSet<String>>,
+    /// The clock for checks of tokens.
     clock: Arc<dyn Clock>,
+    /// The highest time so far.
     ratchet: Arc<Ratchet>,
+    /// Verifies signatures with both implementations.
     verifier: Box<dyn Verifier>,
+    /// Held by the command that runs now.
     one_at_a_time: Arc<Mutex<()>>,
     /// The gateway that the state belongs to.
     about: OnceLock<GatewayIdentity>,
 }
 
 impl Control {
-    /// A handler of commands over this state.
+    /// A handler of commands for this state.
     #[must_use]
     pub fn new(
         log: Arc<Log>,
@@ -84,7 +94,7 @@ impl Control {
         }
     }
 
-    /// Names the gateway in each reply.
+    /// Sets the gateway's identity, which each reply contains.
     pub fn introduce(&self, about: GatewayIdentity) {
         let _ = self.about.set(about);
     }
@@ -97,21 +107,24 @@ impl Control {
     /// Executes a command: checks it, records it, applies it.
     ///
     /// # Errors
-    /// If it is refused or cannot be recorded. Then nothing has changed, except what
-    /// [`ControlFault::Half`] lists.
+    /// If it is refused or cannot be recorded. Then the state is unchanged, except for the records
+    /// that [`ControlFault::Half`] lists.
     pub async fn apply(
         self: &Arc<Self>,
         operator: &Operator,
         command: Command,
     ) -> Result<Reply, ControlFault> {
-        // A separate task: what was recorded is applied, even if the caller does not wait for the
-        // reply.
+        // A separate task, because a recorded command must be applied even if the caller
+        // disconnects.
         let (own, operator) = (Arc::clone(self), operator.clone());
         let done = tokio::spawn(async move { own.execute(&operator, command).await });
         done.await.unwrap_or(Err(ControlFault::Log(LogFault::Stopped)))
     }
 
+    /// Executes a command in its turn.
     async fn execute(&self, operator: &Operator, command: Command) -> Result<Reply, ControlFault> {
+        // One command at a time: no other command can change the state between the check and the
+        // record.
         let _turn = self.turn().await?;
         if let Command::EpochBegin { reason } = command {
             return self.epoch_begun(operator, reasoned(reason)?).await;
@@ -122,6 +135,8 @@ impl Control {
         let mut sealed = Vec::with_capacity(events.len());
         for event in events {
             let done =
+                // If the first record fails, the state is unchanged. A later failure is reported
+                // with the records that were written.
                 self.commit(event, operator).await.map_err(|fault| match sealed.as_slice() {
                     [] => ControlFault::Log(fault),
                     done => ControlFault::Half { sealed: done.to_vec(), fault },
@@ -141,8 +156,8 @@ impl Control {
         Ok(Reply { sealed, rows, note, gateway: self.about.get().cloned() })
     }
 
-    /// Records an event and applies it to the state, in the order of the log. So a later record's
-    /// caller finds the state changed.
+    /// Records an event and applies it to the state, in the order of the log. So the caller of a
+    /// later record sees the changed state.
     async fn commit(&self, event: Event, operator: &Operator) -> Result<Appended, LogFault> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let (weights, keyring, registry) =
@@ -150,7 +165,8 @@ impl Control {
         self.log.append_with(event, Some(operator.0.clone()), move |sealed| {
             if let Ok(done) = &sealed {
                 weights.apply(&done.record);
-                // The registry comes last, because it wakes tasks that read both.
+                // The registry comes last, because it wakes tasks that read the keyring and the
+                // registry.
                 keyring.apply(&done.record);
                 registry.apply(&done.record);
             }
@@ -162,7 +178,7 @@ impl Control {
     /// Answers a question about the state.
     ///
     /// # Errors
-    /// If an agent is not registered.
+    /// If an agent is not registered, or a name or token is invalid.
     pub fn ask(&self, question: &Question) -> Result<Reply, ControlFault> {
         let rows = match question {
             Question::Agents => self.agents(),
@@ -188,6 +204,7 @@ impl Control {
             Question::Models => self.models(),
             Question::Why { request } => self.why(request)?.into_iter().collect(),
             Question::Checkpoint => {
+                // The reply does not wait for the checkpoint.
                 self.log.want_checkpoint();
                 Vec::new()
             }
@@ -208,9 +225,11 @@ impl Control {
         self.by_name_alone(command)
     }
 
-    /// Whether the gateway would accept a token now.
+    /// Whether the gateway would accept a token now. The result or error is the same as for a
+    /// request with the token.
     fn would_take(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
+        // A text that is no handle is read as a token.
         let held = handle::id(text).and_then(|id| self.registry.handle(&id));
         let presented =
             Presented::read(held.as_ref().map_or(text, |held| &held.text)).map_err(fault)?;
@@ -223,6 +242,7 @@ impl Control {
             .and_then(|()| {
                 self.registry.may_act(verified.agent(), verified.principal(), verified.ids())
             });
+        // The token of a handle is refused on its own, because only the handle may use it.
         match (status.map_err(fault)?, held) {
             (Some(_), None) => return Err(fault(Code::HandleRequired.into())),
             (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
@@ -231,6 +251,8 @@ impl Control {
         Ok(accepted_view(&verified))
     }
 
+    /// Verifies a token for its registration. It may belong to any agent, and its times are
+    /// checked.
     fn verified(&self, text: &str) -> Result<Verified, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(text).map_err(fault)?;
@@ -312,6 +334,7 @@ impl Control {
         }
     }
 
+    /// The record of a registered agent. The class must exist.
     fn registered(
         &self,
         agent: AgentName,
@@ -326,11 +349,12 @@ impl Control {
         Ok(Event::AgentRegistered { agent, principal, class })
     }
 
+    /// The records of a registered token.
     fn token(&self, text: &str, class: Option<String>) -> Result<Vec<Event>, ControlFault> {
         self.registration(&self.verified(text)?, class)
     }
 
-    /// The records of a verified token and of its agent, if that is new.
+    /// The records of a verified token, and of its agent if the agent is new.
     fn registration(
         &self,
         verified: &Verified,
@@ -343,11 +367,14 @@ impl Control {
         held.map_err(|refusal| ControlFault::refused(&refusal))?;
         if verified.length() > 1 {
             return Err(ControlFault::Token(
-                "only a token that an operator signed can be registered: the first token of the chain".to_owned(),
+                "only a token that an operator signed can be registered: the first token of the \
+                    chain"
+                    .to_owned(),
             ));
         }
         let mut events = Vec::new();
         let known = self.registry.agent(verified.agent().as_str());
+        // A known agent is registered again only to change its class.
         if known.is_none() || class.is_some() {
             events.push(self.registered(
                 verified.agent().clone(),
@@ -367,6 +394,7 @@ impl Control {
         Ok(events)
     }
 
+    /// The records that revoke a token. `token` is a handle, a whole token, an id or a `jti`.
     fn revoked(&self, token: &str, reason: String) -> Result<Vec<Event>, ControlFault> {
         if let Some(known) = self.handle_meant(token) {
             return self.handle_revoked(&known, reason);
@@ -384,6 +412,7 @@ impl Control {
             let (jti, agent) = (verified.jti().to_owned(), verified.agent().clone());
             return Ok(vec![Event::TokenRevoked { token: *verified.id(), jti, agent, reason }]);
         }
+        // A `jti` is not unique, so an ambiguous one is refused. The operator must name the id.
         let by_id = token.parse::<TokenId>().ok().and_then(|id| self.registry.token(&id));
         let row = match by_id {
             Some(row) => row,
@@ -399,6 +428,7 @@ impl Control {
         self.row_revoked(row, reason)
     }
 
+    /// The record of an added key.
     fn key_added(&self, issuer: Option<String>, jwk: &str) -> Result<Event, ControlFault> {
         let key = read_jwk(jwk).map_err(ControlFault::Key)?;
         let issuers = self.keyring.issuers();
@@ -412,17 +442,19 @@ impl Control {
             (None, [only]) => only.iss.clone(),
             (None, _) => return Err(ControlFault::Key("name the issuer with --issuer".to_owned())),
         };
+        // A revocation is permanent. Otherwise adding the key again would make old tokens valid.
         if self.keyring.not_revoked(&key.id()).is_err() {
             return Err(ControlFault::Key(format!(
                 "{} is revoked for ever; make another key",
                 key.id()
             )));
         }
+        // The thumbprint is computed from the key, and not taken from the command.
         Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
     }
 
-    /// The thumbprint of a holder's key to revoke. The gateway has no list of holders' keys: only
-    /// tokens contain them.
+    /// The thumbprint of a holder's key to revoke. The gateway has no list of holders' keys,
+    /// because only tokens contain them.
     fn holder_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
         let id: KeyId = kid.parse()?;
         if self.keyring.not_revoked(&id).is_err() {
@@ -432,15 +464,18 @@ impl Control {
             Some(_) => Err(ControlFault::Key(format!(
                 "{kid} is an issuer's key, not a holder's; use token-shield keys revoke {kid}"
             ))),
+            // Any other thumbprint is accepted, because the gateway cannot know all holders' keys.
             None => Ok(id),
         }
     }
 
+    /// The thumbprint of an issuer's key that is not revoked.
     fn known_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
         let id: KeyId = kid.parse()?;
         match self.keyring.row(&id).map(|row| row.state) {
             None => {
-                let hint = "token-shield keys list shows these; for a holder's key, use keys revoke --holder KID";
+                let hint = "token-shield keys list shows these; for a holder's key, use keys \
+                    revoke --holder KID";
                 Err(ControlFault::Key(format!("{kid} is not an issuer's key; {hint}")))
             }
             Some(KeyState::Revoked { .. }) => Err(ControlFault::Key(format!("{kid} is revoked"))),
@@ -449,6 +484,7 @@ impl Control {
     }
 }
 
+/// Checks the length of a reason: 1 to 256 bytes.
 fn reasoned(reason: String) -> Result<String, ControlFault> {
     if (1..=256).contains(&reason.len()) { Ok(reason) } else { Err(ControlFault::Reason) }
 }

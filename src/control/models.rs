@@ -7,7 +7,8 @@ use crate::control::{Control, ControlFault};
 use crate::weights::{ModelRow, UNKNOWN};
 
 impl Control {
-    /// The records of a model's present digests that are not accepted yet.
+    /// The records that accept the current digests of a model. Digests that are pinned or already
+    /// accepted are left out.
     pub(super) fn model_accepted(
         &self,
         model: &str,
@@ -20,13 +21,15 @@ impl Control {
         let fresh = known.iter().filter(|row| {
             row.pin.as_ref() != Some(&row.digest.value) && !row.accepted.contains(&row.digest.value)
         });
+        // Several servers may have the same digest. It is recorded once.
         let fresh: BTreeSet<&str> = fresh.map(|row| row.digest.value.as_str()).collect();
         if rows.is_empty() {
             return refuse("it is not a [[model]] of the config");
         }
         if known.is_empty() {
             return refuse(
-                "its digest is not known yet, so there is nothing to accept; token-shield model list shows it later",
+                "its digest is not known yet, so there is nothing to accept; token-shield model \
+                    list shows it later",
             );
         }
         if fresh.is_empty() {
@@ -49,16 +52,18 @@ impl Control {
         })
     }
 
-    /// Every model at every server.
+    /// The rows of every model at every server.
     pub(super) fn models(&self) -> Vec<serde_json::Value> {
         self.weights.rows().iter().map(model_view).collect()
     }
 
+    /// The rows of one model.
     fn rows_of(&self, model: &str) -> Vec<ModelRow> {
         self.weights.rows().into_iter().filter(|row| *row.model == *model).collect()
     }
 }
 
+/// A model at a server, as a row of a reply.
 fn model_view(row: &ModelRow) -> serde_json::Value {
     serde_json::json!({
         "model": &*row.model,

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Who gave a command: `uid:1000`, for a process on the admin socket or a command with the data
-/// folder's lock.
+/// The user who gave a command, such as `uid:1000`. The command came over the admin socket, or from
+/// a process with the data folder's lock.
 #[derive(Clone, Debug)]
 pub struct Operator(pub String);
 
@@ -17,25 +17,25 @@ pub enum Command {
     AgentRegister {
         /// The agent.
         agent: String,
-        /// Its principal.
+        /// The principal of the agent.
         principal: Option<String>,
-        /// Its class; `None`: `default`.
+        /// The class of the agent. `None` means `default`.
         class: Option<String>,
     },
     /// Changes an agent's status.
     AgentStatus {
-        /// The agent. Without a slash it is one of the namespace `default`, unless a namespace has
-        /// that name.
+        /// The agent. Without a slash it is in the namespace `default`, unless a namespace has that
+        /// name.
         agent: String,
         /// The change.
         verb: StatusVerb,
         /// The reason.
         reason: String,
-        /// Also if the agent is not registered.
+        /// Accept an agent that is not registered.
         #[serde(default)]
         unregistered: bool,
     },
-    /// Changes the status of all agents of a namespace, also of those that are registered later.
+    /// Changes the status of all agents of a namespace, including agents that are registered later.
     NamespaceStatus {
         /// The namespace.
         namespace: String,
@@ -43,7 +43,7 @@ pub enum Command {
         verb: StatusVerb,
         /// The reason.
         reason: String,
-        /// Also if the namespace has no registered agent.
+        /// Accept a namespace without a registered agent.
         #[serde(default)]
         unregistered: bool,
     },
@@ -55,7 +55,7 @@ pub enum Command {
         verb: StatusVerb,
         /// The reason.
         reason: String,
-        /// Also if no registered agent and no handle acts for it.
+        /// Accept a principal without a registered agent or a handle.
         #[serde(default)]
         unregistered: bool,
     },
@@ -68,7 +68,7 @@ pub enum Command {
     },
     /// Revokes a token.
     TokenRevoke {
-        /// Its id or its `jti`.
+        /// The id or the `jti`.
         token: String,
         /// The reason.
         reason: String,
@@ -81,7 +81,8 @@ pub enum Command {
         token: String,
         /// The class of its agent, if the agent is new or changes its class.
         class: Option<String>,
-        /// The end of the handle, in RFC 3339. `None`: as long as its token is renewed.
+        /// The end of the handle, in RFC 3339. `None` means that it lasts as long as its token is
+        /// renewed.
         until: Option<String>,
     },
     /// Replaces the token of a handle with a newer one.
@@ -107,23 +108,23 @@ pub enum Command {
     },
     /// Records that a backup begins.
     BackupMade {
-        /// With the keys that decrypt and sign records.
+        /// The backup contains the keys that decrypt and sign records.
         keys: bool,
-        /// With the private keys that sign tokens.
+        /// The backup contains the private keys that sign tokens.
         operator_keys: bool,
     },
     /// Records that an export of closed epochs begins.
     EpochsExported {
-        /// Their names.
+        /// The names of the epochs.
         epochs: Vec<String>,
-        /// The principal whose records the keys decrypt. `None`: all records.
+        /// The principal whose records the keys decrypt. `None` means all records.
         principal: Option<String>,
-        /// With keys that decrypt records.
+        /// The export contains keys that decrypt records.
         keys: bool,
     },
     /// Records that records are about to be disclosed, with their own keys.
     RecordsDisclosed {
-        /// Their names.
+        /// The names of the records.
         records: Vec<String>,
     },
     /// Records that a token was signed and is not registered.
@@ -131,35 +132,35 @@ pub enum Command {
         /// The token. It is verified, and only its id is kept.
         token: String,
     },
-    /// Closes the log's epoch and begins the next.
+    /// Closes the log's epoch and begins the next one.
     EpochBegin {
         /// The reason.
         reason: String,
     },
-    /// Accepts the present weights of a model.
+    /// Accepts the current weights of a model.
     ModelAccept {
-        /// Its canonical name.
+        /// The canonical name.
         model: String,
         /// The reason.
         reason: String,
     },
     /// Adds a public key to an issuer.
     KeyAdd {
-        /// The issuer. `None`: the only one.
+        /// The issuer. `None` means the only one.
         issuer: Option<String>,
         /// A public JWK.
         jwk: String,
     },
-    /// Retires a key: tokens that it signed before stay valid until they expire.
+    /// Retires a key. Tokens that it signed before stay valid until they expire.
     KeyRetire {
         /// The key's thumbprint.
         kid: String,
-        /// The time of the retirement, in RFC 3339. `None`: now.
+        /// The time of the retirement, in RFC 3339. `None` means now.
         from: Option<String>,
         /// The reason.
         reason: String,
     },
-    /// Refuses every chain that a holder's key is in. No issuer has this key.
+    /// Refuses every chain that contains a holder's key. The key belongs to no issuer.
     HolderRevoke {
         /// The key's thumbprint.
         kid: String,
@@ -195,25 +196,25 @@ pub enum StatusVerb {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "ask", deny_unknown_fields)]
 pub enum Question {
-    /// All agents, and the namespaces that are stopped.
+    /// All agents, and the stopped namespaces.
     Agents,
-    /// The principals that are stopped.
+    /// The stopped principals.
     Principals,
     /// One agent.
     Agent {
-        /// Its name.
+        /// The agent's name.
         agent: String,
     },
     /// All keys.
     Keys,
     /// All models, at each of their servers.
     Models,
-    /// Why a recent request was refused.
+    /// The reason why a recent request was refused.
     Why {
-        /// Its id, `rq_…`.
+        /// The request's id, `rq_…`.
         request: String,
     },
-    /// Asks for a checkpoint soon.
+    /// Requests a checkpoint soon.
     Checkpoint,
     /// Whether the gateway would accept a token now.
     Token {
@@ -242,13 +243,13 @@ pub struct Reply {
     pub gateway: Option<GatewayIdentity>,
 }
 
-/// A gateway: what distinguishes it from others.
+/// The identity of a gateway, which distinguishes it from others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GatewayIdentity {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its data folder, as an absolute path.
+    /// The data folder, as an absolute path.
     pub data: PathBuf,
-    /// Its process, if it runs.
+    /// The process id, if the gateway runs.
     pub pid: Option<u32>,
 }

@@ -21,8 +21,8 @@ pub(super) fn exported(
 }
 
 impl Control {
-    /// The record of a token that was signed and is not registered. The gateway must accept it at
-    /// some time.
+    /// The record of a token that was signed and is not registered. The token must be valid at some
+    /// time.
     pub(super) fn token_signed(&self, token: &str) -> Result<Event, ControlFault> {
         let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         let presented = Presented::read(token).map_err(fault)?;
@@ -37,12 +37,12 @@ impl Control {
         })
     }
 
-    /// Lets operators ask about recent refusals.
+    /// Sets the audit recorder, which answers questions about recent refusals.
     pub fn set_recorder(&self, recorder: AuditRecorder) {
         let _ = self.recorder.set(recorder);
     }
 
-    /// A recent refusal of a request.
+    /// The recent refusal of a request, if the recorder still has it.
     pub(super) fn why(&self, request: &str) -> Result<Option<serde_json::Value>, ControlFault> {
         let request: RequestId = request.parse()?;
         let told = self.recorder.get().and_then(|recorder| recorder.told(&request));
@@ -55,6 +55,7 @@ impl Control {
         operator: &Operator,
         reason: String,
     ) -> Result<Reply, ControlFault> {
+        // Closing an epoch writes and syncs files, so it must not run on an async worker.
         let (log, by) = (Arc::clone(&self.log), operator.0.clone());
         let begun = tokio::task::spawn_blocking(move || log.begin_epoch(reason, Some(by))).await;
         let origin = begun.unwrap_or(Err(LogFault::Stopped))?;
@@ -62,6 +63,7 @@ impl Control {
             metrics.audit_record("epoch");
         }
         Ok(Reply {
+            // The first record of an epoch has the index 0.
             sealed: vec![0],
             rows: vec![serde_json::json!({ "origin": &*origin })],
             note: None,

@@ -9,7 +9,7 @@ use crate::id::{AgentName, Principal};
 use crate::registry::StatusChange;
 use crate::suggest::nearest;
 
-/// The most similar names in an error.
+/// The maximum number of similar names in an error.
 const NEAR_MAX: usize = 3;
 
 /// The row of a reply about a changed status.
@@ -35,6 +35,7 @@ fn changed(name: &str, now: AgentStatus, verb: StatusVerb) -> Result<AgentStatus
     let refuse =
         |hint| Err(ControlFault::Status { agent: name.to_owned(), status: now.as_str(), hint });
     match (verb, now) {
+        // A revocation is permanent, so no verb ends it.
         (_, Revoked) => refuse("this is permanent; register another name"),
         (StatusVerb::Suspend, Active) => Ok(Suspended),
         (StatusVerb::Suspend, Suspended | Quarantined) => {
@@ -70,6 +71,8 @@ impl Control {
     ) -> Result<Event, ControlFault> {
         let agent = self.meant(name)?;
         let row = self.registry.agent(agent.as_str());
+        // A misspelled name would stop no agent, and the operator would not notice. So it needs an
+        // option.
         if row.is_none() && !unregistered {
             return Err(
                 self.unknown(agent.as_str(), "; use --unregistered to stop the name even so")
@@ -80,13 +83,14 @@ impl Control {
         Ok(Event::AgentStatus { agent, status, reason })
     }
 
-    /// The named agent. Without a slash it is one of the namespace `default`, unless a namespace
-    /// has that name.
+    /// The named agent. Without a slash it is in the namespace `default`, unless a namespace has
+    /// that name.
     fn meant(&self, name: &str) -> Result<AgentName, ControlFault> {
         if name.contains('/') {
             return Ok(name.parse()?);
         }
         let agent: AgentName = format!("default/{name}").parse()?;
+        // An ambiguous name is refused, so that the command never stops the wrong agents.
         if self.has_agents(name) {
             Err(ControlFault::Ambiguous(name.to_owned()))
         } else {
@@ -105,16 +109,19 @@ impl Control {
         let shown = format!("{namespace}/*");
         if !is_namespace(namespace) {
             return Err(ControlFault::Name(crate::id::NameFault::Agent(
+                // The name is invalid, so the message repeats only a part of it.
                 shown.chars().take(80).collect(),
             )));
         }
         let now = self.registry.namespace(namespace).status;
+        // A stopped namespace can always be changed, even without registered agents.
         if now == AgentStatus::Active && !self.has_agents(namespace) && !unregistered {
             let known = self.registry.agents();
             let near = nearest(known.iter().map(|row| row.name.namespace()), namespace);
             let near = near.map(|near| format!("; did you mean {near}/*?")).unwrap_or_default();
             let near = format!(
-                ": it has no registered agent{near}; use --unregistered to stop the namespace even so"
+                ": it has no registered agent{near}; use --unregistered to stop the namespace even \
+                    so"
             );
             return Err(ControlFault::Unknown { name: shown, near });
         }
@@ -130,6 +137,7 @@ impl Control {
         })
     }
 
+    /// Whether a namespace has registered agents.
     fn has_agents(&self, namespace: &str) -> bool {
         self.registry.agents().iter().any(|row| row.name.namespace() == namespace)
     }
@@ -149,7 +157,8 @@ impl Control {
                 .map(|near| format!("; did you mean {near}?"))
                 .unwrap_or_default();
             let near = format!(
-                ": no agent, token or handle acts for it{near}; use --unregistered to stop it even so"
+                ": no agent, token or handle acts for it{near}; use --unregistered to stop it even \
+                    so"
             );
             return Err(ControlFault::Unknown { name: principal.to_string(), near });
         }
@@ -178,10 +187,11 @@ impl Control {
         Ok(Event::PrincipalStatus { principal, status, reason })
     }
 
-    /// The error of an agent's name that is not registered.
+    /// The error for an agent's name that is not registered.
     pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
         let rows = self.registry.agents();
         let last = name.rsplit('/').next().unwrap_or_default();
+        // An agent with the same last segment in another namespace is a likely mistake.
         let alike = rows
             .iter()
             .map(|row| row.name.as_str())
@@ -208,7 +218,7 @@ impl Control {
             .then(|| format!("no agent {agent} is registered: only its name has the new status"))
     }
 
-    /// Every agent, and the namespaces that are stopped.
+    /// All agents, and the stopped namespaces.
     pub(super) fn agents(&self) -> Vec<Value> {
         let mut rows: Vec<Value> = self.registry.agents().iter().map(agent_view).collect();
         rows.extend(
@@ -220,7 +230,7 @@ impl Control {
         rows
     }
 
-    /// The principals that are stopped.
+    /// The stopped principals.
     pub(super) fn stopped_principals(&self) -> Vec<Value> {
         self.registry
             .stopped_principals()
@@ -230,6 +240,7 @@ impl Control {
     }
 }
 
+/// A row about a stopped namespace or principal.
 fn stopped(word: &str, name: &str, status: &StatusChange) -> Value {
     let reason = status.reason();
     json!({

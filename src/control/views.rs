@@ -6,6 +6,7 @@ use crate::keyring::{KeyRow, KeyState};
 use crate::registry::{Agent, Handle, KeyUse, Token};
 use crate::token::Verified;
 
+/// An agent with its status.
 pub(super) fn agent_view(agent: &Agent) -> serde_json::Value {
     let reason = agent.status.reason();
     serde_json::json!({
@@ -19,6 +20,7 @@ pub(super) fn agent_view(agent: &Agent) -> serde_json::Value {
     })
 }
 
+/// A registered token.
 pub(super) fn token_view(token: &Token) -> serde_json::Value {
     serde_json::json!({
         "token": token.id.to_string(),
@@ -29,6 +31,7 @@ pub(super) fn token_view(token: &Token) -> serde_json::Value {
     })
 }
 
+/// A handle. The row does not contain the handle itself, which is a secret.
 pub(super) fn handle_view(handle: &Handle) -> serde_json::Value {
     serde_json::json!({
         "handle": handle.id.to_string(),
@@ -38,6 +41,7 @@ pub(super) fn handle_view(handle: &Handle) -> serde_json::Value {
     })
 }
 
+/// An issuer's key, with the number of valid tokens that it signed.
 pub(super) fn key_view(row: &KeyRow, signed: Option<&KeyUse>) -> serde_json::Value {
     let since = match &row.state {
         KeyState::Active => None,

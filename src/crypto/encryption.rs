@@ -1,4 +1,5 @@
-//! Boxes that only the operator opens: HKDF-SHA-256 (RFC 5869) and AES-256-GCM (NIST SP 800-38D).
+//! Encryption of record payloads: HKDF-SHA-256 (RFC 5869) and AES-256-GCM (NIST SP 800-38D). Only
+//! holders of a record key can decrypt.
 
 use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -7,37 +8,41 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-/// Bytes of a salt.
+/// The bytes of a salt.
 pub const SALT_BYTES: usize = 16;
-/// Bytes that a box is longer than what is in it: salt and tag.
+/// The additional bytes of a ciphertext: salt and tag.
 pub const OVERHEAD_BYTES: usize = SALT_BYTES + 16;
 
+/// The `info` of HKDF (RFC 5869 section 3.2). It separates these keys from keys for other purposes.
 const INFO: &[u8] = b"token-shield record 1";
 
-/// The box does not open: another key, or it was changed.
+/// The ciphertext cannot be decrypted: the key is another one, or the ciphertext was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the box does not open under this key")]
 pub struct DecryptFault;
 
-/// The key of one box: it opens that one and no other.
+/// The key of one ciphertext. It decrypts that one and no other.
 #[must_use]
 pub fn own_key(record_key: &[u8; 32], salt: &[u8; SALT_BYTES]) -> Zeroizing<[u8; 32]> {
     let mut own = Zeroizing::new([0; 32]);
-    // 32 bytes are within what HKDF gives (RFC 5869 section 2.3: 255 times the hash's length).
+    // 32 bytes are within the limit of HKDF (RFC 5869 section 2.3: 255 times the length of the
+    // hash).
     if Hkdf::<Sha256>::new(Some(salt), record_key).expand(INFO, &mut *own).is_err() {
         unreachable_key(&mut own);
     }
     own
 }
 
-/// Never reached; a key that opens nothing rather than one that everybody knows.
+/// Never called in practice. A random key decrypts no ciphertext; a fixed key would be known to
+/// everyone.
 fn unreachable_key(own: &mut Zeroizing<[u8; 32]>) {
     if let Ok(random) = super::entropy() {
         **own = random;
     }
 }
 
-/// A box: salt, ciphertext, tag. `salt` must never serve twice under one record key; `aad` is bound to it.
+/// Encrypts: the result is salt, ciphertext, tag. A `salt` must never be used twice with one record
+/// key. `aad` is authenticated with it.
 #[must_use]
 pub fn encrypt(
     record_key: &[u8; 32],
@@ -46,26 +51,28 @@ pub fn encrypt(
     plain: &[u8],
 ) -> Vec<u8> {
     let own = own_key(record_key, salt);
+    // The nonce is zero for every ciphertext. That is safe because each one has its own key, from
+    // its salt.
     let cipher = Aes256Gcm::new((&*own).into());
     let mut encrypted = Vec::with_capacity(plain.len() + OVERHEAD_BYTES);
     encrypted.extend_from_slice(salt);
-    // Fails for more than 64 GiB alone; then the box is empty, which never opens.
+    // Fails only for more than 64 GiB. The ciphertext is then empty, and can never be decrypted.
     let ciphertext =
         cipher.encrypt(&Nonce::default(), Payload { msg: plain, aad }).unwrap_or_default();
     encrypted.extend_from_slice(&ciphertext);
     encrypted
 }
 
-/// The salt of a box.
+/// The salt of a ciphertext; `None` where it is too short.
 #[must_use]
 pub fn salt_of(encrypted: &[u8]) -> Option<[u8; SALT_BYTES]> {
     encrypted.first_chunk().copied()
 }
 
-/// Opens a box with the principal's record key.
+/// Decrypts with the principal's record key.
 ///
 /// # Errors
-/// When it does not open.
+/// When the key is another one, or the ciphertext was changed.
 pub fn decrypt(
     record_key: &[u8; 32],
     aad: &[u8],
@@ -74,10 +81,10 @@ pub fn decrypt(
     decrypt_with(&own_key(record_key, &salt_of(encrypted).ok_or(DecryptFault)?), aad, encrypted)
 }
 
-/// Opens a box with its own key.
+/// Decrypts with the ciphertext's own key.
 ///
 /// # Errors
-/// When it does not open.
+/// When the key is another one, or the ciphertext was changed.
 pub fn decrypt_with(own: &[u8; 32], aad: &[u8], encrypted: &[u8]) -> Result<Vec<u8>, DecryptFault> {
     let ciphertext = encrypted.get(SALT_BYTES..).ok_or(DecryptFault)?;
     Aes256Gcm::new(own.into())
@@ -85,21 +92,21 @@ pub fn decrypt_with(own: &[u8; 32], aad: &[u8], encrypted: &[u8]) -> Result<Vec<
         .map_err(|_| DecryptFault)
 }
 
-/// A running HMAC-SHA-256 (RFC 2104).
+/// HMAC-SHA-256 (RFC 2104) over bytes that arrive piece by piece.
 #[derive(Clone)]
 pub struct KeyedDigest(Hmac<Sha256>);
 
 impl KeyedDigest {
-    /// Begins under `key`.
+    /// Starts with `key`.
     #[must_use]
     pub fn new(key: &[u8; 16]) -> Self {
         let mut block = [0; 64];
         block[..16].copy_from_slice(key);
-        // A key shorter than the block is filled with zeros: the same HMAC.
+        // HMAC pads a key that is shorter than the block with zeros, so the result is the same.
         Self(Hmac::new((&block).into()))
     }
 
-    /// More bytes.
+    /// Adds bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
@@ -149,7 +156,7 @@ mod tests {
         }
     }
 
-    /// RFC 4231 section 4.3, whose key of four bytes is filled up with zeros.
+    /// RFC 4231 section 4.3, whose key of four bytes is padded with zeros.
     #[test]
     fn digests_are_those_of_the_standard() {
         let mut key = [0; 16];

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::prepared::PreparedKey;
 use super::{Genuine, Portable, PublicKey, SignatureFault, Verifier};
 
-/// The y coordinates, encoded, of the eight points of small order: 1, −1, 0, and the two of order eight
-/// (their sign bit left out).
+/// The encoded y coordinates of the eight points of small order: 1, −1, 0, and the two of order
+/// eight. Their sign bit is left out.
 const SMALL_ORDER_Y: [[u8; 32]; 5] = [
     [
         1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
@@ -31,10 +31,12 @@ const SMALL_ORDER_Y: [[u8; 32]; 5] = [
     ],
 ];
 
-/// True of a signature whose R has small order. aws-lc takes it, strict verification does not, and the two must not differ.
-/// (An R that is not canonical verifies under neither: both compare it with one that they computed.)
+/// True for a signature whose R has small order. The library aws-lc accepts it and strict
+/// verification does not, but the two must agree. (An R that is not canonical verifies under
+/// neither. Both compare it with an R that they computed.)
 fn small_order_r(signature: &[u8]) -> bool {
     let Some(r) = signature.first_chunk::<32>() else { return true };
+    // The top bit is the sign of x (RFC 8032 section 5.1.2), so both points with this y match.
     let mut y = *r;
     y[31] &= 0x7f;
     SMALL_ORDER_Y.contains(&y)
@@ -51,6 +53,7 @@ impl Verifier for Fast {
         message: &[u8],
         signature: &[u8],
     ) -> Result<Genuine, SignatureFault> {
+        // Checked here for both algorithms, so that it does not depend on the libraries.
         if signature.len() != key.algorithm().signature_bytes() {
             return Err(SignatureFault::Invalid);
         }
@@ -59,6 +62,7 @@ impl Verifier for Fast {
             PreparedKey::Ed25519(_) if small_order_r(signature) => false,
             PreparedKey::Ed25519(key) => {
                 let text = URL_SAFE_NO_PAD.encode(signature);
+                // The library calls Ed25519 by its older name (RFC 8037).
                 jsonwebtoken::crypto::verify(&text, message, key, jsonwebtoken::Algorithm::EdDSA)
                     .unwrap_or(false)
             }
@@ -68,7 +72,7 @@ impl Verifier for Fast {
     }
 }
 
-/// Asks both implementations; where they disagree, the answer is no.
+/// Verifies with both implementations. A signature on which they disagree is refused.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Both;
 
@@ -82,6 +86,8 @@ impl Verifier for Both {
         match (Fast.verify(key, message, signature), Portable.verify(key, message, signature)) {
             (Ok(genuine), Ok(_)) => Ok(genuine),
             (Err(_), Err(_)) => Err(SignatureFault::Invalid),
+            // A disagreement is a fault of one implementation, so it has its own fault and is never
+            // accepted.
             (Ok(_), Err(_)) | (Err(_), Ok(_)) => Err(SignatureFault::Disagreement),
         }
     }

@@ -1,4 +1,5 @@
-//! Keys: public ones checked when they are read, private ones as a 32-byte seed that is wiped.
+//! Keys: public keys, which are checked when they are parsed, and private keys as a 32-byte seed
+//! that is wiped.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use zeroize::Zeroizing;
 use super::degenerate::t1_is_degenerate;
 use super::{Algorithm, EntropyFault, entropy};
 
-/// Why bytes are no public key.
+/// Why bytes are not a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyFault {
     /// The wrong number of bytes.
@@ -17,46 +18,51 @@ pub enum KeyFault {
     Length {
         /// The algorithm's name.
         algorithm: &'static str,
-        /// Bytes that it must have.
+        /// The required bytes.
         expected: usize,
-        /// Bytes that it has.
+        /// The actual bytes.
         found: usize,
     },
     /// Not the canonical encoding of a point on the curve (RFC 8032 section 5.1.3).
     #[error("the Ed25519 public key is not a canonically encoded point")]
     NotCanonical,
-    /// A point of small order: anything would verify.
+    /// A point of small order. Signatures for any message would verify under it.
     #[error("the Ed25519 public key has small order")]
     SmallOrder,
-    /// An ML-DSA-65 key whose t1 no key generation makes: anybody could sign for some of these.
+    /// An ML-DSA-65 key whose t1 no key generation makes. Under some of these keys, anyone could
+    /// sign.
     #[error(
-        "the t1 of the ML-DSA-65 public key is zero, small or repeated: such a key was not generated, and anybody could sign"
+        "the t1 of the ML-DSA-65 public key is zero, small or repeated: such a key was not \
+            generated, and anybody could sign"
     )]
     Degenerate,
 }
 
+/// A public key in the form of the pure Rust implementations.
 #[derive(Clone)]
 pub(super) enum Parsed {
     MlDsa65(Arc<ml_dsa::VerifyingKey<MlDsa65>>),
     Ed25519(ed25519_dalek::VerifyingKey),
 }
 
-/// A public key that was checked.
+/// A public key that has been checked.
 #[derive(Clone)]
 pub struct PublicKey {
     algorithm: Algorithm,
+    /// The raw key.
     bytes: Arc<[u8]>,
     pub(super) parsed: Parsed,
+    /// The key in the form of the gateway's implementations.
     #[cfg(feature = "gateway")]
     pub(super) fast: super::prepared::PreparedKey,
 }
 
 impl PublicKey {
-    /// Reads a raw public key (FIPS 204 `pkEncode`, RFC 8032 section 5.1.2).
+    /// Parses a raw public key (FIPS 204 `pkEncode`, RFC 8032 section 5.1.2).
     ///
     /// # Errors
-    /// When it has the wrong length, is an Ed25519 point that is not canonical or has small order, or has an ML-DSA-65 t1 that
-    /// no key generation makes.
+    /// When its length is wrong. For Ed25519, when the point is not canonical or has small order.
+    /// For ML-DSA-65, when the t1 is one that no key generation makes.
     pub fn read(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyFault> {
         let length = || KeyFault::Length {
             algorithm: algorithm.as_str(),
@@ -67,6 +73,8 @@ impl PublicKey {
             Algorithm::MlDsa65 => {
                 let encoded =
                     EncodedVerifyingKey::<MlDsa65>::try_from(bytes).map_err(|_| length())?;
+                // FIPS 204 requires no such check, but such keys accept forged signatures (see
+                // `degenerate`).
                 if t1_is_degenerate(bytes) {
                     return Err(KeyFault::Degenerate);
                 }
@@ -79,7 +87,8 @@ impl PublicKey {
                 if key.is_weak() {
                     return Err(KeyFault::SmallOrder);
                 }
-                // Decompression takes y ≥ p; only what it compresses back to is one key under one name.
+                // Decompression accepts y ≥ p. Only the bytes that it compresses back to are
+                // accepted, so that one key has one thumbprint.
                 if key.to_edwards().compress().as_bytes() != raw {
                     return Err(KeyFault::NotCanonical);
                 }
@@ -110,11 +119,13 @@ impl PublicKey {
 
 impl fmt::Debug for PublicKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the raw key, which would make log lines long.
         out.debug_struct("PublicKey").field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
-/// A private key: its algorithm and 32-byte seed (FIPS 204 `ξ`, RFC 8032 section 5.1.5). Wiped when dropped, never printed.
+/// A private key: its algorithm and its 32-byte seed (FIPS 204 `ξ`, RFC 8032 section 5.1.5). It is
+/// wiped when dropped, and never printed.
 pub struct SigningKey {
     algorithm: Algorithm,
     seed: Zeroizing<[u8; 32]>,
@@ -129,13 +140,13 @@ impl SigningKey {
         Ok(Self::from_seed(algorithm, Zeroizing::new(entropy()?)))
     }
 
-    /// The key of a seed.
+    /// The key with this seed.
     #[must_use]
     pub const fn from_seed(algorithm: Algorithm, seed: Zeroizing<[u8; 32]>) -> Self {
         Self { algorithm, seed }
     }
 
-    /// The seed, to be written to a private file.
+    /// The seed, for a private file.
     #[must_use]
     pub const fn seed(&self) -> &Zeroizing<[u8; 32]> {
         &self.seed
@@ -150,7 +161,7 @@ impl SigningKey {
     /// The public half.
     ///
     /// # Errors
-    /// Never for a key of this type; the check is that of every public key.
+    /// Never for a key of this type: the result passes the check of every public key.
     pub fn public(&self) -> Result<PublicKey, KeyFault> {
         match self.algorithm {
             Algorithm::MlDsa65 => PublicKey::read(
@@ -164,18 +175,19 @@ impl SigningKey {
         }
     }
 
-    /// The expanded key; the seed is borrowed, so no copy of it is left behind.
+    /// The expanded key. The seed is borrowed, so that no copy of it is left in memory.
     fn ml_dsa(&self) -> ml_dsa::SigningKey<MlDsa65> {
         let seed: &[u8; 32] = &self.seed;
         ml_dsa::SigningKey::from_seed(seed.into())
     }
 
-    /// Signs `message`, deterministically; ML-DSA with the empty context.
+    /// Signs `message` deterministically. ML-DSA uses the empty context.
     #[must_use]
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match self.algorithm {
             Algorithm::MlDsa65 => {
-                // FIPS 204 algorithm 2, line 10, for an empty context: a zero for "pure", and a zero for the context's length.
+                // FIPS 204 algorithm 2, line 10, for an empty context: a zero for "pure", and a
+                // zero for the length of the context.
                 let formatted: [&[u8]; 2] = [&[0, 0], message];
                 self.ml_dsa()
                     .expanded_key()

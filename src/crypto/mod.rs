@@ -1,7 +1,8 @@
-//! Signatures: ML-DSA-65 (FIPS 204, pure, empty context) and Ed25519 (RFC 8032), each in two implementations.
+//! Signatures: ML-DSA-65 (FIPS 204, pure, empty context) and Ed25519 (RFC 8032), each in two
+//! implementations.
 //!
-//! [`Portable`] stands on pure Rust and serves wherever a verifier is wanted without the gateway; [`Fast`] is the gateway's.
-//! [`Both`] asks the two and refuses where they disagree.
+//! [`Portable`] is pure Rust, for verifiers that do not contain the gateway; [`Fast`] is the
+//! gateway's. [`Both`] uses the two and refuses a signature on which they disagree.
 
 mod degenerate;
 pub mod encryption;
@@ -38,7 +39,7 @@ impl Algorithm {
         }
     }
 
-    /// Bytes of a public key.
+    /// The bytes of a public key.
     #[must_use]
     pub const fn public_bytes(self) -> usize {
         match self {
@@ -47,7 +48,7 @@ impl Algorithm {
         }
     }
 
-    /// Bytes of a signature.
+    /// The bytes of a signature.
     #[must_use]
     pub const fn signature_bytes(self) -> usize {
         match self {
@@ -56,7 +57,7 @@ impl Algorithm {
         }
     }
 
-    /// True of an algorithm that holds against a quantum adversary.
+    /// True for an algorithm that is secure against a quantum adversary.
     #[must_use]
     pub const fn post_quantum(self) -> bool {
         match self {
@@ -66,14 +67,14 @@ impl Algorithm {
     }
 }
 
-/// Proof that a signature verified. Only a [`Verifier`] of this module makes one.
+/// Proof that a signature was verified. Only a [`Verifier`] of this module makes one.
 #[derive(Debug)]
 pub struct Genuine(());
 
 /// A signature that does not verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureFault {
-    /// It is not one of this key over this message.
+    /// It is not a signature of this key over this message.
     #[error("the signature does not verify")]
     Invalid,
     /// The two implementations disagree about it.
@@ -81,7 +82,7 @@ pub enum SignatureFault {
     Disagreement,
 }
 
-/// Whatever verifies signatures.
+/// A signature verifier.
 pub trait Verifier: Send + Sync {
     /// Verifies `signature` of `key` over `message`.
     ///
@@ -101,17 +102,17 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// SHA-256 of bytes that come piece by piece.
+/// SHA-256 of bytes that arrive piece by piece.
 #[derive(Default)]
 pub struct Sha256Sum(Sha256);
 
 impl Sha256Sum {
-    /// The next piece.
+    /// Adds the next piece.
     pub fn take(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }
 
-    /// The sum of all of them.
+    /// The hash of all pieces.
     #[must_use]
     pub fn end(self) -> [u8; 32] {
         self.0.finalize().into()
@@ -129,15 +130,17 @@ pub fn hex(bytes: &[u8]) -> String {
 #[error("the operating system gives no randomness: {0}")]
 pub struct EntropyFault(getrandom::Error);
 
-/// Values unlike any other, made without a call to the system: SHA-256 of a key drawn at the start and a count. Nobody without
-/// the key can tell from one what the next will be, nor how many lie between two.
+/// Unique values, made without a system call: SHA-256 of a key from the start and a count. Without
+/// the key, no one can predict the next value, or count the values between two.
 pub struct Draws {
+    /// The secret key.
     key: [u8; 32],
+    /// The number of values so far.
     count: std::sync::atomic::AtomicU64,
 }
 
 impl Draws {
-    /// A source with a key of its own.
+    /// A source with a new key.
     ///
     /// # Errors
     /// When the system gives no randomness.
@@ -145,7 +148,7 @@ impl Draws {
         Ok(Self { key: entropy()?, count: std::sync::atomic::AtomicU64::new(0) })
     }
 
-    /// The next one.
+    /// The next value.
     #[must_use]
     pub fn next(&self) -> [u8; 16] {
         let mut block = [0; 40];
@@ -154,14 +157,15 @@ impl Draws {
         count.copy_from_slice(
             &self.count.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_be_bytes(),
         );
+        // The hash hides the count. 128 bits are enough against a guess and against a collision.
         *sha256(&block).first_chunk().unwrap_or(&[0; 16])
     }
 }
 
-/// `N` bytes of the operating system's randomness.
+/// `N` random bytes from the operating system.
 ///
 /// # Errors
-/// When there is none to be had.
+/// When the system gives no randomness.
 pub fn entropy<const N: usize>() -> Result<[u8; N], EntropyFault> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(EntropyFault)?;

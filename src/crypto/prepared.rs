@@ -1,4 +1,4 @@
-//! Public keys in the form that the fast implementations verify with.
+//! Public keys in the form of the gateway's fast implementations.
 
 use std::sync::Arc;
 
@@ -7,16 +7,18 @@ use jsonwebtoken::DecodingKey;
 
 use super::Algorithm;
 
-/// A public key as the fast implementations keep it.
+/// A public key in the form that the fast implementations use. It is parsed once, because parsing
+/// an ML-DSA-65 key is expensive.
 #[derive(Clone)]
 pub(super) enum PreparedKey {
     MlDsa65(Arc<ParsedPublicKey>),
     Ed25519(Arc<DecodingKey>),
-    /// aws-lc does not take the key: nothing verifies under it.
+    /// aws-lc refuses the key, so no signature verifies under it.
     Refused,
 }
 
 impl PreparedKey {
+    /// Parses a key that [`super::PublicKey::read`] has checked.
     pub(super) fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
         match algorithm {
             Algorithm::MlDsa65 => ParsedPublicKey::new(&ML_DSA_65, bytes)

@@ -1,21 +1,26 @@
-//! Who holds a lock, for messages.
+//! Finds the process that holds a lock, for messages.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// The process that holds a lock (flock) on `path`: one that has the file open and locked, as far as we may look at it, else the
-/// one that took the lock, if it still runs. `None` where that cannot be told. Linux: proc(5).
+/// The process that holds a lock (flock) on `path`. It is a process that has the file open and
+/// locked, as far as this process may see. Otherwise it is the one that took the lock, if it still
+/// runs. `None` where it is not known. Linux only: proc(5).
 #[must_use]
 pub fn holder(path: &Path) -> Option<u32> {
     let locked = fs::metadata(path).ok()?;
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // A process that took the lock may have passed the open file to another one, so open files come
+    // first.
     ids.find(|id| holds(*id, (locked.dev(), locked.ino()))).or_else(|| taker(locked.ino()))
 }
 
-/// Whether that process has the file open under a lock. A lock belongs to the open file, whoever took it.
+/// Whether that process has the file open with a lock. A lock belongs to the open file, not to the
+/// process that took it.
 fn holds(id: u32, file: (u64, u64)) -> bool {
+    // Files of other users' processes cannot be read without privileges.
     let Ok(open) = fs::read_dir(format!("/proc/{id}/fd")) else { return false };
     open.flatten().any(|entry| {
         let same = fs::metadata(entry.path()).is_ok_and(|found| (found.dev(), found.ino()) == file);
@@ -28,7 +33,8 @@ fn holds(id: u32, file: (u64, u64)) -> bool {
     })
 }
 
-/// The process that took the lock, from a row such as `1: FLOCK  ADVISORY  WRITE 4711 fd:01:5678 0 EOF`.
+/// The process that took the lock, from a row such as `1: FLOCK  ADVISORY  WRITE 4711 fd:01:5678 0
+/// EOF`.
 fn taker(inode: u64) -> Option<u32> {
     let rows = fs::read_to_string("/proc/locks").ok()?;
     let id = rows.lines().find_map(|row| {
@@ -36,6 +42,8 @@ fn taker(inode: u64) -> Option<u32> {
         let [_, "FLOCK", _, _, id, file, ..] = words.as_slice() else { return None };
         (file.rsplit(':').next()? == inode.to_string()).then(|| id.parse::<u32>().ok())?
     })?;
+    // The row keeps the id of a process that has ended, while another one still holds the open
+    // file.
     Path::new(&format!("/proc/{id}")).exists().then_some(id)
 }
 

@@ -1,4 +1,4 @@
-//! Files that are still the ones we opened.
+//! Checks that a path still leads to the file that was opened.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,36 +7,41 @@ use std::path::{Path, PathBuf};
 
 use super::DiskFault;
 
-/// Which file a path led to when it was opened, and how long it was.
+/// The file that a path led to when it was opened, and its length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
+    /// The path.
     path: PathBuf,
+    /// The device of the file system.
     device: u64,
+    /// The inode, which identifies the file on its device.
     inode: u64,
+    /// The length in bytes.
     length: u64,
-    /// Its length may change.
+    /// True where the length may change.
     grows: bool,
 }
 
-/// How a path has stopped leading to the file that was opened.
+/// How a path has changed since its file was opened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Changed {
-    /// Unlinked or renamed, or a folder above it was.
+    /// It was unlinked or renamed, or a folder above it was.
     #[error("{} has been removed or renamed under us", .0.display())]
     Missing(PathBuf),
-    /// Another file stands there.
+    /// Another file is at the path.
     #[error("{} has been replaced under us", .0.display())]
     Replaced(PathBuf),
-    /// Truncated or extended.
+    /// It was truncated or extended.
     #[error("{} has changed its length under us", .0.display())]
     Resized(PathBuf),
-    /// It cannot be looked at.
+    /// Its metadata cannot be read.
     #[error(transparent)]
     Unreadable(#[from] DiskFault),
 }
 
 impl Changed {
-    /// Whether nothing is known to have changed: a shortage that passes kept us from looking.
+    /// Whether the fault says only that the check was not possible, because of a shortage that may
+    /// pass. No change is known then.
     #[must_use]
     pub fn passes(&self) -> bool {
         matches!(self, Self::Unreadable(fault) if fault.passes())
@@ -47,7 +52,7 @@ impl Identity {
     /// The identity of `file`, which was opened as `path`.
     ///
     /// # Errors
-    /// When the file cannot be looked at.
+    /// When the file's metadata cannot be read.
     pub fn of(file: &File, path: &Path) -> Result<Self, DiskFault> {
         let found = file.metadata().map_err(DiskFault::of("look at", path))?;
         Ok(Self {
@@ -59,19 +64,20 @@ impl Identity {
         })
     }
 
-    /// The identity of what `path` leads to, a file or a folder whose length may change.
+    /// The identity of the file or folder at `path`, whose length may change.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// When its metadata cannot be read.
     pub fn growing(path: &Path) -> Result<Self, DiskFault> {
         Ok(Self { grows: true, ..Self::at(path)? })
     }
 
-    /// The identity of what `path` leads to.
+    /// The identity of the file at `path`.
     ///
     /// # Errors
-    /// When it cannot be looked at.
+    /// When its metadata cannot be read.
     pub fn at(path: &Path) -> Result<Self, DiskFault> {
+        // A symbolic link is not followed: a link in the place of the file is a change too.
         let found = fs::symlink_metadata(path).map_err(DiskFault::of("look at", path))?;
         Ok(Self {
             path: path.to_owned(),
@@ -82,13 +88,13 @@ impl Identity {
         })
     }
 
-    /// Whether its length may change.
+    /// Whether the length may change.
     #[must_use]
     pub const fn grows(&self) -> bool {
         self.grows
     }
 
-    /// Whether both are the same file, under the same path.
+    /// Whether both are the same file at the same path.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         (&self.path, self.device, self.inode) == (&other.path, other.device, other.inode)
@@ -106,10 +112,10 @@ impl Identity {
         self.length
     }
 
-    /// Whether the path still leads to that file, at that length.
+    /// Checks that the path still leads to that file, with that length.
     ///
     /// # Errors
-    /// What has changed.
+    /// The change.
     pub fn check(&self) -> Result<(), Changed> {
         let found = match fs::symlink_metadata(&self.path) {
             Ok(found) => found,

@@ -1,4 +1,5 @@
-//! The body as it is forwarded. The last step before the record.
+//! Step "admit" of the guard: writes the body as it is forwarded. It is the last step before the
+//! admission is recorded.
 
 use std::sync::Arc;
 
@@ -17,10 +18,10 @@ use crate::guard::table::Upstream;
 use crate::id::RequestId;
 use crate::model::{BodyChanges, ExternalReference, ModelCall, Operation};
 
-/// Places that were stripped and are named, at the most.
+/// At most this many removed references are listed in headers and records.
 const NAMED_MAX: usize = 16;
 
-/// Work that was admitted.
+/// What is done for an admitted request.
 pub enum Action {
     /// Answer without an upstream.
     Local(Local),
@@ -32,7 +33,7 @@ impl Action {
     /// The call that is to be forwarded.
     ///
     /// # Errors
-    /// What is answered without an upstream.
+    /// The work that needs no upstream.
     pub fn into_call(self) -> Result<Call, Local> {
         match self {
             Self::Call(call) => Ok(call),
@@ -51,58 +52,66 @@ pub enum Local {
 
 /// A call as it will be forwarded.
 pub struct Call {
-    /// What is asked for.
+    /// The operation.
     pub operation: Operation,
-    /// The body in the server's terms.
+    /// The body in the terms of the upstream's profile.
     pub body: Bytes,
     /// True when the caller asked for a stream.
     pub stream: bool,
-    /// The cap on the output tokens of all its choices together, where the operation counts them.
+    /// The cap on the output tokens of all choices together, where the operation counts them.
     pub output_tokens: Option<u64>,
     /// True when the caller asked for usage in the stream.
     pub usage_asked: bool,
-    /// True when the answer goes on from a text of the caller's.
+    /// True when the answer continues a text that the caller sent.
     pub continues: bool,
     /// The model, and the upstreams that may serve it.
     pub candidates: Candidates,
-    /// The server that the body was written for.
+    /// The upstream that the body was written for.
     pub upstream: Arc<Upstream>,
-    /// What is fetched and stands in the body as marks until then.
+    /// URLs that the gateway fetches. Until then, marks are in the body in their place.
     pub fetches: Option<Fetches>,
-    /// For whom places at upstreams are taken.
+    /// The holder for whom slots at upstreams are taken.
     pub holder: Holder,
-    /// Whose connection it may go over, where an upstream's are kept apart.
+    /// The principal. An upstream may keep the connections of different principals apart.
     pub owner: Subject,
 }
 
 impl Forwards for Call {
     fn forwarded(&self) -> Option<&[u8]> {
         match self.fetches {
+            // With fetches, the body still has marks in it. It is not yet what the upstream will
+            // get.
             None => Some(&self.body),
             Some(_) => None,
         }
     }
 }
 
-/// What the answer's headers say about what was changed.
+/// Changes to a request or an answer, as the answer's headers report them.
 #[derive(Default)]
 pub struct Adjustments {
     /// The cap on output tokens, where it was lowered to it.
     pub output_tokens: Option<u64>,
     /// Fields that were dropped.
     pub dropped: Vec<String>,
-    /// What was taken out because it would have made the server reach outside.
+    /// References that were removed because the model server would have fetched them.
     pub stripped: Vec<ExternalReference>,
-    /// How many URLs of the answer gave way to a mark.
+    /// How many URLs of the answer were replaced by a mark.
     pub removed: u64,
 }
 
-/// A request that is admitted, with its place at the model and its server. Only [`admit`] makes one.
+/// A request that is admitted, with its slots at the model and its upstream. Only [`admit`] makes
+/// one.
 pub struct Admitted {
+    /// The caller and the operation.
     routed: Routed,
+    /// The work for the request.
     work: Action,
+    /// The changes that were made to it.
     adjustments: Adjustments,
+    /// Its slots.
     permit: Permit,
+    /// The cap on the output tokens of all choices together.
     cap: Option<u64>,
 }
 
@@ -119,7 +128,7 @@ impl Admitted {
         self.routed.paced().headroom()
     }
 
-    /// The call as it will be forwarded, where there is one.
+    /// The call as it is forwarded, where there is one.
     #[must_use]
     pub const fn call(&self) -> Option<&Call> {
         match &self.work {
@@ -128,7 +137,7 @@ impl Admitted {
         }
     }
 
-    /// The model's canonical name.
+    /// The model's canonical name, where the request is a call.
     #[must_use]
     pub fn model(&self) -> Option<&Arc<str>> {
         match &self.work {
@@ -137,7 +146,7 @@ impl Admitted {
         }
     }
 
-    /// The server that is asked first.
+    /// The upstream that is tried first, as records describe it.
     #[must_use]
     pub fn server(&self) -> Option<&Server> {
         match &self.work {
@@ -146,7 +155,7 @@ impl Admitted {
         }
     }
 
-    /// What was taken out because it would have made the server reach outside.
+    /// References that were removed because the model server would have fetched them.
     #[must_use]
     pub fn stripped(&self) -> &[ExternalReference] {
         &self.adjustments.stripped
@@ -158,7 +167,7 @@ impl Admitted {
         self.cap
     }
 
-    /// The work, and the rest.
+    /// Splits into the work and the rest.
     #[must_use]
     pub fn into_action(self) -> (Action, Rest) {
         (
@@ -174,25 +183,25 @@ impl Forwards for Admitted {
     }
 }
 
-/// What an admitted request has beside its work.
+/// The parts of an admitted request other than its work.
 pub struct Rest {
     /// The caller and the operation.
     pub routed: Routed,
-    /// What was changed.
+    /// The changes.
     pub adjustments: Adjustments,
-    /// The place at the model and its server. It must live as long as the server works.
+    /// The slots at the model and its upstream. They must be kept until the upstream has finished.
     pub permit: Permit,
 }
 
-/// What the gateway writes into a body or an answer of its own.
+/// Values that the gateway itself writes into a body or an answer.
 pub struct BodyStamp<'s> {
-    /// The request.
+    /// The request's id.
     pub request: RequestId,
-    /// Salts of prompt caches.
+    /// Makes the salts for prompt caches.
     pub cache_salts: &'s CacheSalts,
 }
 
-/// Writes the body as it is forwarded.
+/// Writes the body as it is forwarded. Cannot fail: every check was made before.
 #[must_use]
 pub fn admit(reserved: Reserved<'_>, stamp: &BodyStamp<'_>) -> Admitted {
     let Parts { routed, asked, cap } = reserved.into_parts();
@@ -209,6 +218,7 @@ pub fn admit(reserved: Reserved<'_>, stamp: &BodyStamp<'_>) -> Admitted {
     Admitted { routed, work, adjustments, permit, cap: cap.all }
 }
 
+/// Writes a call's body for its first upstream, and lists the changes.
 fn write(
     call: &ModelCall<'_>,
     target: CallTarget,
@@ -220,6 +230,7 @@ fn write(
     let caller = routed.paced().caller();
     let (token, class) = (caller.token(), caller.class());
     let profile = &upstream.profile;
+    // The profile decides: a server that does not know these fields could refuse the whole request.
     let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
     let cache_salt = if profile.takes_cache_salt() {
         let principal = (token.verified.issuer(), token.verified.principal().as_str());
@@ -228,10 +239,12 @@ fn write(
         None
     };
     let written = call.write(&BodyChanges { output_tokens: cap, request_id, cache_salt });
+    // Reported only where the gateway lowered the caller's own cap.
     let lowered = if written.clamped { written.output_tokens } else { None };
     let adjustments = Adjustments {
         output_tokens: lowered,
         dropped: call.dropped().to_vec(),
+        // Bounded, because the caller decides how many references a body has.
         stripped: call.stripped().iter().take(NAMED_MAX).cloned().collect(),
         removed: 0,
     };
@@ -239,6 +252,7 @@ fn write(
         operation: call.operation(),
         body: Bytes::from(written.body),
         stream: call.stream(),
+        // The server applies the cap to each choice; the record counts all of them.
         output_tokens: written.output_tokens.map(|each| each.saturating_mul(call.choices())),
         usage_asked: call.usage_asked(),
         continues: call.continues(),

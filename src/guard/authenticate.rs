@@ -1,10 +1,14 @@
-//! Who is asking? From the headers to an [`Authenticated`] caller.
+//! Step "authenticate" of the guard: turns the request headers into an [`Authenticated`] caller.
 //!
-//! Cheap before dear: shape of the headers, then the memory of verified tokens, and only for a token that is not remembered
-//! the rates of its peer and of its root token, and the signature. What turns out good gives its peer the charge back, and what
-//! does not its root: strangers are counted by where they come from, whoever makes new chains by what they hold. A token is found in the memory by a keyed hash and taken for known only if it is the
-//! same text from end to end, so that the hash need not be a cryptographic one: SHA-256 over an ML-DSA-65 token costs more
-//! than the rest of this question. What is remembered is asked for times, key and standing again on every request, so a
+//! Cheap checks come before expensive ones. First comes the shape of the headers, then the token
+//! cache. Only for a token that is not cached come the rates of its peer and of its root token, and
+//! then the signature. A valid token gives the charge back to its peer, and an invalid one gives it
+//! back to its root. So unauthenticated callers are counted by where they come from, and a holder
+//! that makes new chains is counted by its root token.
+//!
+//! The cache finds a token by a keyed hash, and accepts it only if the whole text is equal. So the
+//! hash need not be a cryptographic one: SHA-256 over an ML-DSA-65 token costs more than the rest
+//! of this step. Times, key and status of a cached token are checked again on every request, so a
 //! revocation acts on the next one.
 
 use std::hash::BuildHasher as _;
@@ -27,10 +31,10 @@ use crate::refusal::{Code, Refusal};
 use crate::registry::{self, Changes, Registry, Subscription};
 use crate::token::{KeySource as _, Presented, Verified, handle, verify};
 
-/// The credential of one request, as it stood in the headers.
+/// The credential of one request, as the headers have it.
 pub struct Credential<'h>(&'h str);
 
-/// Longest credential that is looked at, in bytes (docs/TOKEN.md: 40 KiB a chain).
+/// The longest accepted credential, in bytes (docs/TOKEN.md: 40 KiB for a chain).
 const CREDENTIAL_MAX: usize = 40 << 10;
 
 impl<'h> Credential<'h> {
@@ -45,11 +49,14 @@ impl<'h> Credential<'h> {
             (None, None) => return Err(Code::TokenMissing.into()),
             (Some(value), None) => (value, true),
             (None, Some(value)) => (value, false),
+            // Two credentials are refused even where they are equal. A proxy or a log could
+            // otherwise take the other one for the caller.
             (Some(_), Some(_)) => return Err(Code::TokenAmbiguous.into()),
         };
         if bearer.next().is_some() || key.next().is_some() {
             return Err(Code::TokenAmbiguous.into());
         }
+        // Checked before the text is read, so that a large header costs no more work.
         if value.len() > CREDENTIAL_MAX + "Bearer ".len() {
             return Err(Code::TokenTooLarge.into());
         }
@@ -57,6 +64,7 @@ impl<'h> Credential<'h> {
         if !has_scheme {
             return Ok(Self(text));
         }
+        // RFC 6750 section 2.1; the scheme is compared without case (RFC 9110 section 11.1).
         let (scheme, token) = text.split_once(' ').ok_or(Code::TokenScheme)?;
         if scheme.eq_ignore_ascii_case("bearer") {
             Ok(Self(token))
@@ -66,29 +74,31 @@ impl<'h> Credential<'h> {
     }
 }
 
-/// A verified token together with what is worked out from it once.
+/// A verified token, with the values that are computed from it once.
 pub struct CachedToken {
-    /// What it says.
+    /// The verified claims.
     pub verified: Verified,
-    /// The agent and those that it was delegated from, nearest first.
+    /// The agent and the agents that it was delegated from, nearest first.
     pub agents: Vec<Subject>,
     /// The principal.
     pub principal: Subject,
-    /// What records say of it.
+    /// The caller as records describe it.
     pub caller: Arc<Caller>,
-    /// Whether its issuer lets handles stand for tokens.
+    /// Whether its issuer allows handles for tokens.
     by_handle: bool,
+    /// The generation of the keyring by which it was verified.
     generation: u64,
-    /// Changes that its requests have to hear of.
+    /// Reports changes that concern its requests in flight.
     subscription: Subscription,
-    /// The token itself: what is presented must be this to be taken for it.
+    /// The token's text. A presented token must be equal to it.
     text: Box<str>,
-    /// Memory that it takes in all, in bytes.
+    /// The memory that it takes in total, in bytes.
     bytes: usize,
 }
 
 impl CachedToken {
-    /// Memory that a token of `text` takes, with all that is kept of it and its place among the others.
+    /// The memory in bytes of a token with this text, with everything that is kept of it and its
+    /// entry in the cache.
     fn weigh(
         text: &str,
         verified: &Verified,
@@ -101,21 +111,25 @@ impl CachedToken {
             + size_of::<Caller>()
             + agents * size_of::<Subject>()
             + size_of_val(&*caller.chain);
-        // The text is the largest piece; allocators round such pieces up by as much as a quarter.
+        // The text is the largest piece. Allocators round such pieces up by as much as a quarter.
         own + text.len() + text.len() / 4 + verified.bytes() + ENTRY_BYTES
     }
 }
 
-/// A caller whose token verifies and who may act. Only [`Authenticator::authenticate`] makes one.
+/// A caller whose token is valid and that may act. Only [`Authenticator::authenticate`] makes one.
 pub struct Authenticated {
+    /// The verified token.
     remembered: Arc<CachedToken>,
+    /// The agent's class, at the time of this request.
     class: Arc<Class>,
+    /// The config of this request.
     tables: Arc<Tables>,
+    /// The handle that the caller presented.
     handle: Option<HandleId>,
 }
 
 impl Authenticated {
-    /// The handle that was presented in the token's place.
+    /// The handle that was presented instead of the token.
     #[must_use]
     pub const fn handle(&self) -> Option<&HandleId> {
         self.handle.as_ref()
@@ -133,20 +147,20 @@ impl Authenticated {
         &self.class
     }
 
-    /// The config's tables, as they were when the request came.
+    /// The config's tables at the time when the request came.
     #[must_use]
     pub const fn tables(&self) -> &Arc<Tables> {
         &self.tables
     }
 }
 
-/// A caller who may not act; whose token it is, where its signatures, times and proof hold.
+/// A caller that may not act.
 pub struct Denied {
-    /// Why not.
+    /// The refusal.
     pub refusal: Refusal,
-    /// The token.
+    /// The token, where its signatures, times and proof are valid.
     pub token: Option<Arc<CachedToken>>,
-    /// The handle that was presented in its place.
+    /// The handle that was presented instead of it.
     pub handle: Option<HandleId>,
 }
 
@@ -156,43 +170,47 @@ impl From<Refusal> for Box<Denied> {
     }
 }
 
-/// A token that was verified again, after keys or issuers have changed.
+/// A token that was verified again after a change of keys or issuers.
 pub struct Renewed {
     /// The token.
     pub token: Arc<CachedToken>,
-    /// Changes that concern it, since before its status was checked.
+    /// Changes that concern it. They are observed from before its status was checked.
     pub changes: Changes,
 }
 
-/// A caller whose token is valid, and how that was found.
+/// The result for a valid token.
 pub struct Authentication {
     /// The caller.
     pub caller: Authenticated,
-    /// Changes that concern it, since before its status was checked.
+    /// Changes that concern it. They are observed from before its status was checked.
     pub changes: Changes,
     /// How its token was found valid.
     pub found: TokenLookup,
 }
 
-/// How a token was found good.
+/// How a token was found valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenLookup {
-    /// It was remembered.
+    /// It was in the token cache.
     Cached,
     /// Its signature was verified now.
     Verified,
 }
 
-/// What is planned for a remembered token, in bytes: an ML-DSA-65 root and what it says take about eight thousand.
+/// The planned memory of a cached token, in bytes: an ML-DSA-65 root with its claims takes about
+/// eight thousand.
 const REMEMBERED_BYTES: u64 = 9 << 10;
-/// What a place in the memory takes beside the token: slots, hashes, and what the allocator keeps for six pieces.
+/// The memory in bytes that a cache entry takes in addition to the token: slots, hashes, and the
+/// allocator's overhead for six pieces.
 const ENTRY_BYTES: usize = 256;
-/// A token that takes more is verified each time. No chain of 40 KiB does.
+/// The largest cached token, in bytes. A larger one is verified each time. No chain of 40 KiB is as
+/// large.
 const ENTRY_MAX: usize = 64 << 10;
-/// Below this a memory could not hold a single long chain.
+/// The smallest cache, in bytes. A smaller one could not hold a single long chain.
 const MEMORY_MIN: u64 = 1 << 20;
 
-/// Weighs remembered tokens by the memory that they take: whoever holds a key can sign any number of long chains.
+/// Weighs cached tokens by their memory, because a holder of a key can sign any number of long
+/// chains.
 #[derive(Clone)]
 struct Weight;
 
@@ -202,39 +220,52 @@ impl quick_cache::Weighter<u64, Arc<CachedToken>> for Weight {
     }
 }
 
-/// What a token that is not remembered is charged to, before it is verified.
+/// The two counters that a token which is not cached is charged to before it is verified.
 #[derive(Clone, Copy)]
 struct Charge {
+    /// The peer's network.
     peer: u128,
+    /// The hash of the root token.
     root: u128,
 }
 
-/// The question and what it is answered from.
+/// Authenticates callers, with everything that this needs.
 pub struct Authenticator {
+    /// The issuers' keys.
     keyring: Arc<Keyring>,
+    /// Status of agents, tokens and handles.
     registry: Arc<Registry>,
+    /// Computes the subjects of a token.
     limiter: Arc<Limiter>,
+    /// Verifies signatures.
     verifier: Box<dyn Verifier>,
     clock: Arc<dyn Clock>,
+    /// The token cache, by the keyed hash of the text; `None` where it is off.
     memory: Option<quick_cache::sync::Cache<u64, Arc<CachedToken>, Weight>>,
+    /// Has a random key, so that a caller cannot choose texts whose hashes collide.
     hashing: RandomState,
+    /// Charges by peer network.
     peers: Charges,
+    /// Charges by root token.
     roots: Charges,
 }
 
-/// The network that a peer is counted under: its IPv4 address, or the /64 of its IPv6 address.
+/// The network under which a peer is counted: its IPv4 address, or the /64 of its IPv6 address.
 #[must_use]
 pub fn network(peer: IpAddr) -> u128 {
+    // An IPv4 address may come in IPv4-mapped form (RFC 4291 section 2.5.5.2).
     match peer.to_canonical() {
         IpAddr::V4(four) => four.to_ipv6_mapped().to_bits(),
+        // A single host usually gets a whole /64, so it could use a new address for each request.
         IpAddr::V6(six) => six.to_bits() >> 64 << 64,
     }
 }
 
 impl Authenticator {
-    /// A door over those books. `token_cache` is the number of tokens remembered (0: none), `peer_rps` how many requests
-    /// without a good token one peer network may send a second, `root_rps` how many good tokens and chains that are not
-    /// remembered are verified a second below one root token.
+    /// An authenticator over those registries. `token_cache` is the number of cached tokens (0:
+    /// none). `peer_rps` is the number of requests a second that one peer network may send without
+    /// a valid token. `root_rps` is the number of valid tokens and chains a second that are
+    /// verified below one root token, where they are not cached.
     #[must_use]
     pub fn new(
         books: (Arc<Keyring>, Arc<Registry>, Arc<Limiter>),
@@ -244,6 +275,8 @@ impl Authenticator {
         (peer_rps, root_rps): (u32, u32),
     ) -> Self {
         let (keyring, registry, limiter) = books;
+        // The cache is bounded in bytes, not in tokens: long chains take the room of many short
+        // tokens.
         let bytes = REMEMBERED_BYTES.saturating_mul(token_cache as u64).max(MEMORY_MIN);
         let memory = (token_cache > 0)
             .then(|| quick_cache::sync::Cache::with_weighter(token_cache, bytes, Weight));
@@ -261,7 +294,7 @@ impl Authenticator {
         }
     }
 
-    /// Counts a request without a good token against its peer's network.
+    /// Counts a request without a valid token against its peer's network.
     ///
     /// # Errors
     /// `peer-rate` when the network's rate is used up.
@@ -271,26 +304,30 @@ impl Authenticator {
             .map_err(|_| Refusal::new(Code::PeerRate).after(std::time::Duration::from_secs(1)))
     }
 
+    /// The monotonic time in nanoseconds.
     fn now(&self) -> u64 {
         u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Charges a token that is not remembered to its peer's network and to its root token.
+    /// Charges a token that is not cached to its peer's network and to its root token.
     fn charge(&self, peer: IpAddr, text: &str) -> Result<Charge, Refusal> {
         self.limit_unauthenticated(peer)?;
-        // A root has one spelling, so its text stands for it; a keyed hash is enough to count by.
+        // A root token has only one valid spelling, so its text identifies it. A keyed hash is
+        // enough for counting.
         let root = text.split('~').next().unwrap_or_default();
         let charge = Charge { peer: network(peer), root: u128::from(self.hashing.hash_one(root)) };
         self.roots.take(charge.root, self.now()).map_err(|wait| {
-            // Nothing was verified, and others behind the same address need not wait for this root.
+            // No signature was verified. Other callers at the same address need not wait for this
+            // root.
             self.peers.give_back(charge.peer, self.now());
             Refusal::new(Code::RootRate).after(wait)
         })?;
         Ok(charge)
     }
 
-    /// Gives the half of a charge back that does not apply: a good token's peer did nothing wrong, and what is no good says
-    /// nothing about the holder of the root that it begins with.
+    /// Gives back the half of a charge that does not apply. The peer of a valid token caused no
+    /// abuse. An invalid token is no evidence against the holder of the root that it begins with,
+    /// because anyone can copy that text.
     fn settle(&self, charge: Charge, good: bool) {
         let now = self.now();
         if good {
@@ -300,7 +337,7 @@ impl Authenticator {
         }
     }
 
-    /// The public keys that anybody may have, as a JWK Set, for a caller without a token.
+    /// The public keys, as a JWK Set, for an unauthenticated caller.
     ///
     /// # Errors
     /// `peer-rate`.
@@ -309,7 +346,7 @@ impl Authenticator {
         Ok(self.keyring.published())
     }
 
-    /// Answers who is asking.
+    /// Authenticates the caller of a request.
     ///
     /// # Errors
     /// Any refusal of the stages presented, verified and authenticated.
@@ -319,11 +356,17 @@ impl Authenticator {
         peer: IpAddr,
         tables: Arc<Tables>,
     ) -> Result<Authentication, Box<Denied>> {
+        // An unknown handle is tried as a token, so that it is refused and charged in the same way
+        // as any other text.
         let held = handle::id(credential.0).and_then(|id| self.registry.handle(&id));
         let text = held.as_ref().map_or(credential.0, |held| &held.text);
         let hash = self.hashing.hash_one(text);
+        // Read before the verification. If keys change during it, the cached token has the former
+        // generation and is verified again.
         let generation = self.keyring.generation();
         let same = |known: &Arc<CachedToken>| {
+            // In constant time: the time must not show how much of a guessed token equals a cached
+            // one.
             let same = aws_lc_rs::constant_time::verify_slices_are_equal(
                 known.text.as_bytes(),
                 text.as_bytes(),
@@ -332,19 +375,23 @@ impl Authenticator {
         };
         if let Some(known) = self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same)
         {
+            // Observed before the status check, so that a revocation between the two is not missed.
             let changes = self.changes(&known);
             self.refused(peer, known.verified.still_valid(self.clock.now()))?;
             let class = self.refused(peer, self.check_status(&known, held.is_some(), &tables));
             let caller = self.admitted(known, class, (tables, held.map(|held| held.id)))?;
+            // A cached token needs no charge, because it costs no signature.
             return Ok(Authentication { caller, changes, found: TokenLookup::Cached });
         }
+        // Before any signature is verified: that is the work that an unauthenticated caller must
+        // not cause without limit.
         let charge = self.charge(peer, text)?;
         let known = self.verify(text, generation).inspect_err(|_| self.settle(charge, false))?;
         let known = Arc::new(known);
         let changes = self.changes(&known);
         let class = self.check_status(&known, held.is_some(), &tables);
         self.settle(charge, class.is_ok());
-        // Who may not act takes nobody's place in the memory.
+        // A caller that may not act replaces no other token in the cache.
         if let (Some(memory), Ok(_)) = (&self.memory, &class)
             && known.bytes <= ENTRY_MAX
         {
@@ -354,16 +401,19 @@ impl Authenticator {
         Ok(Authentication { caller, changes, found: TokenLookup::Verified })
     }
 
-    /// Changes from now on that concern a token. A change of keys since it was verified counts as one.
+    /// Changes from now on that concern a token. A change of keys since its verification counts as
+    /// one.
     fn changes(&self, known: &CachedToken) -> Changes {
         let mut changes = known.subscription.changes();
+        // Keys or issuers have changed since the verification. The mark makes the request check its
+        // token again.
         if known.generation != self.keyring.generation() {
             changes.mark();
         }
         changes
     }
 
-    /// The caller, or whose token it is that may not act.
+    /// The caller, or the refusal with the token that may not act.
     fn admitted(
         &self,
         remembered: Arc<CachedToken>,
@@ -372,6 +422,7 @@ impl Authenticator {
     ) -> Result<Authenticated, Box<Denied>> {
         match class {
             Ok(class) => {
+                // The last use of a key tells the operator which keys are idle.
                 self.keyring.note_use(remembered.verified.kid(), self.clock.now());
                 Ok(Authenticated { remembered, class, tables, handle })
             }
@@ -379,11 +430,15 @@ impl Authenticator {
         }
     }
 
-    /// Counts a remembered token that is refused against its peer, as one that is not remembered was counted already.
+    /// Counts a cached token that is refused against its peer. A token that is not cached was
+    /// counted before.
     fn refused<T>(&self, peer: IpAddr, answer: Result<T, Refusal>) -> Result<T, Refusal> {
+        // `peer-rate` has priority over the reason: a peer over its rate learns no more about the
+        // token.
         answer.map_err(|refusal| self.limit_unauthenticated(peer).err().unwrap_or(refusal))
     }
 
+    /// Verifies a token and computes its cache entry.
     fn verify(&self, text: &str, generation: u64) -> Result<CachedToken, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
@@ -392,12 +447,14 @@ impl Authenticator {
             .lineage()
             .map(|name| self.limiter.subject(SubjectKind::Agent, name))
             .collect();
+        // Principals are counted by issuer, because two issuers may use the same name.
         let principal = self.limiter.principal(verified.issuer(), verified.principal().as_str());
         let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
         let (agent, named) = (verified.agent().clone(), verified.principal().clone());
         let caller =
             Arc::new(Caller { agent, principal: named, chain: verified.chain().collect() });
         let tokens: Vec<TokenId> = verified.ids().copied().collect();
+        // A change of any of these must reach the requests of this token.
         let keys: Vec<KeyId> = verified.holders().chain([*verified.kid()]).collect();
         let subjects =
             registry::ChangeSubject::of(verified.agent(), verified.principal(), &tokens, &keys);
@@ -417,13 +474,16 @@ impl Authenticator {
         })
     }
 
-    /// The standing of key, token and agent, and the agent's class. A token behind a handle is taken by that alone.
+    /// Checks the status of key, token and agent, and finds the agent's class. A token that has a
+    /// handle is accepted only by that handle.
     fn check_status(
         &self,
         known: &CachedToken,
         by_handle: bool,
         tables: &Tables,
     ) -> Result<Arc<Class>, Refusal> {
+        // The record of a registration contains the token. So a reader of the record must not be
+        // able to use it (docs/TOKEN.md, Handles).
         if self.may_act(known)?.is_some() && !by_handle {
             return Err(Code::HandleRequired.into());
         }
@@ -433,7 +493,7 @@ impl Authenticator {
             .ok_or_else(|| Refusal::new(Code::ClassUnknown).because(format_args!("class {name}")))
     }
 
-    /// Times, key, token, agent; and the handle that the token stands behind.
+    /// Checks times, key, token and agent. Returns the token's handle, where it has one.
     fn may_act(&self, known: &CachedToken) -> Result<Option<HandleId>, Refusal> {
         let verified = &known.verified;
         verified.still_valid(self.clock.now())?;
@@ -444,29 +504,32 @@ impl Authenticator {
         if behind.is_some() && !known.by_handle { Err(Code::HandlesOff.into()) } else { Ok(behind) }
     }
 
-    /// Asks again whether the caller of a request in flight may act. Where keys or issuers have changed since its token was
-    /// verified, it is verified anew: the answer is then what to go by from now on.
+    /// Checks again whether the caller of a request in flight may act. Where keys or issuers have
+    /// changed since its token was verified, the token is verified again. The result then replaces
+    /// the former token.
     ///
     /// # Errors
     /// The refusal that a new request would get.
     pub fn may_still_act(&self, known: &CachedToken) -> Result<Option<Renewed>, Refusal> {
         let generation = self.keyring.generation();
         if known.generation == generation {
+            // The common case: no key or issuer has changed, so only times and status are checked.
             return self.may_act(known).map(|_| None);
         }
         let token = Arc::new(self.verify(&known.text, generation)?);
+        // Observed before the status check, so that a change between the two is not missed.
         let changes = self.changes(&token);
         self.may_act(&token)?;
         Ok(Some(Renewed { token, changes }))
     }
 
-    /// Bytes that the remembered tokens take.
+    /// The memory of the cached tokens, in bytes.
     #[must_use]
     pub fn remembered_bytes(&self) -> u64 {
         self.memory.as_ref().map_or(0, quick_cache::sync::Cache::weight)
     }
 
-    /// Gives the memory of peers and roots that were not seen lately back.
+    /// Frees the memory of peers and roots without recent charges.
     pub fn sweep(&self) {
         let now = self.now();
         self.peers.sweep(now);

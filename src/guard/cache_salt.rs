@@ -1,5 +1,6 @@
-//! Who may share a prompt cache. Servers with a field for a salt reuse what they computed only under the same salt, so that
-//! nobody learns from an answer's speed what somebody else has asked.
+//! Cache salts: which requests may share a prompt cache. A server with a salt field reuses computed
+//! prompts only under the same salt. So a caller cannot learn from the speed of an answer what
+//! another caller has sent.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -8,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{EntropyFault, entropy};
 
-/// Whose requests may share what a server computed of a prompt.
+/// The requests that may share cached prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheScope {
     /// The requests of one principal.
@@ -19,14 +20,15 @@ pub enum CacheScope {
     Shared,
 }
 
-/// Makes salts: HMAC-SHA256 (RFC 2104) of the scope under a key drawn at the start, so that no caller can name another's.
+/// Makes salts: HMAC-SHA256 (RFC 2104) of the scope. The key is random and drawn at the start, so
+/// that no caller can compute the salt of another.
 pub struct CacheSalts {
     key: hmac::Key,
     bytes: Zeroizing<[u8; 32]>,
 }
 
 impl CacheSalts {
-    /// Salts under a key of their own; a restart leaves caches cold.
+    /// Salts under a new random key. After a restart, servers reuse no cached prompt of before.
     ///
     /// # Errors
     /// When the system gives no randomness.
@@ -34,19 +36,20 @@ impl CacheSalts {
         Ok(Self::keyed(Zeroizing::new(entropy::<32>()?)))
     }
 
-    /// Salts under the key of a process before this one: caches stay warm.
+    /// Salts under the key of a former process, so that cached prompts can still be used.
     #[must_use]
     pub fn keyed(bytes: Zeroizing<[u8; 32]>) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &*bytes), bytes }
     }
 
-    /// The key, to be passed on.
+    /// The key, for the successor process.
     #[must_use]
     pub const fn key(&self) -> &Zeroizing<[u8; 32]> {
         &self.bytes
     }
 
-    /// The salt of a request in the name of an issuer's principal, in base64url; none where all share the cache.
+    /// The salt, in base64url, of a request in the name of an issuer's principal. `None` where all
+    /// requests share the cache.
     #[must_use]
     pub fn salt(
         &self,
@@ -55,8 +58,10 @@ impl CacheSalts {
         class: &str,
     ) -> Option<String> {
         let name = match scope {
-            // The same name at another issuer is another principal.
+            // The issuer is part of it: the same name at another issuer is another principal.
             CacheScope::Principal => ["principal", issuer, principal].join("\0"),
+            // The first part keeps a class apart from a principal with the same name; zero bytes
+            // separate the parts.
             CacheScope::Class => ["class", class].join("\0"),
             CacheScope::Shared => return None,
         };

@@ -1,4 +1,5 @@
-//! Which upstreams may this request reach? The set is fixed before the rules are asked, and the request never leaves it.
+//! The upstreams that a request may reach. The set is fixed before the operator's rules are
+//! checked, and the request never leaves it.
 
 use std::sync::Arc;
 
@@ -7,10 +8,13 @@ use crate::guard::table::{ModelRoute, Upstream};
 
 /// The upstreams that a request may reach, the preferred one first. Never empty.
 ///
-/// They are those of the model's route whose profile is the one that the body was checked against.
+/// They are the upstreams of the model's route with the profile that the body was checked against.
 pub struct Candidates {
+    /// The model.
     model: Arc<ModelRoute>,
+    /// The preferred upstream.
     first: Arc<Upstream>,
+    /// The other upstreams, in the order of the route.
     others: Vec<Arc<Upstream>>,
 }
 
@@ -19,6 +23,7 @@ impl Candidates {
     pub(super) fn new(model: Arc<ModelRoute>, first: Arc<Upstream>) -> Self {
         let mut others = Vec::new();
         for other in &model.route {
+            // Another profile could forward fields that were not checked for its server.
             let is_same = Arc::ptr_eq(&other.profile, &first.profile);
             if other.name != first.name && is_same {
                 others.push(Arc::clone(other));
@@ -44,7 +49,7 @@ impl Candidates {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    /// All of them: `chosen` first, if it is one, then the others in the order of the route.
+    /// All of them: `chosen` first, if it is in the set, then the others in the order of the route.
     #[must_use]
     pub fn from(&self, chosen: &Arc<Upstream>) -> Vec<&Arc<Upstream>> {
         let mut order = Vec::with_capacity(1 + self.others.len());
@@ -57,6 +62,8 @@ impl Candidates {
         order
     }
 
+    /// The upstream, where it is in the set. Compared by pointer, because a reload may give the
+    /// name to another upstream.
     fn find(&self, upstream: &Arc<Upstream>) -> Option<&Arc<Upstream>> {
         self.iter().find(|known| Arc::ptr_eq(known, upstream))
     }
@@ -68,7 +75,7 @@ impl Candidates {
     }
 }
 
-/// The upstream that is asked first, and a slot there. Only [`Candidates::turn`] makes one.
+/// The upstream that is tried first, and a slot there. Only [`Candidates::turn`] makes one.
 pub struct Turn {
     upstream: Arc<Upstream>,
     slot: Slot,

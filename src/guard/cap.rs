@@ -1,4 +1,4 @@
-//! How many output tokens may this request have?
+//! Step "cap" of the guard: finds how many output tokens a request may have.
 
 use crate::guard::govern::Governed;
 use crate::guard::understand::{RequestKind, Understood};
@@ -8,34 +8,38 @@ use crate::refusal::{Code, Refusal};
 /// The cap on output tokens of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Cap {
-    /// Of all its choices together; `None` where the operation has no output tokens.
+    /// The cap on all choices together; `None` where the operation has no output tokens.
     pub all: Option<u64>,
-    /// Of each choice.
+    /// The cap on each choice.
     pub each: u64,
 }
 
 /// A request whose cap is known. Only [`cap`] makes one.
 pub struct Capped<'b> {
+    /// The request of the step before.
     governed: Governed<'b>,
+    /// Its cap.
     cap: Cap,
 }
 
 impl<'b> Capped<'b> {
-    /// The caller, the operation, and what is asked for.
+    /// The caller, the operation and the parsed request.
     #[must_use]
     pub const fn understood(&self) -> &Understood<'b> {
         self.governed.understood()
     }
 
+    /// Takes the value apart for the next step.
     pub(super) fn into_parts(self) -> (Governed<'b>, Cap) {
         (self.governed, self.cap)
     }
 }
 
-/// Takes the lowest cap of the class and of every token of the chain.
+/// Takes the lowest cap of the class and of all tokens of the chain.
 ///
 /// # Errors
-/// `rate-is-zero` for a cap of zero; `field-invalid` where more choices are asked for than there are tokens.
+/// `rate-is-zero` for a cap of zero; `field-invalid` where a request has more choices than output
+/// tokens.
 pub fn cap(governed: Governed<'_>) -> Result<Capped<'_>, Refusal> {
     let understood = governed.understood();
     let caller = understood.routed().paced().caller();
@@ -54,17 +58,24 @@ pub fn cap(governed: Governed<'_>) -> Result<Capped<'_>, Refusal> {
     Ok(Capped { governed, cap })
 }
 
-/// What the cap leaves to each of the choices that are asked for.
+/// The cap on each of the requested choices.
 fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
+    // Rounded down, so that all choices together stay within the cap. The division is safe: a
+    // parsed request has at least one choice.
     match cap / choices {
-        0 if cap == 0 => Err(Refusal::new(Code::RateIsZero).saying("The cap on output tokens is zero: no request passes.")),
-        0 => Err(Refusal::new(Code::FieldInvalid)
-            .saying(format!("{choices} choices are asked for, more than the {cap} output tokens that this request may have."))),
+        0 if cap == 0 => Err(Refusal::new(Code::RateIsZero).saying(
+            "The cap on output tokens is \
+            zero: no request passes.",
+        )),
+        0 => Err(Refusal::new(Code::FieldInvalid).saying(format!(
+            "{choices} choices are asked for, more than the {cap} output tokens \
+                that this request may have."
+        ))),
         each => Ok(each),
     }
 }
 
-/// True for operations that have output tokens.
+/// True for operations with output tokens.
 #[must_use]
 pub const fn writes_tokens(operation: Operation) -> bool {
     match operation {

@@ -1,7 +1,9 @@
-//! What strangers may cost: charges per key and second, taken before the work and given back where the work was worth it.
+//! Charges: limit the work that unauthenticated callers cause, per key and second. A charge is
+//! taken before the work and given back where the work was justified.
 //!
-//! A key is a peer's network or a root token. A charge is a generic cell rate algorithm with a burst of one second's worth, so
-//! that at most twice the rate passes in any second. Idle keys are swept.
+//! A key is a peer's network or a root token. Charges follow the generic cell rate algorithm with a
+//! burst of one second's worth. So at most twice the rate passes in any second. A sweep removes
+//! idle keys.
 
 use std::time::Duration;
 
@@ -11,18 +13,20 @@ use foldhash::quality::RandomState;
 
 /// The charges of every key of one kind.
 pub struct Charges {
-    /// When the next charge of the key would be due, in nanoseconds of the monotonic clock; no row where that is over.
+    /// The time at which the next charge of the key is due, in nanoseconds of the monotonic clock.
+    /// A key whose time has passed needs no row.
     due: DashMap<u128, u64, RandomState>,
-    /// Nanoseconds between two charges at the pace of the rate.
+    /// Nanoseconds between two charges at the rate.
     interval: u64,
-    /// How far ahead of now the due time may lie for a charge to pass.
+    /// How many nanoseconds the due time may be ahead of now for a charge to pass.
     tolerance: u64,
 }
 
 impl Charges {
-    /// `rate` charges a second for each key, as many at once.
+    /// `rate` charges a second for each key, with a burst of the same number. 0 counts as 1.
     #[must_use]
     pub fn per_second(rate: u32) -> Self {
+        // Rounded up: a rate may pass slightly less than configured, never more.
         let rate = u64::from(rate.max(1));
         let interval = 1_000_000_000_u64.div_ceil(rate);
         Self {
@@ -35,9 +39,10 @@ impl Charges {
     /// Charges `key` once at `now`.
     ///
     /// # Errors
-    /// How long to wait until the charge would pass; nothing is charged then.
+    /// The time until the charge would pass. In that case the key is not charged.
     pub fn take(&self, key: u128, now: u64) -> Result<(), Duration> {
         let mut due = self.due.entry(key).or_insert(now);
+        // An idle key starts from now: unused time gives no additional charges later.
         let from = (*due).max(now);
         if from - now > self.tolerance {
             return Err(Duration::from_nanos(from - now - self.tolerance));
@@ -48,6 +53,7 @@ impl Charges {
 
     /// Gives one charge of `key` back.
     pub fn give_back(&self, key: u128, now: u64) {
+        // A swept key has no row. It owes no charge, so there is none to reduce.
         if let Entry::Occupied(mut row) = self.due.entry(key) {
             let due = row.get().saturating_sub(self.interval);
             if due > now {
@@ -58,21 +64,23 @@ impl Charges {
         }
     }
 
-    /// Drops the keys that owe nothing, and gives their memory back.
+    /// Removes the keys whose due time has passed, and frees their memory.
     pub fn sweep(&self, now: u64) {
         self.due.retain(|_, due| *due > now);
+        // Shrinks only when less than a quarter of the table is used, so that a steady load causes
+        // no reallocation.
         if self.due.capacity() > 4 * self.due.len() + 1024 {
             self.due.shrink_to_fit();
         }
     }
 
-    /// Keys that were charged lately.
+    /// The number of keys with a row.
     #[must_use]
     pub fn len(&self) -> usize {
         self.due.len()
     }
 
-    /// True where none was.
+    /// True where no key has a row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.due.is_empty()

@@ -1,11 +1,14 @@
-//! The core of every request rate: the generic cell rate algorithm (ITU-T I.371), with one arrival time per limit.
+//! The core of every request rate: the generic cell rate algorithm (GCRA, ITU-T I.371), with one
+//! arrival time per limit.
 //!
-//! A [`Limit`] of `rate` requests per period with a `burst` lets at most `rate + burst` requests pass in any window of one
-//! period. The tally belongs to a subject (an agent, a principal, a model); several limits may be tested against it. Each
-//! limit in use keeps an arrival time of its own inside the tally, and every request that passes moves all of them: so a
-//! second token with another limit neither resets the first one's count nor is starved by it for longer than its own period.
+//! A [`Limit`] of `rate` requests per period with a `burst` lets at most `rate + burst` requests
+//! pass in any window of one period. The rate limit state belongs to a subject (an agent, a
+//! principal, a model), and several limits may be tested against it. The state keeps one arrival
+//! time for each limit in use, and every request that passes moves all of them. So a second token
+//! with another limit cannot reset the count of the first one. It also cannot delay the first one
+//! for longer than its own period.
 
-/// The window that a rate is counted over.
+/// The window in which a rate counts requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Period {
     /// One second.
@@ -31,7 +34,7 @@ impl Period {
     }
 }
 
-/// Requests that a limit without a burst of its own lets pass at once, as far as its rate has so many.
+/// The burst of a limit without a configured burst, as far as its rate is that large.
 const SMALL_BURST: u32 = 10;
 
 /// `rate` requests per `period`, `burst` of them at once.
@@ -39,18 +42,20 @@ const SMALL_BURST: u32 = 10;
 pub struct Limit {
     /// The window.
     pub period: Period,
-    /// Requests per window; 0 refuses everything.
+    /// Requests per window; 0 refuses every request.
     pub rate: u32,
     /// Requests that may come at once; at least 1.
     pub burst: u32,
 }
 
 impl Limit {
-    /// A limit of `rate` per `period`; without a `burst` it is a sixth of the rate, but at least 10 or the whole of a smaller
-    /// rate: who may send two a minute may send the two at once.
+    /// A limit of `rate` per `period`. Without a `burst`, the burst is a sixth of the rate, but at
+    /// least 10 or the whole of a smaller rate. So a caller with two requests a minute may send
+    /// both at once.
     #[must_use]
     pub fn new(period: Period, rate: u64, burst: Option<u64>) -> Self {
-        // No request rate of this world reaches the cap: a larger number limits nothing either way.
+        // A larger number limits nothing in practice, so it is cut to `u32`. That keeps the state
+        // small.
         let clip = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let rate = clip(rate);
         Self {
@@ -60,47 +65,51 @@ impl Limit {
         }
     }
 
-    /// Nanoseconds between two requests at the limit's own pace.
+    /// Nanoseconds between two requests at the limit's rate. The rate must not be 0.
     const fn interval(self) -> u64 {
-        // Rounded up: a limit may pass a hair less than it says, never more.
+        // Rounded up: a limit may pass slightly less than it says, never more.
         self.period.nanos().div_ceil(self.rate as u64)
     }
 
-    /// How far ahead of now the arrival time may lie for a request to pass.
+    /// How many nanoseconds the arrival time may be ahead of now for a request to pass.
     const fn tolerance(self) -> u64 {
+        // One request of the burst needs no tolerance: it passes at the arrival time.
         self.interval().saturating_mul(self.burst as u64 - 1)
     }
 }
 
-/// What is left of the limit that is nearest to its end.
+/// The remaining part of the limit that is nearest to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headroom {
-    /// The limit that it speaks of.
+    /// The limit.
     pub limit: Limit,
-    /// Requests that would pass at once from now on.
+    /// Requests that would pass at once now.
     pub remaining: u64,
-    /// Nanoseconds until the whole burst is there again.
+    /// Nanoseconds until the whole burst is available again.
     pub reset_ns: u64,
 }
 
-/// A request that was counted.
+/// The result of a counted request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CountedRequest {
-    /// What is left of the tightest limit that was tested.
+    /// The remaining part of the tightest limit that was tested.
     pub headroom: Option<Headroom>,
-    /// Limits that were full already and moved by less than a request, and by how many nanoseconds.
+    /// Limits that were full already and moved by less than one request, with the nanoseconds that
+    /// they moved.
     pub clamped: Vec<(Limit, u64)>,
 }
 
-/// A request that does not pass, and how many nanoseconds to wait; `None` where waiting cannot help (a rate of zero).
+/// A refusal by a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
-    /// The limit that says no.
+    /// The limit that refuses.
     pub limit: Limit,
-    /// Nanoseconds until this request would pass it.
+    /// Nanoseconds until this request would pass; `None` where waiting cannot help (a rate of
+    /// zero).
     pub wait_ns: Option<u64>,
 }
 
+/// The arrival time of one limit.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
     limit: Limit,
@@ -108,48 +117,62 @@ struct Arrival {
     at: u64,
 }
 
-/// Distinct limits that one subject may be tested against within one period. A subject has as many as it has tokens with
-/// different rates in use at once; beyond this number the newest waits until one falls idle.
+/// Distinct limits that one subject may be tested against within one period. A subject has as many
+/// as it has tokens with different rates in use at once. A request with a further limit waits until
+/// one of them is idle.
 const LIMITS_MAX: usize = 8;
 
-/// The arrival times of one subject. One limit is held inline: 24 bytes for the common case.
+/// The arrival times of one subject. One limit is stored inline, which is 24 bytes in the common
+/// case.
 #[derive(Debug, Default)]
 pub struct RateState {
+    /// The arrival time of the first limit.
     first: Option<Arrival>,
     #[allow(clippy::box_collection, reason = "eight bytes in a million idle agents instead of 24")]
     more: Option<Box<Vec<Arrival>>>,
 }
 
 impl RateState {
+    /// All arrival times.
     fn arrivals(&self) -> impl Iterator<Item = &Arrival> {
         self.first.iter().chain(self.more.iter().flat_map(|more| more.iter()))
     }
 
+    /// All arrival times, to change them.
     fn arrivals_mut(&mut self) -> impl Iterator<Item = &mut Arrival> {
         self.first.iter_mut().chain(self.more.iter_mut().flat_map(|more| more.iter_mut()))
     }
 
-    /// The arrival time that `limit` is tested against: its own, or for a limit not seen lately as many requests ahead of
-    /// now as the busiest of the others, so that a new limit is no clean slate.
+    /// The arrival time for testing `limit`. A limit in use has its own. For a new limit, it is as
+    /// many requests ahead of now as the busiest of the other limits. So a new limit does not start
+    /// with an empty count.
     fn arrival(&self, limit: Limit, now: u64) -> u64 {
         if let Some(own) = self.arrivals().find(|arrival| arrival.limit == limit) {
             return own.at.max(now);
         }
+        // The debt of another limit, in requests. Rounded up, so that a new limit is never treated
+        // too well.
         let debt = |other: &Arrival| {
             (other.at.saturating_sub(now)).div_ceil(other.limit.interval().max(1))
         };
+        // Only limits of the same period are compared: a debt of one minute is no measure for one
+        // second.
         let same_period = self
             .arrivals()
             .filter(|other| other.limit.period == limit.period && other.limit.rate > 0);
+        // At most one burst: the new limit is then full, and a request waits no longer than that
+        // limit justifies.
         let requests = same_period.map(debt).max().unwrap_or(0).min(u64::from(limit.burst));
         now.saturating_add(limit.interval().saturating_mul(requests))
     }
 
-    /// Tests `limits` at `now` and, if all pass, counts one request against every limit of this subject.
+    /// Tests `limits` at `now`. If all pass, counts one request against every limit of this
+    /// subject.
     ///
     /// # Errors
-    /// The first limit that does not pass; nothing is counted then.
+    /// The first limit that does not pass. In that case no limit is changed.
     pub fn take(&mut self, limits: &[Limit], now: u64) -> Result<CountedRequest, Exceeded> {
+        // First, so that limits no longer in use do not count against `LIMITS_MAX`.
         self.forget_idle(now, limits);
         let known = self.arrivals().count();
         let new = limits
@@ -158,10 +181,13 @@ impl RateState {
             .count();
         let mut tightest: Option<Headroom> = None;
         for &limit in limits {
+            // Before `interval`, which divides by the rate.
             if limit.rate == 0 {
                 return Err(Exceeded { limit, wait_ns: None });
             }
             if known + new > LIMITS_MAX {
+                // A bounded number of arrival times keeps the memory of a subject bounded, whatever
+                // tokens are signed for it.
                 let soonest = self.arrivals().map(|arrival| arrival.at.saturating_sub(now)).min();
                 return Err(Exceeded { limit, wait_ns: soonest });
             }
@@ -179,12 +205,17 @@ impl RateState {
                 tightest = Some(left);
             }
         }
+        // Counted only now, after all limits have passed: a refused request changes no state.
         Ok(CountedRequest { headroom: tightest, clamped: self.count(limits, now) })
     }
 
+    /// Counts one request against every limit. Returns the limits that moved by less than one
+    /// request.
     fn count(&mut self, limits: &[Limit], now: u64) -> Vec<(Limit, u64)> {
         for &limit in limits {
             if !self.arrivals().any(|arrival| arrival.limit == limit) {
+                // The start of a new limit depends on the others, so it is computed before they
+                // move.
                 let arrival = Arrival { limit, at: self.arrival(limit, now) };
                 if self.first.is_none() {
                     self.first = Some(arrival);
@@ -196,7 +227,8 @@ impl RateState {
         let mut clamped = Vec::new();
         for arrival in self.arrivals_mut() {
             let interval = arrival.limit.interval();
-            // Requests that this limit did not test may run past it; it is then full, and no fuller.
+            // This request may not have tested this limit, so it may be full already. It stays full
+            // and does not move further ahead, so that another token cannot delay it without end.
             let full = now.saturating_add(arrival.limit.tolerance()).saturating_add(interval);
             let from = arrival.at.max(now);
             arrival.at = from.saturating_add(interval).min(full.max(from));
@@ -207,23 +239,26 @@ impl RateState {
         clamped
     }
 
-    /// Gives one counted request back, because another subject's limit refused it. `clamped` is what [`RateState::take`] said.
+    /// Takes one counted request back, because another subject's limit refused it. `clamped` comes
+    /// from [`RateState::take`].
     pub fn give_back(&mut self, clamped: &[(Limit, u64)]) {
         for arrival in self.arrivals_mut() {
+            // A clamped limit moved by less than one interval. Subtracting a whole one would give
+            // the caller additional requests.
             let part =
                 clamped.iter().find(|(limit, _)| *limit == arrival.limit).map(|(_, part)| *part);
             arrival.at = arrival.at.saturating_sub(part.unwrap_or(arrival.limit.interval()));
         }
     }
 
-    /// Each limit in use, and by how many nanoseconds its arrival time lies ahead of `now`.
+    /// Each limit in use, with the nanoseconds that its arrival time is ahead of `now`.
     pub fn ahead(&self, now: u64) -> impl Iterator<Item = (Limit, u64)> {
         self.arrivals()
             .filter(move |arrival| arrival.at > now)
             .map(move |arrival| (arrival.limit, arrival.at - now))
     }
 
-    /// A tally of which the arrival times lie so far ahead of `now`: at most the first eight are kept.
+    /// A state whose arrival times are so far ahead of `now`. At most the first eight are kept.
     #[must_use]
     pub fn of_ahead(ahead: impl IntoIterator<Item = (Limit, u64)>, now: u64) -> Self {
         let mut arrivals = ahead
@@ -234,13 +269,13 @@ impl RateState {
         Self { first, more: (!more.is_empty()).then(|| Box::new(more)) }
     }
 
-    /// True when nothing that was counted matters any more at `now`.
+    /// True when no arrival time is after `now`: the state can be removed without effect.
     #[must_use]
     pub fn idle(&self, now: u64) -> bool {
         self.arrivals().all(|arrival| arrival.at <= now)
     }
 
-    /// Drops arrival times that lie in the past and are not asked about.
+    /// Removes arrival times that have passed and are not in `asked`.
     fn forget_idle(&mut self, now: u64, asked: &[Limit]) {
         if let Some(more) = &mut self.more {
             more.retain(|arrival| arrival.at > now || asked.contains(&arrival.limit));
@@ -249,6 +284,8 @@ impl RateState {
             }
         }
         if self.first.is_some_and(|first| first.at <= now && !asked.contains(&first.limit)) {
+            // The inline field is filled from the list, so that one limit in use needs no
+            // allocation.
             self.first = self.more.as_mut().and_then(|more| more.pop());
         }
     }
@@ -261,6 +298,7 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    /// Takes requests until one is refused, and compares their number.
     #[track_caller]
     fn passes(tally: &mut RateState, limits: &[Limit], now: u64, expect: u64) {
         let mut passed = 0;
@@ -290,7 +328,8 @@ mod tests {
             let wait =
                 tally.take(&limit, 0).map_err(|no| no.wait_ns).expect_err("full").expect("a wait");
             assert!(wait.abs_diff(interval) <= 1, "{wait} ns for {rate} a minute");
-            // Whoever asks all the time gets the rest of a minute's worth, and then the pace.
+            // A caller that sends all the time gets the rest of one minute's worth, and then the
+            // rate.
             let more = (1..60)
                 .map(|second| u64::from(tally.take(&limit, second * SECOND).is_ok()))
                 .sum::<u64>();
@@ -328,6 +367,8 @@ mod tests {
             (Limit::new(Period::Minute, 6, Some(5)), Limit::new(Period::Minute, 60, Some(8)));
         let mut tally = RateState::default();
         passes(&mut tally, &[tight], 0, 5);
+        // Five requests of the tight limit count for the wide one too, so 3 of its burst of 8 are
+        // left.
         passes(&mut tally, &[wide], 0, 3);
     }
 
@@ -348,6 +389,8 @@ mod tests {
         passes(&mut tally, &[tight], 0, 2);
         for _ in 0..20 {
             let taken = tally.take(&[wide], 0).expect("passes");
+            // The tight limit was full and did not move, so that taking back must not move it
+            // either.
             assert_eq!(taken.clamped, [(tight, 0)]);
             tally.give_back(&taken.clamped);
         }
@@ -355,7 +398,8 @@ mod tests {
     }
 
     proptest! {
-        /// In any window of one period at most rate + burst pass, for every limit, whatever is asked when and in which mixture.
+        /// In any window of one period, at most rate + burst requests pass for every limit. The
+        /// test sends mixed requests at any time.
         #[test]
         fn no_window_passes_more_than_rate_and_burst(
             rates in prop::collection::vec((1u64..40, 1u64..10), 1..4),

@@ -1,7 +1,9 @@
-//! The tallies of every subject: request rates and work in flight, counted per agent, principal, model and upstream.
+//! The limiter: request rates and requests in flight, counted per agent, principal, model and
+//! upstream.
 //!
-//! A subject is known here by a keyed 128-bit hash, and costs about forty bytes; when its last request is a period old and
-//! nothing of it is in flight, a sweep gives the memory back.
+//! The limiter knows a subject by a keyed 128-bit hash; a subject costs about forty bytes. A sweep
+//! frees the memory of a subject whose last request is one period old and that has no request in
+//! flight.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -14,10 +16,10 @@ use crate::clock::Clock;
 use crate::guard::gcra::{Exceeded, Headroom, Limit, RateState};
 use crate::guard::slots::Slot;
 
-/// The keys that names of subjects are hashed with.
+/// The keys for the hashes of subject names.
 pub type Seeds = [u64; 4];
 
-/// What a tally belongs to. The same name under two kinds is two subjects.
+/// The kind of a subject. The same name under two kinds gives two subjects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubjectKind {
     /// An agent, by its whole name.
@@ -46,72 +48,81 @@ impl SubjectKind {
 /// A subject: its kind and the keyed hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// What it is.
+    /// The kind.
     pub kind: SubjectKind,
     key: u128,
 }
 
 impl Subject {
-    /// The keyed hash of its name.
+    /// The keyed hash of the name.
     pub(super) const fn key(self) -> u128 {
         self.key
     }
 }
 
-/// One subject and the rates that it is tested against.
+/// One subject and the rates that a request must keep for it.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// Whose tally.
+    /// The subject whose rate state is used.
     pub subject: Subject,
-    /// The limits; an empty list passes and counts nothing.
+    /// The limits. An empty list always passes and counts no request.
     pub limits: Vec<Limit>,
 }
 
 /// A refusal by a rate.
 #[derive(Clone, Copy, Debug)]
 pub struct RateExceeded {
-    /// Whose tally is full.
+    /// The kind of the subject whose rate is used up.
     pub kind: SubjectKind,
-    /// The limit and the wait.
+    /// The limit and the waiting time.
     pub exceeded: Exceeded,
 }
 
-/// A refusal because too much is in flight.
+/// A refusal because too many requests are in flight.
 #[derive(Clone, Copy, Debug)]
 pub struct InFlightExceeded {
-    /// Whose work it is.
+    /// The kind of the subject.
     pub kind: SubjectKind,
     /// The limit that is reached.
     pub limit: u64,
 }
 
+/// What the limiter knows of one subject.
 #[derive(Debug, Default)]
 pub(super) struct Account {
+    /// Arrival times per limit.
     pub(super) rates: RateState,
+    /// Requests in flight.
     pub(super) in_flight: u32,
 }
 
-/// All tallies.
+/// The rate states and in-flight counts of all subjects.
 pub struct Limiter {
+    /// By the keyed hash of the subject.
     pub(super) accounts: DashMap<u128, Account, RandomState>,
+    /// The keys as numbers, for the successor process.
     pub(super) seeds: Seeds,
+    /// Hashers for the upper and the lower half of the 128-bit hash.
     keys: [SeedableRandomState; 2],
     clock: Arc<dyn Clock>,
 }
 
 impl Limiter {
-    /// An empty book on `clock`, under keys of its own.
+    /// An empty limiter on `clock`, with random keys.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
+        // The keys are random so that a caller cannot choose names whose hashes collide: two
+        // subjects with one hash would share their limits.
         let random = || RandomState::default().hash_one(());
         Self::keyed(clock, [random(), random(), random(), random()])
     }
 
-    /// An empty book under the keys of another one.
+    /// An empty limiter with the keys of another process, so that both compute the same hashes.
     #[must_use]
     pub fn keyed(clock: Arc<dyn Clock>, seeds: Seeds) -> Self {
         let [high, low, shared_high, shared_low] = seeds;
-        // Two for the life of the process: the hasher borrows them for ever.
+        // Two seeds for the life of the process, because the hasher borrows them with a static
+        // lifetime.
         let shared = |seed| &*Box::leak(Box::new(SharedSeed::from_u64(seed)));
         let keys = [
             SeedableRandomState::with_seed(high, shared(shared_high)),
@@ -120,7 +131,7 @@ impl Limiter {
         Self { accounts: DashMap::with_hasher(RandomState::default()), seeds, keys, clock }
     }
 
-    /// The subject of that kind and name.
+    /// The subject with that kind and name.
     #[must_use]
     pub fn subject(&self, kind: SubjectKind, name: &str) -> Subject {
         let [high, low] = &self.keys;
@@ -131,27 +142,33 @@ impl Limiter {
         }
     }
 
-    /// A principal as that issuer's tokens name it: the same name at another issuer is another principal.
+    /// The subject of a principal, as that issuer's tokens name it. The same name at another issuer
+    /// is another principal.
     #[must_use]
     pub fn principal(&self, issuer: &str, name: &str) -> Subject {
-        // No URL and no name has a zero byte.
+        // The zero byte separates the two parts: neither a URL nor a name can contain one.
         self.subject(SubjectKind::Principal, &[issuer, name].join("\0"))
     }
 
+    /// The monotonic time in nanoseconds.
     pub(super) fn now(&self) -> u64 {
         u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Counts one request against every ask, in order; narrow ones first, so that a request which its own limit refuses
-    /// touches no shared tally.
+    /// Counts one request against every ask, in order. The caller puts narrow subjects first: a
+    /// request that its own limit refuses then changes no shared rate state.
     ///
     /// # Errors
-    /// The first that refuses; what was counted before it is given back.
+    /// The first limit that refuses. The counts made before it are taken back.
     pub fn take(&self, asks: &[Ask]) -> Result<Option<Headroom>, RateExceeded> {
         let now = self.now();
         let mut first = None;
+        // What full limits counted of this request, by the ask's index: only that much may be taken
+        // back.
         let mut clamped = Vec::new();
         for (place, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty()) {
+            // Each entry is locked alone and briefly. Two locks at once could deadlock with another
+            // request.
             let taken =
                 self.accounts.entry(ask.subject.key).or_default().rates.take(&ask.limits, now);
             match taken {
@@ -160,6 +177,7 @@ impl Limiter {
                     clamped.extend(taken.clamped.into_iter().map(|part| (place, part)));
                 }
                 Err(exceeded) => {
+                    // Taken back, so that a refused request uses up no narrower rate.
                     for (at, counted) in
                         asks[..place].iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty())
                     {
@@ -179,10 +197,10 @@ impl Limiter {
         Ok(first)
     }
 
-    /// Takes a place in flight for every subject, up to its limit (`u64::MAX` counts without limiting).
+    /// Takes a slot for every subject, up to its limit (`u64::MAX` counts without a limit).
     ///
     /// # Errors
-    /// The first that is full; places taken before it are given back.
+    /// The first subject that is full. Slots taken before it are returned.
     pub fn enter(self: &Arc<Self>, slots: &[(Subject, u64)]) -> Result<Permit, InFlightExceeded> {
         let mut permit = Permit {
             limiter: Some(Arc::clone(self)),
@@ -191,63 +209,74 @@ impl Limiter {
         };
         for &(subject, limit) in slots {
             let mut account = self.accounts.entry(subject.key).or_default();
+            // On this return `permit` is dropped, which returns the slots that were taken before.
             if u64::from(account.in_flight) >= limit {
                 return Err(InFlightExceeded { kind: subject.kind, limit });
             }
             account.in_flight += 1;
+            // The lock on the entry ends before the next entry is locked.
             drop(account);
             permit.taken.push(subject.key);
         }
         Ok(permit)
     }
 
-    /// Drops every subject that is idle and gives its memory back. Cost: one pass over the book, a shard locked at a time.
+    /// Removes every idle subject and frees its memory. Cost: one pass over all subjects, with one
+    /// shard locked at a time.
     pub fn sweep(&self) {
         let now = self.now();
         self.accounts.retain(|_, account| account.in_flight > 0 || !account.rates.idle(now));
+        // Shrinks only when the table is less than a quarter full, so that a steady load causes no
+        // reallocation at each sweep.
         if self.accounts.capacity() > 4 * self.accounts.len() + 1024 {
             self.accounts.shrink_to_fit();
         }
     }
 
-    /// Subjects in the book.
+    /// The number of subjects in memory.
     #[must_use]
     pub fn len(&self) -> usize {
         self.accounts.len()
     }
 
-    /// True when no subject is in the book.
+    /// True when no subject is in memory.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.accounts.is_empty()
     }
 
-    /// Bytes that the book takes, by its capacity.
+    /// The memory of the table in bytes, by its capacity.
     #[must_use]
     pub fn bytes(&self) -> usize {
+        // The table keeps one control byte per entry.
         self.accounts.capacity() * (size_of::<(u128, Account)>() + 1)
     }
 }
 
-/// Places in flight; given back when dropped. They travel inside the answer's body.
+/// Slots in flight, returned when dropped. The permit is kept inside the answer's body.
 #[derive(Default)]
 pub struct Permit {
+    /// `None` for a permit without counted slots.
     limiter: Option<Arc<Limiter>>,
+    /// The hashes of the subjects.
     taken: Vec<u128>,
+    /// The slot at the upstream that serves the request.
     upstream: Option<Slot>,
 }
 
 impl Permit {
-    /// The same with that place at an upstream, in the stead of another one's.
+    /// The same permit with that slot at an upstream, which replaces the slot at another one.
     #[must_use]
     pub fn at(mut self, upstream: Slot) -> Self {
+        // The assignment drops the former slot, which returns it to the former upstream.
         self.upstream = Some(upstream);
         self
     }
 
-    /// These places and those of `other`, of the same limiter.
+    /// The slots of this permit and those of `other`, from the same limiter.
     #[must_use]
     pub fn with(mut self, mut other: Self) -> Self {
+        // `other` keeps no keys, so its drop returns no slot twice.
         self.taken.append(&mut other.taken);
         self.limiter = self.limiter.take().or_else(|| other.limiter.take());
         self.upstream = self.upstream.take().or_else(|| other.upstream.take());
@@ -260,6 +289,7 @@ impl Drop for Permit {
         let Some(limiter) = &self.limiter else { return };
         for key in &self.taken {
             if let Some(mut account) = limiter.accounts.get_mut(key) {
+                // Saturating: a wrong count must not wrap around and block the subject.
                 account.in_flight = account.in_flight.saturating_sub(1);
             }
         }

@@ -1,11 +1,13 @@
-//! The questions that every request is asked, in order. Each step consumes the value of the one before and only that step
-//! can make its own, so a request that skipped a question does not compile.
+//! The guard: the checks that every request passes, in order. Each step consumes the value of the
+//! step before, and only that step can make its own value. So code that skips a check does not
+//! compile.
 //!
 //! ```text
 //! Credential → Authenticated → Paced → Routed → Understood → Cleared → Screened → Governed → Capped → Reserved → Admitted
 //! ```
 //!
-//! What follows, the seal and the forward, is audit/'s and proxy/'s.
+//! The next steps are in `audit` (the admission is recorded) and in `proxy` (the request is
+//! forwarded).
 
 pub mod admit;
 pub mod authenticate;

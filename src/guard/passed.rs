@@ -1,5 +1,6 @@
-//! What one process passes on to the next of what it has counted: rates, work in flight, places at upstreams, bytes fetched. Subjects go by their keyed
-//! hashes, and the keys go with them.
+//! The counts that a process passes to its successor in a take-over: rates, work in flight, slots
+//! at upstreams, bytes fetched. Subjects are named by their keyed hashes, and the hash keys are
+//! passed too.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,27 +29,30 @@ impl From<Key> for u128 {
     }
 }
 
-/// One limit of a subject, and how far its next arrival time lies ahead, in nanoseconds.
+/// One limit of a subject, with the nanoseconds that its next arrival time is ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ahead {
-    /// Whether the limit is one of a minute; else of a second.
+    /// Whether the limit counts per minute; otherwise it counts per second.
     minute: bool,
+    /// Requests per window.
     rate: u32,
+    /// Requests at once.
     burst: u32,
+    /// A duration, because the monotonic clocks of two processes cannot be compared.
     ahead_ns: u64,
 }
 
-/// All tallies that are not idle.
+/// All rate states that are not idle.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tallies {
-    /// The keys of the subjects' hashes.
+    /// The keys of the subject hashes.
     pub seeds: Seeds,
-    /// Their rates.
+    /// The rate states by subject.
     pub rates: Vec<(Key, Vec<Ahead>)>,
 }
 
 impl Limiter {
-    /// What is counted now.
+    /// The rate states now.
     #[must_use]
     pub fn tallies(&self) -> Tallies {
         let now = self.now();
@@ -59,6 +63,7 @@ impl Limiter {
                 Ahead { minute: period == Period::Minute, rate, burst, ahead_ns }
             };
             let ahead: Vec<Ahead> = account.rates.ahead(now).map(ahead).collect();
+            // Idle subjects are left out: they are the same as unknown ones.
             if !ahead.is_empty() {
                 rates.push(((*account.key()).into(), ahead));
             }
@@ -66,14 +71,15 @@ impl Limiter {
         Tallies { seeds: self.seeds, rates }
     }
 
-    /// The work in flight of every subject that has any.
+    /// The work in flight of every subject that has some.
     #[must_use]
     pub fn in_flight(&self) -> Vec<(Key, u32)> {
         let busy = self.accounts.iter().filter(|account| account.in_flight > 0);
         busy.map(|account| ((*account.key()).into(), account.in_flight)).collect()
     }
 
-    /// Counts on from the rates that another process has passed on. The time in between is lost: rates are held the more strictly.
+    /// Continues from the rates that another process has passed on. The time of the transfer is not
+    /// credited, so rates are enforced more strictly, never less.
     pub fn take_in(&self, rates: Vec<(Key, Vec<Ahead>)>) {
         let now = self.now();
         for (key, ahead) in rates {
@@ -87,27 +93,32 @@ impl Limiter {
     }
 }
 
-/// Places at one upstream that one holder has.
+/// The slots of one holder at one upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AtUpstream {
+    /// The upstream's name.
     upstream: String,
+    /// The holder's class.
     class: String,
+    /// The weight of the class.
     weight: u32,
+    /// The agent of the root token.
     root: String,
+    /// The number of slots.
     count: u64,
 }
 
-/// All work in flight at a process.
+/// All work in flight in a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
     /// By subject.
     subjects: Vec<(Key, u32)>,
-    /// The places at upstreams.
+    /// The slots at upstreams.
     upstreams: Vec<AtUpstream>,
 }
 
 impl InFlight {
-    /// What is in flight now.
+    /// The work in flight now.
     #[must_use]
     pub fn of(limiter: &Limiter, slots: &Slots) -> Self {
         let at = |(upstream, holder, count): (Arc<str>, Holder, u64)| AtUpstream {
@@ -124,13 +135,16 @@ impl InFlight {
     }
 }
 
-/// Work in flight at another process that counts here, until it is done there, or this is dropped.
+/// Work in flight in another process. It counts here until it is finished there, or until this
+/// value is dropped.
 pub struct RemoteWork {
     limiter: Arc<Limiter>,
     slots: Arc<Slots>,
+    /// What was counted here at the last report.
     held: Mutex<CountedWork>,
 }
 
+/// The counts of the last report.
 #[derive(Default)]
 struct CountedWork {
     subjects: HashMap<u128, u32>,
@@ -139,27 +153,30 @@ struct CountedWork {
 }
 
 impl RemoteWork {
-    /// Counts nothing yet.
+    /// Counts no work yet.
     #[must_use]
     pub fn new(limiter: Arc<Limiter>, slots: Arc<Slots>) -> Self {
         Self { limiter, slots, held: Mutex::default() }
     }
 
-    /// Counts what is in flight there now, in the place of what was.
+    /// Counts what is in flight there now, and removes the counts of the report before.
     pub fn set(&self, in_flight: InFlight) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_subjects(&mut held.subjects, in_flight.subjects);
         self.set_upstreams(&mut held.upstreams, in_flight.upstreams);
     }
 
+    /// Replaces the counts in flight by subject.
     fn set_subjects(&self, held: &mut HashMap<u128, u32>, subjects: Vec<(Key, u32)>) {
         let now: HashMap<u128, u32> =
             subjects.into_iter().map(|(key, count)| (key.into(), count)).collect();
         for (key, count) in &now {
             let mut account = self.limiter.accounts.entry(*key).or_default();
+            // Only the difference changes: the account also counts work of this process.
             let before = held.remove(key).unwrap_or(0);
             account.in_flight = account.in_flight.saturating_sub(before).saturating_add(*count);
         }
+        // The rest had work in flight at the last report, and has none now.
         for (key, before) in held.drain() {
             if let Some(mut account) = self.limiter.accounts.get_mut(&key) {
                 account.in_flight = account.in_flight.saturating_sub(before);
@@ -168,6 +185,7 @@ impl RemoteWork {
         *held = now;
     }
 
+    /// Replaces the slots at upstreams.
     fn set_upstreams(
         &self,
         held: &mut HashMap<(Arc<str>, Holder), Vec<Slot>>,
@@ -179,18 +197,22 @@ impl RemoteWork {
             let holder = Holder { class: class.into(), weight, root: root.into() };
             let key = (Arc::clone(&upstream), holder.clone());
             let mut slots = held.remove(&key).unwrap_or_default();
+            // Slots that stay are kept. Returning and taking them again would let a waiting request
+            // in between.
             slots.resize_with(usize::try_from(count).unwrap_or(usize::MAX), || {
                 self.slots.taken_elsewhere(&upstream, holder.clone())
             });
             now.insert(key, slots);
         }
-        // Places of holders that have none there any more are given back with the former map.
+        // Slots of holders that have none there now are returned when the former map is dropped.
         *held = now;
     }
 }
 
 impl Drop for RemoteWork {
     fn drop(&mut self) {
+        // The other process has ended, or has stopped reporting: its work must not block slots
+        // here.
         self.set(InFlight::default());
     }
 }
@@ -224,6 +246,7 @@ mod tests {
             after.subject(SubjectKind::Agent, "a/b"),
             before.subject(SubjectKind::Agent, "a/b")
         );
+        // The limit allows a burst of three, and two were counted before the take-over.
         after.take_in(passed.rates);
         after.take(&[ask(&after)]).expect("the third of three");
         assert!(after.take(&[ask(&after)]).is_err(), "two were counted before");

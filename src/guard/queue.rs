@@ -1,72 +1,87 @@
-//! Who is served next where a server is full: the places of one upstream, and those who wait for one. Pure: no clock, no tasks.
+//! The queue of one upstream: decides which waiting request gets the next slot. It is pure: it uses
+//! no clock and no tasks.
 //!
-//! A place that becomes free goes to the class that holds the smallest share of the places by its weight; within the class to the
-//! root agent that holds the fewest; among equals to the one whose turn was longest ago. So no agent holds all places while others
-//! wait, whatever it sends, and the names of children, which their holders choose, change nothing. The bounded list of those who
-//! wait is shared in the same way: where it is full the newest request of the agent that waits most often gives way to an agent
-//! that waits less often.
+//! A free slot goes to the class that holds the smallest share of the slots by its weight. Within
+//! the class it goes to the root agent that holds the fewest slots. Among equals it goes to the one
+//! whose turn was longest ago. So no agent holds all slots while others wait, whatever it sends.
+//! The names of delegated agents have no effect, because the holders of their parents choose them.
+//!
+//! The waiting list is bounded and shared by the same rule. When it is full, an agent that waits
+//! less often can still join. It replaces the newest request of the agent that waits most often.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// One request that waits, or holds a place. The number is its own.
+/// The number of one request that waits for a slot or holds one.
 pub type Ticket = u64;
 
-/// For whom a place is taken.
+/// The party for which a slot is taken.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// The class.
     pub class: Arc<str>,
-    /// The weight of the class; at least 1 counts.
+    /// The weight of the class. 0 counts as 1.
     pub weight: u32,
-    /// The agent of the first token of the chain.
+    /// The agent of the first token of the chain (the root token).
     pub root: Arc<str>,
 }
 
-/// What came of joining.
+/// The result of joining the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// It waits.
+    /// The request waits.
     Waits,
-    /// It waits, and this one does not wait any more.
+    /// The request waits, and this other one was removed from the list.
     Instead(Ticket),
     /// The list is full.
     Full,
 }
 
+/// The slots and waiting requests of one root agent.
 #[derive(Debug, Default)]
 struct QueuedAgent {
+    /// Slots in use.
     held: u64,
+    /// Its waiting requests, the oldest first.
     waiting: VecDeque<Ticket>,
+    /// The number of its last turn; the lowest number is served first.
     turn: u64,
 }
 
+/// The slots and waiting requests of one class.
 #[derive(Debug, Default)]
 struct QueuedClass {
+    /// The weight of its last request.
     weight: u64,
+    /// Slots in use by all its agents.
     held: u64,
+    /// Waiting requests of all its agents.
     waiting: usize,
-    /// Grows with each place granted, by the reciprocal of the weight.
+    /// Increases with each slot granted, by the reciprocal of the weight.
     passed: u64,
     agents: BTreeMap<Arc<str>, QueuedAgent>,
 }
 
-/// One turn of a class of weight 1.
+/// The increase of `passed` for a class of weight 1.
 const TURN: u64 = 1 << 20;
 
-/// The places of one upstream.
+/// The slots and the waiting list of one upstream.
 #[derive(Debug, Default)]
 pub struct Queue {
+    /// Classes that hold a slot or wait for one.
     classes: BTreeMap<Arc<str>, QueuedClass>,
+    /// Slots in use.
     held: u64,
+    /// Waiting requests.
     waiting: usize,
+    /// The number of the next turn.
     turns: u64,
-    /// Where the classes that wait stand in turn.
+    /// The largest `passed` of a class at the time when it was served.
     passed: u64,
 }
 
 impl Queue {
-    /// Places in use.
+    /// Slots in use.
     #[must_use]
     pub const fn held(&self) -> u64 {
         self.held
@@ -78,8 +93,9 @@ impl Queue {
         self.waiting
     }
 
-    /// Takes one of `slots` at once, where one is free and nobody waits.
+    /// Takes one of `slots` at once, where one is free and no request waits.
     pub fn take(&mut self, holder: &Holder, slots: u64) -> bool {
+        // Waiting requests have priority: a new request must not take a slot before them.
         let free = self.waiting == 0 && self.held < slots;
         if free {
             self.grant(holder);
@@ -87,12 +103,12 @@ impl Queue {
         free
     }
 
-    /// Takes a place that was granted elsewhere, whether one is free or not.
+    /// Takes a slot that was granted elsewhere, even where all are in use.
     pub fn hold(&mut self, holder: &Holder) {
         self.grant(holder);
     }
 
-    /// How many places each holder has.
+    /// How many slots each holder has.
     pub fn holders(&self) -> impl Iterator<Item = (Holder, u64)> {
         self.classes.iter().flat_map(|(name, class)| {
             let weight = u32::try_from(class.weight).unwrap_or(u32::MAX);
@@ -106,10 +122,12 @@ impl Queue {
         })
     }
 
-    /// Waits for a place; `length` may wait at once.
+    /// Waits for a slot. At most `length` requests may wait at the same time.
     pub fn join(&mut self, ticket: Ticket, holder: &Holder, length: usize) -> Joined {
         let mut joined = Joined::Waits;
         if self.waiting >= length {
+            // The agent's own waiting requests count with the new one, so that an agent never
+            // replaces its own.
             let own =
                 self.classes.get(&holder.class).and_then(|class| class.agents.get(&holder.root));
             let own = own.map_or(0, |agent| agent.waiting.len());
@@ -120,11 +138,14 @@ impl Queue {
         let (turns, passed) = (self.turns, self.passed);
         self.turns += 1;
         let class = self.class(holder);
+        // A class that did not wait gets no credit for that time. Otherwise it could take many
+        // turns in a row later.
         if class.waiting == 0 {
             class.passed = class.passed.max(passed);
         }
         class.waiting += 1;
         let agent = class.agents.entry(Arc::clone(&holder.root)).or_default();
+        // An agent without a waiting request takes its turn from now.
         if agent.waiting.is_empty() {
             agent.turn = turns;
         }
@@ -133,14 +154,16 @@ impl Queue {
         joined
     }
 
-    /// The newest request of the agent that waits most often, where that is more than `than` times.
+    /// The newest request of the agent that waits most often, where it has more than `than` waiting
+    /// requests.
     fn most_waiting(&self, than: usize) -> Option<Ticket> {
         let agents = self.classes.values().flat_map(|class| class.agents.values());
+        // Among equals, the agent with the newest request loses it.
         let most = agents.max_by_key(|agent| (agent.waiting.len(), agent.waiting.back()))?;
         most.waiting.back().filter(|_| most.waiting.len() > than).copied()
     }
 
-    /// Takes a request out that waits no more.
+    /// Removes a waiting request from the list.
     pub fn leave(&mut self, ticket: Ticket) {
         for class in self.classes.values_mut() {
             for agent in class.agents.values_mut() {
@@ -162,7 +185,7 @@ impl Queue {
         if self.held >= slots {
             return None;
         }
-        // The shares held/weight are compared as products, which are exact.
+        // The shares held/weight are compared as cross products, which are exact.
         let share = |one: &QueuedClass, other: &QueuedClass| {
             (u128::from(one.held) * u128::from(other.weight))
                 .cmp(&(u128::from(other.held) * u128::from(one.weight)))
@@ -171,6 +194,7 @@ impl Queue {
         let (name, class) = waiting
             .min_by(|(_, one), (_, other)| share(one, other).then(one.passed.cmp(&other.passed)))?;
         let agents = class.agents.iter().filter(|(_, agent)| !agent.waiting.is_empty());
+        // Fewest slots first; then the longest time since the last turn.
         let (root, _) = agents.min_by_key(|(_, agent)| (agent.held, agent.turn))?;
         let weight = u32::try_from(class.weight).unwrap_or(u32::MAX);
         let holder = Holder { class: Arc::clone(name), weight, root: Arc::clone(root) };
@@ -189,12 +213,15 @@ impl Queue {
         Some(ticket)
     }
 
+    /// The class of a holder; made if it does not exist. The last weight counts, because a reload
+    /// may change it.
     fn class(&mut self, holder: &Holder) -> &mut QueuedClass {
         let class = self.classes.entry(Arc::clone(&holder.class)).or_default();
         class.weight = u64::from(holder.weight.max(1));
         class
     }
 
+    /// Counts one more slot for a holder.
     fn grant(&mut self, holder: &Holder) {
         let class = self.class(holder);
         class.held += 1;
@@ -202,8 +229,9 @@ impl Queue {
         self.held += 1;
     }
 
-    /// Gives a place back.
+    /// Returns a slot.
     pub fn release(&mut self, holder: &Holder) {
+        // A slot that was never granted changes no count.
         let Some(class) = self.classes.get_mut(&holder.class) else { return };
         let Some(agent) = class.agents.get_mut(&holder.root).filter(|agent| agent.held > 0) else {
             return;
@@ -214,7 +242,8 @@ impl Queue {
         self.tidy();
     }
 
-    /// Forgets whoever holds nothing and waits for nothing.
+    /// Removes agents and classes that hold no slot and wait for none, so that memory stays bounded
+    /// by the requests.
     fn tidy(&mut self) {
         self.classes.retain(|_, class| {
             class.agents.retain(|_, agent| agent.held > 0 || !agent.waiting.is_empty());
@@ -232,7 +261,7 @@ mod tests {
         Holder { class: class.into(), weight, root: root.into() }
     }
 
-    /// All places in the hands of `greedy`, which waits for more.
+    /// All slots are held by `greedy`, which waits for more.
     fn taken(queue: &mut Queue, slots: u64, greedy: &Holder, waiting: u64) {
         for _ in 0..slots {
             assert!(queue.take(greedy, slots));
@@ -251,7 +280,7 @@ mod tests {
         queue.release(&greedy);
         assert_eq!((queue.next(64), queue.next(64)), (Some(100), None));
         queue.release(&modest);
-        // It came back behind those that wait, and is next all the same.
+        // It joined last, and is next all the same, because it holds no slot.
         queue.join(101, &modest, 1024);
         assert_eq!(queue.next(64), Some(101));
     }
@@ -297,7 +326,7 @@ mod tests {
         assert_eq!(Queue::default().join(1, &modest, 0), Joined::Full);
     }
 
-    /// The same rules over one flat list.
+    /// The same rules over one flat list, as a reference for the property test.
     #[derive(Default)]
     struct Naive {
         waiting: Vec<(Ticket, Holder)>,
@@ -383,7 +412,8 @@ mod tests {
                     naive.held.push(holder);
                 }
                 prop_assert_eq!((queue.held(), queue.waiting()), (naive.held.len() as u64, naive.waiting.len()));
-                prop_assert!(naive.waiting.is_empty() || naive.held.len() as u64 == slots, "a place is free while some wait");
+                prop_assert!(naive.waiting.is_empty() || naive.held.len() as u64 == slots, "a \
+                    place is free while some wait");
             }
         }
 
@@ -391,7 +421,8 @@ mod tests {
         fn nobody_without_a_place_waits_for_more_grants_than_there_are_agents(
             greedy in 1..5_usize, slots in 1..8_u64, order in proptest::collection::vec(0..8_usize, 200),
         ) {
-            // Greedy agents ask without end; one agent with single requests is served within a round.
+            // Greedy agents send requests without end; one agent with single requests is served
+            // within a round.
             let mut queue = Queue::default();
             let agents: Vec<Holder> = (0..greedy).map(|number| holder("c", 1, &format!("a/{number}"))).collect();
             let modest = holder("c", 1, "a/modest");
@@ -418,7 +449,7 @@ mod tests {
                     waits = 0;
                     held.retain(|holder| *holder != modest);
                     queue.release(&modest);
-                    // Its place goes to another before it comes again.
+                    // Its slot goes to another request before it joins again.
                     let next = queue.next(slots).expect("somebody waits");
                     held.push(owner[&next].clone());
                     ticket += 1;

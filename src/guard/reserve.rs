@@ -1,4 +1,5 @@
-//! Is there room? Slots and rates of the model and its server.
+//! Step "reserve" of the guard: takes a model's slot and counts a call against the rates of the
+//! model and its upstream.
 
 use std::sync::Arc;
 
@@ -15,35 +16,40 @@ use crate::guard::understand::RequestKind;
 use crate::model::ModelCall;
 use crate::refusal::{Code, Refusal};
 
-/// A request that has its slots, and is counted. Only [`reserve`] makes one.
+/// A request that has its slots and is counted. Only [`reserve`] makes one.
 pub struct Reserved<'b> {
+    /// The caller and the operation.
     routed: Routed,
+    /// The request.
     asked: ReservedKind<'b>,
+    /// The cap on output tokens.
     cap: Cap,
 }
 
-/// What is asked for, and what is reserved for it.
+/// The request by kind, with what is reserved for it.
 pub(super) enum ReservedKind<'b> {
-    /// What the token allows.
+    /// A question for what the token allows.
     Me,
-    /// The models that the token may use, or one of them.
+    /// A question for the models that the token may use, or for one of them.
     Models(Option<String>),
     /// A call.
     Call {
-        /// What the body says.
+        /// The parsed body.
         call: Box<ModelCall<'b>>,
-        /// Where it is sent.
+        /// The upstreams that may serve it.
         target: CallTarget,
-        /// The slots at the model and its server.
+        /// The slots at the model and its upstream.
         permit: Permit,
     },
 }
 
-/// Where a call is sent, and what is put into it first.
+/// The upstreams of a call, and the fetches that go into its body first.
 pub(super) struct CallTarget {
+    /// The model and its upstreams.
     pub(super) candidates: Candidates,
-    /// The one that is asked first.
+    /// The upstream that is tried first; the body was written for it.
     pub(super) upstream: Arc<Upstream>,
+    /// URLs to fetch, whose content goes into the body.
     pub(super) fetches: Option<Fetches>,
 }
 
@@ -55,15 +61,17 @@ pub(super) struct Parts<'b> {
 }
 
 impl<'b> Reserved<'b> {
+    /// Takes the value apart for the next step.
     pub(super) fn into_parts(self) -> Parts<'b> {
         Parts { routed: self.routed, asked: self.asked, cap: self.cap }
     }
 }
 
-/// Takes the model's slot, and counts the call against the rates of the model and its server.
+/// Takes the model's slot, and counts the call against the rates of the model and its upstream.
 ///
 /// # Errors
-/// `in-flight-exceeded` or `model-rate-exceeded`.
+/// `in-flight-exceeded` or `model-rate-exceeded`; `internal` where a call comes without a
+/// slot at an upstream.
 pub fn reserve<'b>(
     capped: Capped<'b>,
     turn: Option<Turn>,
@@ -75,8 +83,11 @@ pub fn reserve<'b>(
         RequestKind::Me => ReservedKind::Me,
         RequestKind::Models(one) => ReservedKind::Models(one),
         RequestKind::Call { call, candidates, fetches } => {
+            // A call always has a turn (a slot at an upstream). Without one, the caller of this
+            // function has a fault.
             let (upstream, slot) = turn.ok_or(Code::Internal)?.into_parts();
             let model = candidates.model();
+            // The queue counts the upstream's slots; only its rates are counted here.
             let rates = rates_alone(&upstream.caps);
             let shared = [
                 (SubjectKind::Model, &*model.name, &model.caps),
@@ -98,19 +109,23 @@ fn enter(limiter: &Arc<Limiter>, shared: &[(SubjectKind, &str, &Caps)]) -> Resul
     let mut slots = Vec::with_capacity(2);
     let mut asks = Vec::with_capacity(2);
     for &(kind, name, caps) in shared {
+        // No limit: no account, so that the limiter's table keeps only subjects that need one.
         if caps.in_flight.is_none() && caps.rps.is_none() && caps.rpm.is_none() {
             continue;
         }
         let subject = limiter.subject(kind, name);
+        // A subject with a rate but without a slot limit is counted too (`u64::MAX`).
         slots.push((subject, caps.in_flight.unwrap_or(u64::MAX)));
         asks.push(Ask { subject, limits: rates(caps) });
     }
+    // Slots before rates: a request that finds no slot must not use up a rate. On a rate refusal,
+    // `permit` is dropped, which returns the slots.
     let permit = limiter.enter(&slots).map_err(over_capacity)?;
     limiter.take(&asks).map_err(|over| over_rate(&over, Code::ModelRateExceeded).refusal)?;
     Ok(permit)
 }
 
-/// Counts a call that is sent to another server, with a slot there, against its rates.
+/// Counts a call that is sent to another upstream, with a slot there, against its rates.
 ///
 /// # Errors
 /// `model-rate-exceeded`.
@@ -123,7 +138,8 @@ pub fn enter_server(
         .at(slot))
 }
 
-/// Slots at upstreams are counted elsewhere: a request that finds none there may wait.
+/// The caps without the slot limit. The queue counts slots at upstreams, because a request that
+/// finds none there may wait.
 fn rates_alone(caps: &Caps) -> Caps {
     Caps { in_flight: None, ..caps.clone() }
 }

@@ -1,4 +1,5 @@
-//! What is asked for? An exact table of methods and paths, and the scope that each operation needs.
+//! Step "route" of the guard: finds the operation in an exact table of methods and paths, and
+//! checks the scope that it needs.
 
 use http::{Method, Uri};
 
@@ -8,18 +9,20 @@ use crate::model::Operation;
 use crate::refusal::{Allow, Code, Refusal};
 use crate::token::Scope;
 
-/// A request target that is plain: what every reader of a path reads alike. Only [`RequestTarget::read`] makes one.
+/// A plain request target: one that every parser of a path reads in the same form. Only
+/// [`RequestTarget::read`] makes one.
 pub struct RequestTarget<'u> {
+    /// The path, as the request has it.
     path: &'u str,
-    /// The name of a model behind `/v1/models/`, where it is written with escapes.
+    /// The name of a model after `/v1/models/`, decoded, where the request writes it with escapes.
     model: Option<String>,
 }
 
-/// Where a single model is asked for.
+/// The path prefix for a single model.
 const MODEL_PATH: &str = "/v1/models/";
 
-/// The name of a model whose path is written with escapes (RFC 3986 section 2.1): decoded once, and no name of which a reader
-/// could take a part for a path of its own.
+/// Decodes the name of a model whose path has escapes (RFC 3986 section 2.1). It decodes once. It
+/// returns `None` for a name that a parser could read as another path.
 fn decoded(name: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(name.len());
     let mut rest = name.bytes();
@@ -28,15 +31,19 @@ fn decoded(name: &str) -> Option<String> {
             bytes.push(byte);
             continue;
         }
+        // `to_digit` accepts no sign, in contrast to `from_str_radix`, which accepts `+1`.
         let digit = |byte: Option<u8>| {
             char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
         };
         bytes.push(digit(rest.next())? << 4 | digit(rest.next())?);
     }
     let name = String::from_utf8(bytes).ok()?;
+    // Checked after decoding: `%2e%2e` and an encoded slash must not form a dot segment or an empty
+    // one.
     (!name.chars().any(char::is_control) && name.split('/').all(is_segment)).then_some(name)
 }
 
+/// Whether a path segment has a name, and is not a dot segment (RFC 3986 section 3.3).
 fn is_segment(segment: &str) -> bool {
     !segment.is_empty() && segment != "." && segment != ".."
 }
@@ -45,7 +52,7 @@ fn is_segment(segment: &str) -> bool {
 const CREDENTIAL_PARAMETERS: [&str; 7] =
     ["access_token", "api_key", "api-key", "apikey", "key", "token", "authorization"];
 
-/// Query parameters that SDKs send and that change nothing here, by path.
+/// Query parameters that SDKs send and that have no effect here, by path.
 const HARMLESS_PARAMETERS: [(&str, &str); 6] = [
     ("/v1/messages", "beta"),
     ("/v1/models", "beta"),
@@ -56,14 +63,16 @@ const HARMLESS_PARAMETERS: [(&str, &str); 6] = [
 ];
 
 impl<'u> RequestTarget<'u> {
-    /// Reads the request target: an absolute path of visible ASCII without escapes, dot segments, empty segments, `;` and `\`.
-    /// Escapes may stand in the name of a model alone, which SDKs write so (`%2F`, `%C3%B6`).
-    /// Of queries only those pass that SDKs send and that mean nothing here.
+    /// Reads the request target: an absolute path of visible ASCII without escapes, dot segments,
+    /// empty segments, `;` and `\`. Only the name of a model may have escapes, because SDKs write
+    /// it so (`%2F`, `%C3%B6`). Only those query parameters pass that SDKs send and that have no
+    /// effect here.
     ///
     /// # Errors
-    /// `target-not-canonical`, or `token-in-query` where a credential stands in the query.
+    /// `target-not-canonical`, or `token-in-query` where the query has a credential.
     pub fn read(uri: &'u Uri) -> Result<Self, Refusal> {
         let path = uri.path();
+        // Characters that some parsers rewrite, decode or treat as a separator.
         let plain = |byte: u8| {
             byte.is_ascii_graphic()
                 && !matches!(
@@ -76,6 +85,8 @@ impl<'u> RequestTarget<'u> {
         let canonical = path.starts_with('/')
             && path.bytes().all(|byte| plain(byte) || byte == b'%' && model.is_some())
             && (path == "/" || path.split('/').skip(1).all(is_segment));
+        // The query is checked before the path's result: a credential in a URL must get its own
+        // code, because URLs are often logged.
         if let Some(query) = uri.query() {
             for parameter in query.split('&') {
                 let name = parameter.split('=').next().unwrap_or_default();
@@ -97,13 +108,13 @@ impl<'u> RequestTarget<'u> {
     }
 }
 
-/// Whether a method asks for what GET gives.
+/// Whether the method reads, as GET does.
 #[must_use]
 pub fn reads(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
-/// The operation behind a path, and for a single model its name.
+/// The operation at a path, and for a single model its name.
 fn at(path: &str) -> Option<(Operation, Option<&str>)> {
     Some(match path {
         "/v1/chat/completions" => (Operation::ChatCompletions, None),
@@ -116,7 +127,7 @@ fn at(path: &str) -> Option<(Operation, Option<&str>)> {
     })
 }
 
-/// The operation behind a method and a path, and for a single model its name.
+/// The operation for a method and a path, and for a single model its name.
 ///
 /// # Errors
 /// `route-unknown`, or `method-not-allowed` where the path has other methods.
@@ -141,7 +152,8 @@ pub fn operation<'u>(
     }
 }
 
-/// The scope that an operation needs (docs/TOKEN.md); what a token allows may be asked with any.
+/// The scope that an operation needs (docs/TOKEN.md). A caller may ask what its token allows with
+/// any scope.
 const fn scope(operation: Operation) -> Option<Scope> {
     match operation {
         Operation::ChatCompletions => Some(Scope::Chat),
@@ -155,8 +167,11 @@ const fn scope(operation: Operation) -> Option<Scope> {
 
 /// A request for an operation that the token grants. Only [`route`] makes one.
 pub struct Routed {
+    /// The caller within its rates.
     paced: Paced,
+    /// The operation.
     operation: Operation,
+    /// The model in the path.
     model: Option<String>,
 }
 
@@ -167,26 +182,26 @@ impl Routed {
         &self.paced
     }
 
-    /// The caller's places; they must be kept until the answer is delivered.
+    /// The caller's slots. They must be kept until the answer is delivered.
     #[must_use]
     pub fn into_permit(self) -> Permit {
         self.paced.into_permit()
     }
 
-    /// What is asked for.
+    /// The operation.
     #[must_use]
     pub const fn operation(&self) -> Operation {
         self.operation
     }
 
-    /// The model that the path names (`GET /v1/models/…`).
+    /// The model in the path (`GET /v1/models/…`).
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
 }
 
-/// Finds the operation and asks whether the token grants it.
+/// Finds the operation and checks that the token grants it.
 ///
 /// # Errors
 /// `route-unknown`, `method-not-allowed` or `scope-missing`.
@@ -201,6 +216,7 @@ pub fn route(paced: Paced, method: &Method, target: &RequestTarget<'_>) -> Resul
         );
         return Err(Refusal::new(Code::ScopeMissing).saying(says));
     }
+    // The decoded name, where the path has escapes; otherwise the name as it is in the path.
     let model = target.model.clone().or_else(|| model.map(str::to_owned));
     Ok(Routed { paced, operation, model })
 }

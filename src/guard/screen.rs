@@ -1,17 +1,19 @@
-//! Does the body carry what must stay private? A pass-through: the detectors come with a later release, and this step is
-//! where they will stand. It holds nothing back and says so.
+//! Step "screen" of the guard: the place for a check whether the body has private content. This
+//! release has no detectors: the step passes every request unchanged.
 
 use crate::guard::egress::request::Cleared;
 use crate::guard::understand::Understood;
 
-/// A request whose content was screened. Only [`screen`] makes one.
+/// A request after this step. Only [`screen`] makes one.
 pub struct Screened<'b>(Cleared<'b>);
 
 impl<'b> Screened<'b> {
+    /// The parsed request.
     pub(super) const fn understood(&self) -> &Understood<'b> {
         self.0.understood()
     }
 
+    /// Takes the value apart for the next step.
     pub(super) fn into_inner(self) -> Cleared<'b> {
         self.0
     }

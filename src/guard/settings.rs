@@ -1,4 +1,4 @@
-//! What the questions are set to: checked data, no defaults of its own.
+//! The settings of the guard: checked data without defaults.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,79 +11,79 @@ use crate::guard::egress::policy::Lists;
 use crate::model::UnknownFields;
 use crate::token::{IssuerPolicy, PostQuantum, Principals};
 
-/// Everything that the questions go by.
+/// The settings of all steps.
 #[derive(Clone, Debug)]
 pub struct GuardSettings {
-    /// Who may sign tokens.
+    /// The issuers whose tokens are accepted.
     pub issuers: Vec<Issuer>,
-    /// Classes by name; `default` is always there.
+    /// Classes by name. `default` is always one of them.
     pub classes: BTreeMap<String, Class>,
     /// Caps of principals, by issuer and name.
     pub principals: BTreeMap<String, BTreeMap<String, Caps>>,
     /// Models.
     pub models: Vec<Model>,
-    /// Requests a second that one peer network may send without a good token.
+    /// Requests a second that one peer network may send without a valid token.
     pub peer_rps: u32,
     /// Tokens and chains a second that are verified below one root token.
     pub root_rps: u32,
-    /// Tokens remembered; 0 turns the memory off.
+    /// Cached tokens; 0 turns the cache off.
     pub token_cache: usize,
     /// Largest body, in bytes.
     pub body_max: u64,
-    /// Bytes of all bodies held at once.
+    /// The bytes of all bodies held at once.
     pub bodies_max: u64,
-    /// Which endpoints are controlled.
+    /// The lists of controlled endpoints.
     pub egress: Lists,
-    /// What is fetched of them, and how.
+    /// How content is fetched from them.
     pub fetch: FetchSettings,
-    /// Tools by which agents reach out: what an answer calls them with is judged.
+    /// Tools by which agents reach out. The egress policy evaluates their calls in answers.
     pub fetch_tools: Vec<Pattern>,
 }
 
-/// How content is fetched that is put into requests.
+/// How the gateway fetches content that it puts into requests.
 #[derive(Clone, Debug)]
 pub struct FetchSettings {
-    /// Bytes of one piece of content.
+    /// The most bytes of one piece of content.
     pub bytes_max: u64,
-    /// Pieces of content in one request.
+    /// The most pieces of content in one request.
     pub count_max: usize,
-    /// All of one request together.
+    /// The longest time for all content of one request together.
     pub time_max: Duration,
-    /// Who is asked for addresses; the system's resolvers where it is not said.
+    /// The resolver for addresses; without one, the system's resolvers.
     pub resolver: Option<SocketAddr>,
-    /// Who must have signed a server's certificate; the system's CAs where it is not said.
+    /// The CA file for the servers' certificates; without one, the system's CAs.
     pub ca: Option<PathBuf>,
 }
 
-/// An issuer: public keys only.
+/// An issuer, with public keys only.
 #[derive(Clone, Debug)]
 pub struct Issuer {
     /// Its `iss`.
     pub iss: String,
     /// This gateway's name in `aud`.
     pub aud: String,
-    /// Its JWK Set; none where its keys come from `keys import` alone.
+    /// Its JWK Set; `None` where its keys come only from `keys import`.
     pub jwks: Option<Jwks>,
-    /// How often a set behind a URL is fetched.
+    /// How often a set at a URL is fetched.
     pub jwks_refresh: Duration,
-    /// A key that has signed no live token for so long is said so.
+    /// A key is reported as idle when it has signed no valid token for this time.
     pub idle_key: Duration,
     /// Namespaces that it may speak for; `*` means all.
     pub namespaces: Vec<String>,
-    /// Longest life of a token.
+    /// The longest lifetime of a token.
     pub ttl_max: Duration,
-    /// Which signatures are taken.
+    /// The signatures that are accepted.
     pub post_quantum: PostQuantum,
-    /// Whether its tokens are taken by handle.
+    /// Whether its tokens are accepted by handle.
     pub handles: bool,
-    /// Principals that it may speak for.
+    /// The principals that it may speak for.
     pub principals: Principals,
-    /// Entries that a list of a token may have.
+    /// The most entries in a list of a token.
     pub token_list: usize,
 }
 
 impl Issuer {
-    /// What its tokens must say.
+    /// The rules for its tokens.
     #[must_use]
     pub fn policy(&self) -> IssuerPolicy {
         IssuerPolicy {
@@ -104,11 +104,11 @@ impl Issuer {
 pub enum Jwks {
     /// In a file.
     File(PathBuf),
-    /// Behind a URL.
+    /// At a URL.
     Url {
         /// `https://…`.
         url: String,
-        /// Who must have signed the server's certificate; the system's CAs where it is not said.
+        /// The CA file for the server's certificate; without one, the system's CAs.
         ca: Option<PathBuf>,
     },
 }
@@ -133,57 +133,58 @@ impl Jwks {
     }
 }
 
-/// Caps; `None` means not limited here.
+/// Caps; `None` means no limit here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caps {
     /// Requests a second.
     pub rps: Option<u64>,
     /// Requests a minute.
     pub rpm: Option<u64>,
-    /// Requests at once within those rates; where it is not set a sixth of the rate, or the whole of it up to 10.
+    /// Requests at once within those rates. Without a value it is a sixth of the rate, or the whole
+    /// of it up to 10.
     pub burst: Option<u64>,
     /// Requests in flight.
     pub in_flight: Option<u64>,
 }
 
-/// What agents of a class may do; a token only narrows it.
+/// What agents of a class may do. A token can only narrow it.
 #[derive(Clone, Debug)]
 pub struct Class {
     /// Its name.
     pub name: String,
-    /// Rates and places of each agent.
+    /// Rates and slots of each agent.
     pub caps: Caps,
-    /// Its share of an upstream that is full, beside other classes.
+    /// Its share of a full upstream, relative to other classes.
     pub weight: u32,
-    /// Tokens an answer.
+    /// The most output tokens of an answer.
     pub output_tokens: u64,
-    /// What happens to fields that a server's profile does not know.
+    /// The action for fields that a server's profile does not know.
     pub unknown_fields: UnknownFields,
-    /// Whose requests may share a server's prompt cache.
+    /// The requests that may share a server's prompt cache.
     pub cache_scope: CacheScope,
-    /// What happens to what a request would make the model server reach.
+    /// The actions for references in a request that the model server would fetch.
     pub requests: Requests,
-    /// What happens to what an answer would make its reader fetch or open.
+    /// The actions for references in an answer that its client would fetch or open.
     pub answers: Answers,
-    /// Bytes that may be fetched for one agent within an hour.
+    /// The bytes that may be fetched for one agent within an hour.
     pub fetch_per_hour: u64,
 }
 
-/// What happens to what an answer would make its reader fetch or open, and that is not controlled.
+/// The actions for references in an answer that are not controlled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
-    /// What is fetched without a click: pictures, style sheets, frames.
+    /// For content that is fetched without a click: pictures, style sheets, frames.
     pub fetched: ResponseFilterAction,
-    /// Links.
+    /// For links.
     pub clicked: ResponseFilterAction,
-    /// What tools that reach out are called with: nothing of that is ever taken out.
+    /// For calls of tools that reach out. No part of such a call is ever removed.
     pub tool_calls: Called,
 }
 
-/// What becomes of an answer that calls a tool with a place that is not controlled.
+/// The action for an answer that calls a tool with a destination that is not controlled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Called {
-    /// The call goes on, and is counted and recorded.
+    /// The call is sent on, and is counted and recorded.
     Report,
     /// The answer is refused, or ends before the call.
     #[default]
@@ -201,12 +202,12 @@ impl Called {
     }
 }
 
-/// What becomes of it. The later one is the stricter one.
+/// The action for a reference in an answer. A later variant is stricter than an earlier one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ResponseFilterAction {
-    /// It stays, and is counted and recorded.
+    /// The reference stays, and is counted and recorded.
     Report,
-    /// It gives way to a mark.
+    /// The reference is replaced by a mark.
     #[default]
     Strip,
     /// The answer is refused, or ends there.
@@ -225,27 +226,28 @@ impl ResponseFilterAction {
     }
 }
 
-/// What happens to what a request would make the model server reach, by kind. Work that calls back and state that another server
-/// keeps are always refused.
+/// The actions for references in a request, by kind. Work that calls back and state that another
+/// server keeps are always refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
-    /// Content behind a URL.
+    /// For content at a URL.
     pub media: RequestFilterAction,
-    /// Tools that do not run at the caller.
+    /// For tools that do not run at the caller.
     pub hosted_tools: RequestFilterAction,
-    /// MCP servers.
+    /// For MCP servers.
     pub mcp: RequestFilterAction,
 }
 
-/// How a door is kept.
+/// The action for a reference in a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestFilterAction {
     /// The request is refused.
     #[default]
     Block,
-    /// What reaches out is taken out of the request, which goes on without it.
+    /// The reference is removed, and the request continues without it.
     Strip,
-    /// The gateway fetches what is controlled, and puts it into the request. Of content alone; all else is refused.
+    /// The gateway fetches controlled content and puts it into the request. Only for content; other
+    /// references are refused.
     Inline,
 }
 
@@ -272,20 +274,20 @@ pub struct Model {
     pub namespaces: Vec<String>,
     /// Upstreams, in the order of preference.
     pub route: Vec<String>,
-    /// What its server calls it, where that differs.
+    /// The model's name at its server, where that differs.
     pub upstream_name: Option<String>,
     /// Its own caps.
     pub caps: Caps,
-    /// Its files, or folders of them.
+    /// The files with its weights, or folders of them.
     pub weights: Vec<PathBuf>,
-    /// The digest that it must have: `sha256:HEX`.
+    /// The digest that its weights must have: `sha256:HEX`.
     pub pin: Option<String>,
 }
 
-/// How requests wait for a place.
+/// How requests wait for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// Requests that may wait at once; with 0 none waits.
+    /// Requests that may wait at once; with 0, none may wait.
     pub length: usize,
     /// How long each may wait.
     pub time: Duration,

@@ -1,4 +1,5 @@
-//! The config as the questions read it: classes, principals, models and where they are served. One snapshot a request.
+//! The config in the form that the guard reads: classes, principals, models and their upstreams. A
+//! request uses one snapshot of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,55 +13,61 @@ use crate::health::Health;
 use crate::model::Profile;
 use crate::weights::Weights;
 
-/// What the questions need to know of an upstream.
+/// An upstream, as far as the guard needs it.
 pub struct Upstream {
     /// Its name in the config.
     pub name: Arc<str>,
-    /// What its server understands.
+    /// The fields that its server understands.
     pub profile: Arc<Profile>,
     /// Its own caps.
     pub caps: Caps,
-    /// How requests wait where all its places are taken.
+    /// How requests wait where all its slots are in use.
     pub wait: Wait,
-    /// What records say of it.
+    /// The upstream as records describe it.
     pub server: Server,
 }
 
-/// A model that agents may ask for.
+/// A model that agents may use.
 pub struct ModelRoute {
     /// Its canonical name.
     pub name: Arc<str>,
-    /// What its server calls it.
+    /// The model's name at its server.
     pub upstream_name: String,
     /// Namespaces whose agents may see it; empty means all.
     pub namespaces: Vec<String>,
-    /// Where it is served, in the order of preference; never empty.
+    /// Its upstreams, in the order of preference; never empty.
     pub route: Vec<Arc<Upstream>>,
     /// Its own caps.
     pub caps: Caps,
 }
 
 impl ModelRoute {
-    /// The first upstream of the route that is not known to be down, else the first; of those whose weights the model may have.
+    /// The first upstream of the route that is not known to be down; else the first one. Only
+    /// upstreams whose weights the model may have are considered.
     #[must_use]
     pub fn upstream(&self, health: &Health, weights: &Weights) -> Option<&Arc<Upstream>> {
         let mut may =
             self.route.iter().filter(|upstream| weights.passes(&self.name, &upstream.name));
+        // Without a healthy upstream the first one is used: the health check may be out of date,
+        // and the attempt shows it.
         let first = may.clone().next();
         may.find(|upstream| health.is_up(&upstream.name)).or(first)
     }
 }
 
-/// The tables.
+/// The config's tables. A reload makes new ones.
 pub struct Tables {
+    /// By name.
     classes: HashMap<String, Arc<Class>>,
+    /// By issuer and name.
     principals: BTreeMap<String, BTreeMap<String, Caps>>,
+    /// By canonical name and alias.
     by_name: BTreeMap<String, Arc<ModelRoute>>,
     /// Largest body in bytes.
     pub body_max: u64,
-    /// Which endpoints are controlled.
+    /// The egress policy.
     pub policy: EgressPolicy,
-    /// How content is fetched.
+    /// How the gateway fetches content.
     pub fetch: FetchSettings,
     /// Tools by which agents reach out.
     pub fetch_tools: Vec<Pattern>,
@@ -75,7 +82,7 @@ pub struct RouteFault {
 }
 
 impl Tables {
-    /// Builds the tables; what is the gateway's `own` is no destination.
+    /// Builds the tables. The gateway's `own` endpoints are never a destination.
     ///
     /// # Errors
     /// When a model's route names an upstream that `upstreams` does not have.
@@ -102,6 +109,7 @@ impl Tables {
                 route,
                 caps: model.caps.clone(),
             });
+            // Aliases share the value, so that all names of a model share its rates.
             for name in std::iter::once(&model.name).chain(&model.aliases) {
                 by_name.insert(name.clone(), Arc::clone(&served));
             }
@@ -137,7 +145,7 @@ impl Tables {
         self.principals.get(issuer)?.get(name)
     }
 
-    /// The model behind a name or an alias.
+    /// The model with this name or alias.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&Arc<ModelRoute>> {
         self.by_name.get(name)
@@ -149,7 +157,7 @@ impl Tables {
     }
 }
 
-/// The request rates that `caps` sets.
+/// The request rates in `caps`.
 #[must_use]
 pub fn rates(caps: &Caps) -> Vec<Limit> {
     let second = caps.rps.map(|rate| Limit::new(Period::Second, rate, caps.burst));

@@ -1,4 +1,5 @@
-//! What does the body say, for which model, and does that model's server understand it?
+//! Step "understand" of the guard: parses the body, finds the model, and checks the body by the
+//! profile of the model's upstream.
 
 use std::sync::Arc;
 
@@ -12,26 +13,29 @@ use crate::model::{BodyRules, ModelCall, Operation, read};
 use crate::refusal::{Code, Refusal};
 use crate::weights::Weights;
 
-/// What a request asks for once its body is read.
+/// A request by kind, after its body is parsed.
 pub enum RequestKind<'b> {
-    /// What the token allows.
+    /// A question for what the token allows.
     Me,
-    /// The models that the token may use, or one of them: no body, no upstream.
+    /// A question for the models that the token may use, or for one of them. It has no body and no
+    /// upstream.
     Models(Option<String>),
     /// A call to a model.
     Call {
-        /// What the body says.
+        /// The parsed body.
         call: Box<ModelCall<'b>>,
         /// The model, and the upstreams that may serve it.
         candidates: Candidates,
-        /// What is fetched and put into the request.
+        /// URLs to fetch, whose content goes into the request.
         fetches: Option<Fetches>,
     },
 }
 
 /// A request whose body is understood. Only [`understand`] makes one.
 pub struct Understood<'b> {
+    /// The caller and the operation.
     routed: Routed,
+    /// The parsed request.
     asked: RequestKind<'b>,
 }
 
@@ -42,13 +46,13 @@ impl<'b> Understood<'b> {
         &self.routed
     }
 
-    /// What is asked for.
+    /// The request.
     #[must_use]
     pub const fn asked(&self) -> &RequestKind<'b> {
         &self.asked
     }
 
-    /// Both parts, to change what is asked for.
+    /// Both parts. The request can be changed.
     pub(super) const fn parts(&mut self) -> (&Routed, &mut RequestKind<'b>) {
         (&self.routed, &mut self.asked)
     }
@@ -59,21 +63,24 @@ impl<'b> Understood<'b> {
     }
 }
 
-/// True when a token may use `served` under the name `asked`: its namespace sees the model, and the token grants the name
-/// that was asked for or the canonical one.
+/// True when a token may use `served` under the name `asked`. The agent's namespace must see the
+/// model, and the token must grant the requested name or the canonical one.
 #[must_use]
 pub fn may_use(caller: &Authenticated, asked: &str, served: &ModelRoute) -> bool {
     let verified = &caller.token().verified;
     let seen = served.namespaces.is_empty()
         || served.namespaces.iter().any(|known| known == verified.agent().namespace());
+    // Every token of the chain must allow the name: a delegated token only narrows.
     let allowed = |name: &str| verified.grants().all(|grants| grants.models.allows(name));
     seen && (allowed(asked) || allowed(&served.name))
 }
 
-/// Reads the body strictly, finds the model, and judges every field by the profile of the server that will get it.
+/// Parses the body strictly, finds the model, and checks every field by the profile of its
+/// upstream.
 ///
 /// # Errors
-/// Any refusal of the stage understood. A model that does not exist and one that is not granted are refused alike.
+/// Any refusal of the stage understood. An unknown model and one that is not granted get the same
+/// refusal, so that a caller cannot learn which models exist.
 pub fn understand<'b>(
     routed: Routed,
     body: &'b [u8],
@@ -90,6 +97,8 @@ pub fn understand<'b>(
         | Operation::Completions
         | Operation::Embeddings
         | Operation::Messages => {
+            // Reads the model's name first: the rules for the other fields depend on the model's
+            // upstream.
             let reading = read(operation, body)?;
             let served = caller
                 .tables()
@@ -97,6 +106,7 @@ pub fn understand<'b>(
                 .filter(|served| may_use(caller, reading.model(), served));
             let served = Arc::clone(served.ok_or_else(|| not_found(reading.model()))?);
             let upstream = Arc::clone(
+                // The model exists, but no upstream has the weights that it must have.
                 served.upstream(health, weights).ok_or_else(|| model_changed(&served.name))?,
             );
             let terms = BodyRules {
@@ -117,9 +127,11 @@ pub fn model_changed(model: &str) -> Refusal {
     Refusal::new(Code::ModelChanged).because(format_args!("model {model}: token-shield model list"))
 }
 
-/// The refusal for a model that is not there for this token.
+/// The refusal for a model that does not exist for this token.
 #[must_use]
 pub fn not_found(model: &str) -> Refusal {
+    // The name is the caller's text: bounded, and without control characters that could change a
+    // terminal or a log line.
     let shown: String =
         model.chars().filter(|character| !character.is_control()).take(80).collect();
     Refusal::new(Code::ModelNotFound)

@@ -1,8 +1,10 @@
-//! Strict JSON: what two parsers could read differently is refused, and what is kept is kept exactly.
+//! Strict JSON: a text that two parsers could read differently is refused, and everything else is
+//! kept exactly.
 //!
-//! RFC 8259, narrowed to I-JSON (RFC 7493) where readers disagree: UTF-8 without a byte order mark, one document, no
-//! duplicate key in any object, no lone surrogate, integers within 64 bits and every other number finite. Object order and
-//! the text of numbers survive, so that [`write()`] gives the next reader the caller's document and nothing else.
+//! This is RFC 8259, narrowed to I-JSON (RFC 7493) where parsers disagree: UTF-8 without a byte
+//! order mark, one document, no duplicate key in an object, no lone surrogate, integers within 64
+//! bits, and only finite numbers. The order of members and the text of numbers are kept. So
+//! [`write()`] gives the next parser exactly the caller's document.
 
 mod parse;
 mod write;
@@ -12,24 +14,24 @@ use std::borrow::Cow;
 pub use parse::{FaultKind, JsonFault, Limits, parse};
 pub use write::{write, write_string};
 
-/// A JSON value that borrows from the document it was read from.
+/// A JSON value that borrows from its document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
     Bool(bool),
-    /// A number's own text, checked against the grammar of RFC 8259 section 6.
+    /// The text of a number, checked against the grammar of RFC 8259 section 6.
     Number(Cow<'a, str>),
     /// A string, unescaped.
     String(Cow<'a, str>),
     /// An array.
     Array(Vec<Value<'a>>),
-    /// An object in the document's order.
+    /// An object in the order of the document.
     Object(Object<'a>),
 }
 
-/// An object: members in the document's order, no key twice.
+/// An object: members in the order of the document, each key once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Object<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
 
@@ -46,12 +48,12 @@ impl<'a> Object<'a> {
         self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
-    /// The member named `key`, to be changed.
+    /// The member named `key`, to change it.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value<'a>> {
         self.0.iter_mut().find(|(name, _)| name == key).map(|(_, value)| value)
     }
 
-    /// Puts `value` under `key`: in its old place if the key is there, else last.
+    /// Puts `value` under `key`: in its former place if the key exists, otherwise at the end.
     pub fn set(&mut self, key: impl Into<Cow<'a, str>>, value: Value<'a>) {
         let key = key.into();
         match self.get_mut(&key) {
@@ -60,9 +62,10 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Takes the member named `key` out.
+    /// Removes the member named `key` and returns it.
     pub fn remove(&mut self, key: &str) -> Option<Value<'a>> {
         let place = self.0.iter().position(|(name, _)| name == key)?;
+        // `remove` and not `swap_remove`, which would change the order of the others.
         Some(self.0.remove(place).1)
     }
 
@@ -71,7 +74,7 @@ impl<'a> Object<'a> {
         self.0.iter().map(|(key, value)| (&**key, value))
     }
 
-    /// The members, in order, values to be changed.
+    /// The members in order. The values can be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut Value<'a>)> {
         self.0.iter_mut().map(|(key, value)| (&**key, value))
     }
@@ -81,21 +84,21 @@ impl<'a> Object<'a> {
         self.0.retain(|(key, _)| keep(key));
     }
 
-    /// How many members there are.
+    /// The number of members.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True of `{}`.
+    /// True for `{}`.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Collects members in that order. No two of them may have the same key: that is not looked for, so that large objects are
-/// collected in linear time.
+/// Collects members in that order. No key may occur twice. This is not checked, so that large
+/// objects are collected in linear time.
 impl<'a> FromIterator<(Cow<'a, str>, Value<'a>)> for Object<'a> {
     fn from_iter<I: IntoIterator<Item = (Cow<'a, str>, Value<'a>)>>(members: I) -> Self {
         Self(members.into_iter().collect())
@@ -127,6 +130,7 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn as_u64(&self) -> Option<u64> {
         match self {
+            // Only plain digits: `1.0` and `1e0` are the same number for some parsers only.
             Self::Number(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
                 text.parse().ok()
             }
@@ -170,7 +174,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// What kind of value this is, in the standard's words.
+    /// The kind of the value, with the name that the standard uses.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {

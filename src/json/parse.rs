@@ -1,4 +1,4 @@
-//! Reading one JSON document, strictly.
+//! Parses one JSON document, strictly.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -6,61 +6,63 @@ use std::fmt;
 
 use super::{Object, Value};
 
-/// How deep a document may nest.
+/// The limits for a document.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Arrays and objects that may be open at once.
+    /// The most arrays and objects that may be open at once.
     pub depth: usize,
-    /// What a document may cost in memory, in the cost of one scalar: a member of an object costs four, an array or an object
-    /// eight (two bytes of text can ask for a hundred of memory).
+    /// The memory cost of a document, counted in scalars. A member of an object costs four, an
+    /// array or object eight: two bytes of text can need a hundred bytes of memory.
     pub values: usize,
 }
 
 impl Limits {
-    /// Documents of that depth, and of half a million values at the most.
+    /// Documents with that depth and with a cost of at most 2^19 (half a million) scalars.
     #[must_use]
     pub const fn deep(depth: usize) -> Self {
         Self { depth, values: 1 << 19 }
     }
 }
 
-/// Why a document was refused, and where.
+/// Why a document was refused, and at which byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonFault {
-    /// Byte offset into the document.
+    /// The byte offset in the document.
     pub at: usize,
-    /// What is wrong there.
+    /// The fault.
     pub kind: FaultKind,
 }
 
-/// What can be wrong with a document.
+/// The faults of a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FaultKind {
     /// Not UTF-8 (UTF-16 and UTF-32 included).
     #[error("the text is not UTF-8")]
     NotUtf8,
-    /// U+FEFF in front (RFC 8259 section 8.1 forbids to add one).
+    /// U+FEFF at the beginning (RFC 8259 section 8.1 forbids to add it).
     #[error("a byte order mark stands in front of the document")]
     ByteOrderMark,
     /// The document ends too early.
     #[error("the document ends in the middle of a value")]
     Truncated,
-    /// A character that the grammar does not allow there (comments, single quotes, NaN, a trailing comma …).
+    /// A character that the grammar does not allow there (comments, single quotes, NaN, a trailing
+    /// comma …).
     #[error("a character that JSON does not allow here")]
     Unexpected,
-    /// More than one document, or bytes behind it.
+    /// More than one document, or bytes after it.
     #[error("something follows the end of the document")]
     Trailing,
-    /// The same key twice in one object.
+    /// The same key twice in an object.
     #[error("a key stands twice in one object")]
     DuplicateKey,
-    /// A number outside what readers agree about: an integer beyond 64 bits, or a number that is not finite.
+    /// A number that parsers do not agree on: an integer beyond 64 bits, or a number that is not
+    /// finite.
     #[error("a number is out of range")]
     NumberRange,
-    /// A number that breaks the grammar (leading zero, `+1`, `.5`, `1.`).
+    /// A number that is not in the grammar (leading zero, `+1`, `.5`, `1.`).
     #[error("a number is not written as JSON writes numbers")]
     NumberForm,
-    /// A control character inside a string.
+    /// A control character in a string.
     #[error("an unescaped control character stands in a string")]
     ControlCharacter,
     /// An unknown or incomplete escape, or half of a surrogate pair.
@@ -82,14 +84,16 @@ impl fmt::Display for JsonFault {
 
 impl std::error::Error for JsonFault {}
 
-/// Above this many members duplicate keys are found by hashing instead of comparing each with each.
+/// With more members than this, duplicate keys are found by hashing instead of comparing each with
+/// each.
 const MANY_MEMBERS: usize = 24;
 
-/// Reads `bytes` as one document.
+/// Parses `bytes` as one document.
 ///
 /// # Errors
 /// The first fault, with its byte offset.
 pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Value<'a>, JsonFault> {
+    // Before the check for UTF-8, so that the fault is the more helpful one.
     if bytes.starts_with(b"\xEF\xBB\xBF") {
         return Err(JsonFault { at: 0, kind: FaultKind::ByteOrderMark });
     }
@@ -106,29 +110,39 @@ pub fn parse<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Value<'a>, JsonFaul
     Ok(value)
 }
 
+/// A recursive parser. `Limits::depth` bounds its recursion.
 struct JsonReader<'a> {
+    /// The document as text, for slices.
     text: &'a str,
+    /// The same as bytes.
     bytes: &'a [u8],
+    /// The offset of the next byte.
     at: usize,
+    /// How many more arrays and objects may be open.
     depth_left: usize,
+    /// The remaining cost.
     values_left: usize,
 }
 
 impl<'a> JsonReader<'a> {
+    /// A fault at the next byte.
     const fn fault<T>(&self, kind: FaultKind) -> Result<T, JsonFault> {
         Err(JsonFault { at: self.at, kind })
     }
 
+    /// The next byte.
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    /// Skips whitespace (RFC 8259 section 2).
     fn space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
         }
     }
 
+    /// Takes a cost from the remaining one.
     fn pays(&mut self, cost: usize) -> Result<(), JsonFault> {
         match self.values_left.checked_sub(cost) {
             Some(left) => self.values_left = left,
@@ -137,6 +151,7 @@ impl<'a> JsonReader<'a> {
         Ok(())
     }
 
+    /// Parses one value.
     fn value(&mut self) -> Result<Value<'a>, JsonFault> {
         self.pays(1)?;
         match self.peek() {
@@ -152,7 +167,9 @@ impl<'a> JsonReader<'a> {
         }
     }
 
+    /// Parses `true`, `false` or `null`.
     fn word(&mut self, word: &'static str, value: Value<'a>) -> Result<Value<'a>, JsonFault> {
+        // No check of the next byte: after a value, `closes` and `parse` accept no letter.
         if self.bytes[self.at..].starts_with(word.as_bytes()) {
             self.at += word.len();
             return Ok(value);
@@ -160,6 +177,7 @@ impl<'a> JsonReader<'a> {
         self.fault(FaultKind::Unexpected)
     }
 
+    /// Parses an array or an object after its opening bracket, one level deeper.
     fn nested(
         &mut self,
         read: fn(&mut Self) -> Result<Value<'a>, JsonFault>,
@@ -168,7 +186,9 @@ impl<'a> JsonReader<'a> {
             return self.fault(FaultKind::Depth);
         };
         self.depth_left = left;
+        // With the 1 of `value`, an array or object costs eight.
         self.pays(7)?;
+        // After both checks, so that a fault is reported at the opening bracket.
         self.at += 1;
         self.space();
         let value = read(self)?;
@@ -176,8 +196,10 @@ impl<'a> JsonReader<'a> {
         Ok(value)
     }
 
+    /// Parses the items of an array.
     fn array(&mut self) -> Result<Value<'a>, JsonFault> {
         let mut items = Vec::new();
+        // Checked only here, before the first item, so that a trailing comma is refused.
         if self.peek() == Some(b']') {
             self.at += 1;
             return Ok(Value::Array(items));
@@ -190,6 +212,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
+    /// Parses the members of an object.
     fn object(&mut self) -> Result<Value<'a>, JsonFault> {
         let mut members: Vec<(Cow<'a, str>, Value<'a>)> = Vec::new();
         let mut seen: HashSet<Cow<'a, str>> = HashSet::new();
@@ -199,6 +222,7 @@ impl<'a> JsonReader<'a> {
         }
         loop {
             let key_at = self.at;
+            // With the 1 of its value, a member costs four.
             self.pays(3)?;
             match self.peek() {
                 Some(b'"') => {}
@@ -206,6 +230,8 @@ impl<'a> JsonReader<'a> {
                 None => return self.fault(FaultKind::Truncated),
             }
             let key = self.string()?;
+            // Only large objects pay for a hash set. Comparing each with each would be quadratic
+            // for them, and an attacker could use that.
             if members.len() == MANY_MEMBERS {
                 seen.extend(members.iter().map(|(known, _)| known.clone()));
             }
@@ -214,6 +240,8 @@ impl<'a> JsonReader<'a> {
             } else {
                 !seen.insert(key.clone())
             };
+            // Keys are compared after their escapes are decoded: `"a"` and `"\u0061"` are the same
+            // key.
             if twice {
                 return Err(JsonFault { at: key_at, kind: FaultKind::DuplicateKey });
             }
@@ -231,7 +259,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Behind an item: true at the closing `end`, false when a comma leads to the next item.
+    /// After an item: true at the closing `end`, false when a comma leads to the next item.
     fn closes(&mut self, end: u8) -> Result<bool, JsonFault> {
         self.space();
         match self.peek() {
@@ -249,6 +277,7 @@ impl<'a> JsonReader<'a> {
         }
     }
 
+    /// Skips digits and returns their number.
     fn digits(&mut self) -> usize {
         let from = self.at;
         while matches!(self.peek(), Some(b'0'..=b'9')) {
@@ -257,6 +286,7 @@ impl<'a> JsonReader<'a> {
         self.at - from
     }
 
+    /// Parses a number (RFC 8259 section 6) and keeps its text.
     fn number(&mut self) -> Result<Value<'a>, JsonFault> {
         let from = self.at;
         if self.peek() == Some(b'-') {
@@ -283,6 +313,8 @@ impl<'a> JsonReader<'a> {
             return Err(JsonFault { at: from, kind: FaultKind::NumberForm });
         }
         let text = &self.text[from..self.at];
+        // Parsers that use 64-bit integers or doubles must all be able to hold it (RFC 7493 section
+        // 2.2).
         let in_range = if integer {
             text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok()
         } else {
@@ -294,11 +326,12 @@ impl<'a> JsonReader<'a> {
         Ok(Value::Number(Cow::Borrowed(text)))
     }
 
-    /// A string, from its opening quote to behind its closing one.
+    /// Parses a string, from its opening quote to its closing one.
     fn string(&mut self) -> Result<Cow<'a, str>, JsonFault> {
         self.at += 1;
         let from = self.at;
         self.plain()?;
+        // Without escapes the text is borrowed, which is the common case.
         if self.peek() == Some(b'"') {
             let text = &self.text[from..self.at];
             self.at += 1;
@@ -318,10 +351,11 @@ impl<'a> JsonReader<'a> {
         }
     }
 
-    /// Passes over characters that stand for themselves, up to a quote or a backslash.
+    /// Skips characters that need no decoding, up to a quote or a backslash.
     fn plain(&mut self) -> Result<(), JsonFault> {
         let rest = &self.bytes[self.at..];
         let run = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+        // Unescaped control characters are not allowed (RFC 8259 section 7).
         if let Some(place) = rest[..run].iter().position(|byte| *byte < b' ') {
             self.at += place;
             return self.fault(FaultKind::ControlCharacter);
@@ -330,7 +364,7 @@ impl<'a> JsonReader<'a> {
         if run == rest.len() { self.fault(FaultKind::Truncated) } else { Ok(()) }
     }
 
-    /// The character that an escape stands for; the backslash is behind us.
+    /// Decodes an escape. The backslash has been read.
     fn escape(&mut self) -> Result<char, JsonFault> {
         let Some(byte) = self.peek() else {
             return self.fault(FaultKind::Truncated);
@@ -350,9 +384,11 @@ impl<'a> JsonReader<'a> {
         })
     }
 
+    /// Decodes `\uXXXX`, or a surrogate pair of two (RFC 8259 section 7).
     fn unicode_escape(&mut self) -> Result<char, JsonFault> {
         let first = self.four_hex()?;
         let code = match first {
+            // A high surrogate must be followed by a low one. Parsers treat a lone one differently.
             0xd800..=0xdbff => {
                 if !self.bytes[self.at..].starts_with(b"\\u") {
                     return self.fault(FaultKind::Escape);
@@ -366,12 +402,14 @@ impl<'a> JsonReader<'a> {
             }
             other => other,
         };
+        // A lone low surrogate is not a character.
         match char::from_u32(code) {
             Some(character) => Ok(character),
             None => self.fault(FaultKind::Escape),
         }
     }
 
+    /// Parses four hexadecimal digits.
     fn four_hex(&mut self) -> Result<u32, JsonFault> {
         let Some(digits) = self.bytes.get(self.at..self.at + 4) else {
             return self.fault(FaultKind::Truncated);

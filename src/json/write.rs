@@ -1,4 +1,4 @@
-//! Printing a [`Value`]: compact, in its own order, numbers in their own text.
+//! Writes a [`Value`]: compact, in its order, and numbers with their own text.
 
 use super::Value;
 
@@ -35,12 +35,13 @@ pub fn write(value: &Value<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends `text` as a JSON string: the two-character escapes where they exist, `\u00xx` for other control characters, and
-/// nothing else escaped (RFC 8785 section 3.2.2.2).
+/// Appends `text` as a JSON string: with two-character escapes where they exist, and `\u00xx` for
+/// other control characters. No other character is escaped (RFC 8785 section 3.2.2.2).
 pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut rest = bytes;
+    // All escaped characters are ASCII, so the slices below never cut a character.
     while let Some(place) = special(rest) {
         out.extend_from_slice(&rest[..place]);
         let byte = rest[place];
@@ -65,11 +66,11 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// The place of the first byte that must be escaped.
+/// The offset of the first byte that must be escaped.
 fn special(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
     let is_special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
-    // Whole blocks without an exit in their middle: the compiler makes a few vector instructions of each.
+    // Whole blocks without an early exit: the compiler makes a few vector instructions of each one.
     let clean = bytes
         .chunks_exact(BLOCK)
         .take_while(|block| !block.iter().fold(false, |any, byte| any | is_special(byte)));

@@ -1,17 +1,19 @@
-//! The hash tree over a log: RFC 6962 section 2.1, grown leaf by leaf.
+//! The hash tree over a log (RFC 6962 section 2.1), which grows leaf by leaf.
 
 pub mod proof;
 pub mod tile;
 
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256 of a leaf, a node or a root.
+/// The SHA-256 of a leaf, a node or a root.
 pub type Hash = [u8; 32];
 
 /// The hash of one entry: SHA-256 of `0x00` and its bytes.
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> Hash {
     let mut sha = Sha256::new();
+    // The prefix separates leaves from nodes, so that a node cannot be presented as an entry (RFC
+    // 6962 section 2.1).
     sha.update([0x00]);
     sha.update(entry);
     sha.finalize().into()
@@ -27,11 +29,12 @@ pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
     sha.finalize().into()
 }
 
-/// A tree of which only its right edge is kept: enough to append to it and to name its root at any time.
+/// A tree that keeps only its right edge. That is enough to append leaves and to compute the root
+/// at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
     size: u64,
-    /// Roots of the perfect subtrees that the size's bits stand for, the largest first.
+    /// The roots of the perfect subtrees, one for each one bit of the size, the largest first.
     peaks: Vec<Hash>,
 }
 
@@ -42,14 +45,14 @@ impl Tree {
         Self { size: 0, peaks: Vec::new() }
     }
 
-    /// The tree of that size, of which `peaks` are the roots of its perfect subtrees, the largest first. `None` where they are
-    /// not as many as the size's one bits.
+    /// The tree of that size with these roots of its perfect subtrees, the largest first. `None`
+    /// where their number is not the number of one bits of the size.
     #[must_use]
     pub fn of_peaks(size: u64, peaks: Vec<Hash>) -> Option<Self> {
         (usize::try_from(size.count_ones()).ok()? == peaks.len()).then_some(Self { size, peaks })
     }
 
-    /// How many leaves there are; also the index that the next one gets.
+    /// The number of leaves, which is also the index of the next one.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
@@ -60,10 +63,11 @@ impl Tree {
         self.push_hash(leaf_hash(entry));
     }
 
-    /// Appends the entry that has this leaf hash.
+    /// Appends the entry with this leaf hash.
     pub fn push_hash(&mut self, leaf: Hash) {
         let mut hash = leaf;
-        // Each trailing one bit of the old size is a perfect subtree that this leaf completes to one of twice its size.
+        // Each trailing one bit of the old size is a perfect subtree. The new leaf completes it to
+        // one of twice its size.
         for _ in 0..self.size.trailing_ones() {
             if let Some(left) = self.peaks.pop() {
                 hash = node_hash(&left, &hash);
@@ -73,18 +77,21 @@ impl Tree {
         self.size += 1;
     }
 
-    /// The root over all leaves so far; SHA-256 of nothing for the empty tree.
+    /// The root over all leaves so far. For the empty tree it is SHA-256 of the empty text.
     #[must_use]
     pub fn root(&self) -> Hash {
         let mut from_right = self.peaks.iter().rev();
         match from_right.next() {
+            // The smaller subtrees are on the right (RFC 6962 section 2.1), so the hashes are
+            // joined from there.
             Some(last) => from_right.fold(*last, |right, left| node_hash(left, &right)),
             None => Sha256::digest([]).into(),
         }
     }
 }
 
-/// The root of a perfect subtree, from the hashes of `hashes.len()` subtrees side by side, a power of two of them.
+/// The root of a perfect subtree from the hashes of the subtrees below it, whose number must be a
+/// power of two.
 #[must_use]
 pub fn perfect_root(hashes: &[Hash]) -> Option<Hash> {
     match hashes {
@@ -101,7 +108,7 @@ pub fn perfect_root(hashes: &[Hash]) -> Option<Hash> {
 mod tests {
     use super::*;
 
-    /// RFC 6962's definition, word for word: the oracle.
+    /// The definition of RFC 6962, word for word, as a reference.
     fn defined(entries: &[Vec<u8>]) -> Hash {
         match entries {
             [] => Sha256::digest([]).into(),

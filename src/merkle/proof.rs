@@ -1,27 +1,28 @@
-//! Proofs that a leaf is in a tree: RFC 6962 section 2.1.1.
+//! Inclusion proofs: that a leaf is in a tree (RFC 6962 section 2.1.1).
 
 use super::{Hash, Tree, node_hash};
 
-/// Where the hashes of perfect subtrees come from.
+/// The source of the hashes of perfect subtrees.
 pub trait Nodes {
-    /// Why one cannot be had.
+    /// Why a hash is not available.
     type Fault;
 
-    /// The hash of the perfect subtree over the leaves from `index << level` on, `1 << level` of them.
+    /// The hash of the perfect subtree over `1 << level` leaves, from leaf `index << level` on.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the hash cannot be read.
     fn node(&mut self, level: u32, index: u64) -> Result<Hash, Self::Fault>;
 }
 
-/// Largest power of two below `size`, which is 2 or more.
+/// The largest power of two below `size`, which must be at least 2.
 const fn split(size: u64) -> u64 {
     1 << (size - 1).ilog2()
 }
 
-/// The root over the leaves `from..to` of a larger tree, as RFC 6962 splits it.
+/// The root over the leaves `from..to` of a larger tree, split as in RFC 6962.
 fn range<N: Nodes>(nodes: &mut N, from: u64, to: u64) -> Result<Hash, N::Fault> {
     let size = to - from;
+    // An aligned range of a power of two is a stored node, so no leaf below it is read.
     if size.is_power_of_two() && from.is_multiple_of(size) {
         return nodes.node(size.ilog2(), from / size);
     }
@@ -29,7 +30,7 @@ fn range<N: Nodes>(nodes: &mut N, from: u64, to: u64) -> Result<Hash, N::Fault> 
     Ok(node_hash(&range(nodes, from, middle)?, &range(nodes, middle, to)?))
 }
 
-/// The proof that leaf `index` is in the tree of `size` leaves; `index` lies below `size`.
+/// The proof that leaf `index` is in the tree of `size` leaves. `index` must be below `size`.
 ///
 /// # Errors
 /// Those of `nodes`.
@@ -46,18 +47,19 @@ pub fn inclusion<N: Nodes>(nodes: &mut N, index: u64, size: u64) -> Result<Vec<H
             from = middle;
         }
     }
+    // RFC 6962 lists the hashes from the leaf to the root.
     proof.reverse();
     Ok(proof)
 }
 
-/// The root of the tree of `size` leaves in which `leaf` stands at `index`, if `proof` is right; `None` where the proof has the wrong
-/// length or the index lies outside.
+/// The root of the tree of `size` leaves with `leaf` at `index`, as the proof gives it. `None`
+/// where the proof has the wrong length or the index is outside. The caller must compare the root.
 #[must_use]
 pub fn root_by(leaf: Hash, index: u64, size: u64, proof: &[Hash]) -> Option<Hash> {
     if index >= size {
         return None;
     }
-    // Which side each step stands on, from the root downwards.
+    // The side of each step, from the root downwards.
     let (mut from, mut to) = (0, size);
     let mut sides = Vec::new();
     while to - from > 1 {
@@ -69,6 +71,7 @@ pub fn root_by(leaf: Hash, index: u64, size: u64, proof: &[Hash]) -> Option<Hash
             from = middle;
         }
     }
+    // A proof of another length belongs to another position or another tree.
     if sides.len() != proof.len() {
         return None;
     }
@@ -77,12 +80,13 @@ pub fn root_by(leaf: Hash, index: u64, size: u64, proof: &[Hash]) -> Option<Hash
     }))
 }
 
-/// The tree over the first `size` leaves: its perfect subtrees, the largest first.
+/// The tree over the first `size` leaves, from its perfect subtrees, the largest first.
 ///
 /// # Errors
 /// Those of `nodes`.
 pub fn tree_at<N: Nodes>(nodes: &mut N, size: u64) -> Result<Tree, N::Fault> {
     let (mut peaks, mut from) = (Vec::new(), 0_u64);
+    // One perfect subtree for each one bit of the size.
     for level in (0..64).rev().filter(|level| size >> level & 1 == 1) {
         peaks.push(nodes.node(level, from >> level)?);
         from += 1 << level;

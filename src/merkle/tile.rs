@@ -1,18 +1,18 @@
-//! The tree in files of 256 hashes: C2SP tlog-tiles.
+//! The tree in files of 256 hashes: tiles after C2SP tlog-tiles.
 
 use super::{Hash, Tree, leaf_hash, perfect_root};
 
-/// Hashes of a full tile, and records of a full bundle.
+/// The hashes in a full tile, and the records in a full bundle.
 pub const WIDTH: u64 = 256;
 
 /// A file of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tile {
-    /// The level, 0 above the leaves; `None` for a bundle of entries.
+    /// The level: 0 is the level of the leaf hashes. `None` for a bundle of records.
     pub level: Option<u8>,
-    /// Its number in its level.
+    /// The number within the level.
     pub index: u64,
-    /// How many hashes or records it holds, 1 to 256.
+    /// The number of hashes or records in it, 1 to 256.
     pub width: u64,
 }
 
@@ -29,7 +29,7 @@ impl Tile {
         }
     }
 
-    /// The tile that a path names, if that is the path of one.
+    /// The tile at a path, where it is the path of one.
     #[must_use]
     pub fn read(path: &str) -> Option<Self> {
         let rest = path.strip_prefix("tile/")?;
@@ -43,14 +43,18 @@ impl Tile {
             let digits: u64 = group.strip_prefix('x').unwrap_or(group).parse().ok()?;
             index.checked_mul(1000)?.checked_add(digits)
         })?;
+        // Only the canonical spelling is accepted, because several texts could parse to one tile
+        // (`+1`, leading zeros).
         let tile = Self { level, index, width };
         (tile.path() == path && width > 0).then_some(tile)
     }
 
-    /// The tile and the bundle at the right edge of a tree of `size` leaves that are not full, from the leaves upwards.
+    /// The partial tiles and the partial bundle at the right edge of a tree of `size` leaves, from
+    /// the leaves upwards.
     #[must_use]
     pub fn partial(size: u64) -> Vec<Self> {
         let mut found = Vec::new();
+        // Eight levels of 256 are enough for 2^64 leaves.
         for level in 0..8_u8 {
             let count = size >> (8 * u32::from(level));
             if count == 0 {
@@ -68,7 +72,8 @@ impl Tile {
     }
 }
 
-/// A tile's number as tlog-tiles writes it: groups of three digits, all but the last behind an `x`.
+/// The number of a tile as tlog-tiles writes it: groups of three digits, and an `x` before all but
+/// the last one.
 #[must_use]
 pub fn index_path(index: u64) -> String {
     let mut path = format!("{:03}", index % 1000);
@@ -80,21 +85,23 @@ pub fn index_path(index: u64) -> String {
     path
 }
 
-/// The right edge of a tree: the hashes of each level's tile that is not full.
+/// The right edge of a tree: the hashes of each level's partial tile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edge {
+    /// The number of leaves.
     size: u64,
+    /// The hashes of the partial tile of each level, from the leaves upwards.
     levels: Vec<Vec<Hash>>,
 }
 
-/// A tile of hashes that has become full.
+/// A tile of hashes that is now full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FullTile {
-    /// Its level.
+    /// The level.
     pub level: u8,
-    /// Its number.
+    /// The number within the level.
     pub index: u64,
-    /// Its 256 hashes.
+    /// The 256 hashes.
     pub hashes: Vec<Hash>,
 }
 
@@ -105,10 +112,10 @@ impl Edge {
         Self { size: 0, levels: Vec::new() }
     }
 
-    /// The edge of a tree of `size` leaves, its partial tiles read with `read`.
+    /// The edge of a tree of `size` leaves. `read` reads its partial tiles.
     ///
     /// # Errors
-    /// Those of `read`, which must give exactly the tile's hashes.
+    /// The faults of `read`. It must return exactly the hashes of the tile.
     pub fn load<E>(
         size: u64,
         mut read: impl FnMut(Tile) -> Result<Vec<Hash>, E>,
@@ -121,23 +128,24 @@ impl Edge {
             }
             let width = count % WIDTH;
             let tile = Tile { level: Some(level), index: count / WIDTH, width };
+            // An empty partial tile is not a file.
             levels.push(if width == 0 { Vec::new() } else { read(tile)? });
         }
         Ok(Self { size, levels })
     }
 
-    /// How many leaves there are.
+    /// The number of leaves.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Appends a record; gives the tiles that it makes full.
+    /// Appends a record. Returns the tiles that it makes full.
     pub fn push(&mut self, record: &[u8]) -> Vec<FullTile> {
         self.push_leaf(leaf_hash(record))
     }
 
-    /// Appends a record of that leaf hash; gives the tiles that it makes full.
+    /// Appends the record with this leaf hash. Returns the tiles that it makes full.
     pub fn push_leaf(&mut self, leaf: Hash) -> Vec<FullTile> {
         let mut full = Vec::new();
         let mut hash = leaf;
@@ -152,7 +160,7 @@ impl Edge {
                 break;
             }
             let hashes = std::mem::replace(tile, Vec::with_capacity(256));
-            // 256 hashes are a perfect subtree.
+            // 256 hashes are a perfect subtree, whose root goes to the next level.
             let Some(above) = perfect_root(&hashes) else { break };
             index /= WIDTH;
             full.push(FullTile { level, index, hashes });
@@ -162,7 +170,7 @@ impl Edge {
         full
     }
 
-    /// The tiles that are not full.
+    /// The partial tiles.
     pub fn partial(&self) -> impl Iterator<Item = (Tile, &[Hash])> {
         Tile::partial(self.size).into_iter().filter_map(|tile| {
             let hashes = self.levels.get(usize::from(tile.level?))?;
@@ -170,10 +178,11 @@ impl Edge {
         })
     }
 
-    /// The tree that this is the edge of.
+    /// The tree with this edge.
     #[must_use]
     pub fn tree(&self) -> Tree {
         let mut peaks = Vec::new();
+        // The highest level has the largest subtrees, which come first.
         for level in self.levels.iter().rev() {
             let mut rest = level.as_slice();
             while !rest.is_empty() {
@@ -192,7 +201,7 @@ pub fn tile_bytes(hashes: &[Hash]) -> Vec<u8> {
     hashes.concat()
 }
 
-/// The hashes of a tile's bytes; `None` where their number is not `width`.
+/// The hashes in the bytes of a tile; `None` where their number is not `width`.
 #[must_use]
 pub fn tile_hashes(bytes: &[u8], width: u64) -> Option<Vec<Hash>> {
     let (hashes, rest) = bytes.as_chunks::<32>();
@@ -201,13 +210,14 @@ pub fn tile_hashes(bytes: &[u8], width: u64) -> Option<Vec<Hash>> {
 
 /// Appends a record to a bundle.
 pub fn bundle_push(bundle: &mut Vec<u8>, record: &[u8]) {
-    // A record has 65,535 bytes at the most.
+    // A record has at most 65,535 bytes.
     let length = u16::try_from(record.len()).unwrap_or(u16::MAX);
     bundle.extend_from_slice(&length.to_be_bytes());
     bundle.extend_from_slice(record);
 }
 
-/// The records of a bundle's bytes; the last item is `Err` where they do not come out even.
+/// The records in the bytes of a bundle. The last item is `Err` where the bytes end inside a
+/// record.
 pub fn bundle_records(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Uneven>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -221,13 +231,14 @@ pub fn bundle_records(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Uneven
             Some(record)
         });
         Some(record.ok_or_else(|| {
+            // The iteration ends after the fault.
             rest = &[];
             Uneven
         }))
     })
 }
 
-/// A bundle ends in the middle of a record.
+/// A bundle ends inside a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it ends in the middle of a record")]
 pub struct Uneven;

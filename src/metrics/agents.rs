@@ -1,4 +1,4 @@
-//! Requests by agent, with a bounded number of labels.
+//! The metric of requests by agent, with a limited number of labels.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -7,16 +7,19 @@ use prometheus::{IntCounter, IntCounterVec, Registry};
 
 use super::{OTHER, counters};
 
-/// The counters of agents. The first `max` agents have labels, all others share one.
+/// The counters of agents. The first `max` agents have labels; all others share one.
 pub(super) struct Agents {
     requests: IntCounterVec,
+    /// The agents with a label, and their counters.
     seen: Mutex<HashMap<String, IntCounter>>,
     max: usize,
 }
 
 impl Agents {
+    /// Registers the counter.
+    ///
     /// # Errors
-    /// If the name is taken.
+    /// If its name is already registered.
     pub(super) fn new(registry: &Registry, max: usize) -> prometheus::Result<Self> {
         let requests = counters(
             registry,
@@ -27,9 +30,10 @@ impl Agents {
         Ok(Self { requests, seen: Mutex::default(), max })
     }
 
-    /// Counts a request for the root agent. The holder of its token chooses the names below it,
-    /// so those are not labels.
+    /// Counts a request for the root agent. The holder of its token chooses the names below it, so
+    /// those would make unlimited labels.
     pub(super) fn count(&self, agent: &str) {
+        // The second slash ends the root's name: `namespace/name`.
         let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(counter) = seen.get(agent) {
@@ -38,6 +42,7 @@ impl Agents {
         let label = if seen.len() < self.max { agent } else { OTHER };
         let counter = self.requests.with_label_values(&[label]);
         counter.inc();
+        // Agents under `other` are not stored, so the map has at most `max` entries.
         if label == agent {
             seen.insert(agent.to_owned(), counter);
         }

@@ -1,4 +1,4 @@
-//! What is measured of the audit log and its disk, of readiness, and of the log lines.
+//! Metrics of the audit log and its disk, of readiness, and of dropped log lines.
 
 use prometheus::{
     Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -6,19 +6,19 @@ use prometheus::{
 
 use super::{counters, gauge, histogram, register};
 
-/// How the log and its disk are.
+/// The state of the log and its disk, for the gauges.
 pub struct AuditGauges {
-    /// Bytes that are free on the disk of the log, where that can be told.
+    /// Free bytes on the disk of the log, if the system reports them.
     pub disk_free_bytes: Option<u64>,
-    /// Bytes of the reserve that are there.
+    /// Bytes of the reserve that are allocated.
     pub reserve_bytes: u64,
     /// Records that wait to be written.
     pub queue_records: usize,
-    /// Records that are durable and under no checkpoint yet.
+    /// Durable records that no checkpoint covers yet.
     pub unsigned_records: u64,
 }
 
-/// What is measured of the log.
+/// The metrics of the log.
 pub(super) struct Audit {
     pub(super) unready: IntGaugeVec,
     pub(super) log_lines_dropped: IntCounter,
@@ -34,6 +34,10 @@ pub(super) struct Audit {
 }
 
 impl Audit {
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    /// If a name is already registered.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let waiting = "How long records have been waiting for a signed checkpoint";
         let syncs = histogram("token_shield_audit_sync_seconds", "Syncs of the journal");
@@ -78,8 +82,10 @@ impl Audit {
         })
     }
 
+    /// Sets the gauges.
     pub(super) fn set(&self, gauges: &AuditGauges) {
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        // If the disk reports no number, the gauge keeps its last value instead of a false 0.
         if let Some(free) = gauges.disk_free_bytes {
             self.disk_free.set(whole(free));
         }

@@ -1,15 +1,19 @@
-//! What is measured of callers' connections.
+//! Metrics of callers' connections.
 
 use prometheus::{IntCounter, Registry};
 
 use super::counters;
 
-/// Connections that the gateway ended by itself.
+/// Counts the connections that the gateway ended.
 pub(super) struct Connections {
     floods: IntCounter,
 }
 
 impl Connections {
+    /// Registers the counter.
+    ///
+    /// # Errors
+    /// If its name is already registered.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let ended = counters(
             registry,
@@ -20,7 +24,7 @@ impl Connections {
         Ok(Self { floods: ended.with_label_values(&["flood"]) })
     }
 
-    /// A connection was ended because of its control frames.
+    /// Counts a connection that ended because of its control frames.
     pub(super) fn flood(&self) {
         self.floods.inc();
     }

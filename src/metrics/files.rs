@@ -1,10 +1,10 @@
-//! Files that the gateway reads again: its config, key sets and certificates.
+//! Metrics of files that the gateway reads again: its config, key sets and certificates.
 
 use prometheus::{Gauge, IntCounterVec, IntGauge, Registry};
 
 use super::{gauge, register, results};
 
-/// Readings of files, and what their contents say.
+/// Counts of reading, and facts from the content.
 pub(super) struct Files {
     pub(super) certificate_expiry: Gauge,
     pub(super) config_reloads: IntCounterVec,
@@ -14,8 +14,10 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Registers the metrics.
+    ///
     /// # Errors
-    /// If a name is taken.
+    /// If a name is already registered.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let idle_keys =
             IntGauge::new("token_shield_idle_keys", "Keys that have signed no live token for long");

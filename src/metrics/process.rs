@@ -1,13 +1,13 @@
-//! The process itself, as procfs(5) reports it.
+//! Metrics of the process, from procfs(5).
 
 use prometheus::{Gauge, IntGauge, Registry};
 
 use super::register;
 
-/// Ticks of `/proc/self/stat` per second (USER_HZ).
+/// Ticks per second in `/proc/self/stat` (USER_HZ).
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Memory, CPU time and descriptors.
+/// Memory, CPU time and descriptors of the process.
 pub(super) struct ProcessMetrics {
     cpu_seconds: Gauge,
     resident_bytes: IntGauge,
@@ -18,8 +18,10 @@ pub(super) struct ProcessMetrics {
 }
 
 impl ProcessMetrics {
+    /// Registers the metrics.
+    ///
     /// # Errors
-    /// If a name is taken.
+    /// If a name is already registered.
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
             cpu_seconds: register(
@@ -55,16 +57,19 @@ impl ProcessMetrics {
         })
     }
 
-    /// Reads `/proc/self/stat` (proc(5)): fields 14, 15 and 22 in ticks of 10 ms, field 24 in pages.
+    /// Reads `/proc/self/stat` (proc(5)): fields 14, 15 and 22 in ticks of 10 ms, field 24 in
+    /// pages. Without procfs the metrics keep their values.
     pub(super) fn read(&self) {
         let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
+        // Field 2 is the name of the command in parentheses. It may contain spaces and parentheses
+        // itself.
         let Some((_, rest)) = stat.rsplit_once(')') else { return };
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let field = |number: usize| {
             fields.get(number - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
         };
         self.cpu_seconds.set((field(14) + field(15)) / TICKS_PER_SECOND);
-        // Field 22 counts from the start of the machine.
+        // Field 22 counts from the boot of the machine.
         if let Some(boot) = boot_seconds() {
             self.start_seconds.set(boot + field(22) / TICKS_PER_SECOND);
         }
@@ -74,6 +79,7 @@ impl ProcessMetrics {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         self.descriptors_limit
             .set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+        // The open folder itself is one of the descriptors. The error of one does not matter.
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             let open = i64::try_from(open.count()).unwrap_or_default();
             self.open_fds.set(open);
@@ -82,7 +88,7 @@ impl ProcessMetrics {
     }
 }
 
-/// When the machine started, in seconds since the Unix epoch: `btime` of `/proc/stat`.
+/// The boot time of the machine, in seconds since the Unix epoch: `btime` of `/proc/stat`.
 fn boot_seconds() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     for line in stat.lines() {

@@ -1,4 +1,4 @@
-//! What is measured of upstreams' reports of usage.
+//! Metrics of the usage that upstreams report.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,31 +9,39 @@ use prometheus::{IntCounter, Registry};
 use super::counters;
 use crate::model::usage::Absurd;
 
-/// How often an upstream's absurd reports are warned of.
+/// The smallest interval between two warnings about one upstream.
 const WARNED_EVERY: Duration = Duration::from_secs(60);
 
-/// Reports of usage that cannot be true, by upstream.
+/// Counts of usage reports that cannot be true, by upstream.
 pub(super) struct Reports(HashMap<String, UpstreamReports>);
 
+/// The counters of one upstream, and its last warning.
 struct UpstreamReports {
     absurd: [(Absurd, IntCounter); 3],
     warned: Mutex<Warned>,
 }
 
+/// The last warning, and the reports since then.
 #[derive(Default)]
 struct Warned {
+    /// On the monotonic clock.
     at: Option<Duration>,
     since: u64,
 }
 
 impl Reports {
+    /// Registers the counters for the configured upstreams.
+    ///
+    /// # Errors
+    /// If the name is already registered.
     pub(super) fn new(registry: &Registry, upstreams: &[String]) -> prometheus::Result<Self> {
         let (name, help) = (
             "token_shield_usage_implausible_total",
             "Reports of usage that cannot be true, by upstream and what is wrong",
         );
         let absurd = counters(registry, name, help, &["upstream", "reason"])?;
-        // From the start on: an increase from nothing is invisible.
+        // Created at the start with value 0: Prometheus does not see an increase from a missing
+        // series.
         let of = |upstream: &String| {
             let absurd = Absurd::ALL
                 .map(|what| (what, absurd.with_label_values(&[upstream.as_str(), what.as_str()])));
@@ -42,8 +50,8 @@ impl Reports {
         Ok(Self(upstreams.iter().map(of).collect()))
     }
 
-    /// Counts an absurd report at `now` on the monotonic clock; how many there were since the last warning, where it is time for
-    /// another.
+    /// Counts a report that cannot be true, at `now` on the monotonic clock. Returns the number
+    /// since the last warning if a new warning is due.
     pub(super) fn absurd(&self, upstream: &str, what: Absurd, now: Duration) -> Option<u64> {
         let upstream = self.0.get(upstream)?;
         upstream

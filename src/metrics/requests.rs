@@ -1,4 +1,4 @@
-//! Requests: how many, how they ended, how long they took, and their tokens.
+//! Metrics of requests: their number, outcomes, durations and tokens.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, R
 use super::{NONE, OTHER, RequestMeasures, counters, histogram, register};
 use crate::refusal::Code;
 
-/// The labels of a counter: the model's place in the list, the operation and the code.
+/// The labels of a counter: the model's index in the list, the operation and the code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Labels {
     model: usize,
@@ -17,25 +17,26 @@ struct Labels {
     code: &'static str,
 }
 
-/// Tokens of a model, as upstreams reported them.
+/// The token counters of a model, from the usage that upstreams report.
 struct Tokens {
     input: IntCounter,
     output: IntCounter,
 }
 
-/// The times of all requests.
+/// The histograms of all requests, in seconds.
 struct Seconds {
     request: Histogram,
     overhead: Histogram,
     first_token: Histogram,
 }
 
-/// What is measured of requests.
+/// The metrics of requests.
 pub(super) struct Requests {
+    /// The index of each model's labels.
     models: HashMap<String, usize>,
     model_names: Vec<String>,
     pub(super) by_code: IntCounterVec,
-    /// Counters that were looked up before.
+    /// Counters that were already looked up. The lookup by label values is slower.
     known: DashMap<Labels, IntCounter, RandomState>,
     refusals: HashMap<&'static str, IntCounter>,
     seconds: Seconds,
@@ -46,14 +47,18 @@ pub(super) struct Requests {
 }
 
 impl Requests {
+    /// Registers the metrics.
+    ///
     /// # Errors
-    /// If a name is taken.
+    /// If a name is already registered.
     pub(super) fn new(
         registry: &Registry,
         models: &[String],
         upstreams: &[String],
     ) -> prometheus::Result<Self> {
         let mut model_names: Vec<String> = models.to_vec();
+        // Unknown model names share one label: a caller chooses the name, so it must not become a
+        // label.
         model_names.extend([OTHER.to_owned(), NONE.to_owned()]);
         let mut places = HashMap::new();
         for (place, name) in model_names.iter().enumerate() {
@@ -79,22 +84,26 @@ impl Requests {
         })
     }
 
+    /// Counts a request that begins.
     pub(super) fn began(&self) {
         self.in_flight.inc();
     }
 
+    /// Counts a refusal.
     pub(super) fn refused(&self, code: Code) {
         if let Some(counter) = self.refusals.get(code.as_str()) {
             counter.inc();
         }
     }
 
+    /// Counts how a token was verified: `hit`, `miss` or `refused`.
     pub(super) fn token_cache(&self, result: &str) {
         if let Some(counter) = self.token_cache.get(result) {
             counter.inc();
         }
     }
 
+    /// Records the measures of a request that has ended.
     pub(super) fn answered(&self, answered: &RequestMeasures<'_>) {
         self.in_flight.dec();
         let model = self.model(answered.model.unwrap_or(NONE));
@@ -116,7 +125,7 @@ impl Requests {
         }
     }
 
-    /// The place of a model in the list; that of `other` for an unknown one.
+    /// The index of a model; that of `other` for an unknown one.
     fn model(&self, name: &str) -> usize {
         match self.models.get(name).or_else(|| self.models.get(OTHER)) {
             Some(place) => *place,
@@ -124,7 +133,9 @@ impl Requests {
         }
     }
 
+    /// Counts a request under its labels.
     fn count(&self, labels: Labels) {
+        // The combinations are few: models, operations and codes are fixed sets.
         if let Some(counter) = self.known.get(&labels) {
             return counter.inc();
         }
@@ -138,6 +149,7 @@ impl Requests {
     }
 }
 
+/// The counters of refusals. All are created now, so that each code has a series from the start.
 fn refusals(registry: &Registry) -> prometheus::Result<HashMap<&'static str, IntCounter>> {
     let by = counters(
         registry,
@@ -153,6 +165,7 @@ fn refusals(registry: &Registry) -> prometheus::Result<HashMap<&'static str, Int
     Ok(counters)
 }
 
+/// The histograms of durations.
 fn seconds(registry: &Registry) -> prometheus::Result<Seconds> {
     let one = |name: &str, help: &str| {
         let metric = Histogram::with_opts(histogram(name, help));
@@ -171,6 +184,7 @@ fn seconds(registry: &Registry) -> prometheus::Result<Seconds> {
     })
 }
 
+/// The histograms of upstreams' response times.
 fn upstream_seconds(
     registry: &Registry,
     upstreams: &[String],
@@ -180,11 +194,13 @@ fn upstream_seconds(
     let by = register(registry, HistogramVec::new(options, &["upstream"]))?;
     let mut histograms = HashMap::new();
     for upstream in upstreams {
+        // Looked up once here, because each lookup by label values hashes the strings.
         histograms.insert(upstream.clone(), by.with_label_values(&[upstream]));
     }
     Ok(histograms)
 }
 
+/// The token counters, in the order of `models`.
 fn tokens(registry: &Registry, models: &[String]) -> prometheus::Result<Vec<Tokens>> {
     let by = counters(
         registry,
@@ -202,6 +218,7 @@ fn tokens(registry: &Registry, models: &[String]) -> prometheus::Result<Vec<Toke
     Ok(tokens)
 }
 
+/// The counters of the token cache, by result.
 fn token_cache(registry: &Registry) -> prometheus::Result<HashMap<&'static str, IntCounter>> {
     let by = counters(
         registry,

@@ -1,10 +1,10 @@
-//! What is measured of the places at upstreams, and of those who wait for one.
+//! Metrics of the slots at upstreams, and of the requests that wait for one.
 
 use prometheus::{HistogramVec, IntGaugeVec, Opts, Registry};
 
 use super::{histogram, register};
 
-/// By upstream.
+/// The metrics of slots and waits, by upstream.
 pub struct Waits {
     waiting: IntGaugeVec,
     held: IntGaugeVec,
@@ -12,6 +12,10 @@ pub struct Waits {
 }
 
 impl Waits {
+    /// Registers the metrics for the configured upstreams.
+    ///
+    /// # Errors
+    /// If a name is already registered.
     pub(super) fn new(registry: &Registry, upstreams: &[String]) -> prometheus::Result<Self> {
         let gauge = |name: &str, help: &str| {
             register(registry, IntGaugeVec::new(Opts::new(name, help), &["upstream"]))
@@ -28,7 +32,8 @@ impl Waits {
             held: gauge("token_shield_upstream_in_flight", "Places in use at an upstream")?,
             seconds: register(registry, HistogramVec::new(seconds, &["upstream"]))?,
         };
-        // From the start on: an increase from nothing is invisible.
+        // Created at the start with value 0: Prometheus does not see an increase from a missing
+        // series.
         for upstream in upstreams {
             waits.waiting(upstream, 0);
             waits.held(upstream, 0);
@@ -37,17 +42,17 @@ impl Waits {
         Ok(waits)
     }
 
-    /// So many requests wait.
+    /// Sets the number of requests that wait.
     pub fn waiting(&self, upstream: &str, count: usize) {
         self.waiting.with_label_values(&[upstream]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// So many places are in use.
+    /// Sets the number of slots that are in use.
     pub fn held(&self, upstream: &str, count: u64) {
         self.held.with_label_values(&[upstream]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// A request waited for so many seconds, whether it got a place or not.
+    /// Records that a request waited for `seconds`, with or without success.
     pub fn waited(&self, upstream: &str, seconds: f64) {
         self.seconds.with_label_values(&[upstream]).observe(seconds);
     }

@@ -1,4 +1,4 @@
-//! A body as a call to a model: read, understood, written again.
+//! A request body as a call to a model: it is parsed, validated and written again for the server.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,22 +12,26 @@ use super::profile::{GatewayFields, Profile};
 use super::validator::{BodyValidator, fold};
 use super::{ExternalReference, Operation, UnknownFields};
 
-/// How deep a body may nest.
+/// The maximum nesting depth of a body.
 const DEPTH_MAX: usize = 64;
-/// Bytes of a model's name.
+/// The maximum length of a model's name in bytes.
 const MODEL_BYTES_MAX: usize = 256;
 
-/// A body that is one strict JSON object with a model in it, and nothing more.
+/// A body that is one strict JSON object with a model. Its other fields are not validated yet.
 pub struct ParsedBody<'b> {
+    /// The requested operation.
     operation: Operation,
+    /// The parsed body.
     object: Object<'b>,
+    /// The length of the body in bytes.
     length: usize,
 }
 
-/// Reads `body` strictly: one JSON document in UTF-8, an object, with a `model` of 1 to 256 bytes.
+/// Reads `body` strictly. It must be one JSON object in UTF-8, with a `model` of 1 to 256 bytes.
 ///
 /// # Errors
-/// `json-invalid`, `field-missing` or `field-invalid` for `model`, `field-not-allowed` for a look-alike of it.
+/// `json-invalid`; `field-missing` or `field-invalid` for `model`; `field-not-allowed` for a key
+/// that looks like `model`.
 pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal> {
     let value = json::parse(body, &Limits::deep(DEPTH_MAX)).map_err(|fault| {
         Refusal::new(Code::JsonInvalid)
@@ -44,7 +48,8 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal
         None | Some(Value::Null) => return Err(model_missing(&object)),
         Some(_) => {
             let says = format!(
-                "The field model must be a string of 1 to {MODEL_BYTES_MAX} bytes without control characters."
+                "The field model must be a string of 1 to {MODEL_BYTES_MAX} bytes without control \
+                    characters."
             );
             return Err(Refusal::new(Code::FieldInvalid).saying(says).at("model"));
         }
@@ -52,7 +57,9 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal
     Ok(ParsedBody { operation, object, length: body.len() })
 }
 
+/// The refusal for a body without `model`. It names a similar key, such as `Model`.
 fn model_missing(object: &Object<'_>) -> Refusal {
+    // Some servers compare keys without regard to case. They would read this key as the model.
     let similar =
         object.iter().map(|(key, _)| key).find(|key| *key != "model" && fold(key) == "model");
     match similar {
@@ -67,24 +74,24 @@ fn model_missing(object: &Object<'_>) -> Refusal {
     }
 }
 
-/// By what a body is judged.
+/// The rules by which a body is validated.
 pub struct BodyRules<'t> {
-    /// What the server understands.
+    /// The fields that the server knows.
     pub profile: &'t Profile,
-    /// What happens to fields that it does not know.
+    /// The action for fields that the profile does not contain.
     pub unknown_fields: UnknownFields,
-    /// The model's name at the server.
+    /// The name of the model at the server.
     pub model_upstream: &'t str,
 }
 
 impl<'b> ParsedBody<'b> {
-    /// The model as the caller names it.
+    /// The model's name as the caller wrote it.
     #[must_use]
     pub fn model(&self) -> &str {
         self.object.get("model").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Judges every field at every depth.
+    /// Validates every field at every depth.
     ///
     /// # Errors
     /// `field-not-allowed`, `field-invalid` or `field-missing`, with the JSON path.
@@ -97,10 +104,12 @@ impl<'b> ParsedBody<'b> {
         judge.shape(shape, &mut object, &Path::Root)?;
         let BodyValidator { mut external_references, dropped, .. } = judge;
         let gateway = Arc::clone(&terms.profile.gateway);
+        // This server also fetches the images that a text refers to in Markdown.
         if gateway.markdown_images {
             external_references.extend(markdown::external_references(&object)?);
         }
         let asked = if operation.writes_tokens() { output_cap(&gateway, &object)? } else { None };
+        // The validator has checked the types. A missing field and `null` are false.
         let flag = |value: Option<&Value<'_>>| value.and_then(Value::as_bool).unwrap_or(false);
         let stream = operation.writes_tokens() && flag(object.get("stream"));
         let options = object.get("stream_options").and_then(Value::as_object);
@@ -123,13 +132,16 @@ impl<'b> ParsedBody<'b> {
     }
 }
 
-/// The cap on output tokens that the caller asks for, under whichever name; below zero stands for none.
+/// The cap on output tokens that the caller requests, under any of its names. A negative value is
+/// the same as no cap.
 fn output_cap(gateway: &GatewayFields, object: &Object<'_>) -> Result<Option<u64>, Refusal> {
     let mut found: Option<(&str, Option<u64>)> = None;
     for name in &gateway.output_cap_names {
         match object.get(name) {
             None | Some(Value::Null) => {}
             Some(value) => {
+                // Servers choose differently between two caps. The gateway could not know which one
+                // holds.
                 if let Some((other, _)) = found {
                     let says = format!(
                         "The fields {other} and {name} stand side by side; send one of them."
@@ -149,30 +161,42 @@ fn output_cap(gateway: &GatewayFields, object: &Object<'_>) -> Result<Option<u64
     Ok(found.and_then(|(_, asked)| asked))
 }
 
-/// A call to a model whose every field was judged.
+/// A call to a model. Every field of it was validated.
 pub struct ModelCall<'b> {
+    /// The requested operation.
     operation: Operation,
+    /// The validated body.
     pub(super) object: Object<'b>,
-    /// Bytes of the body that was read: what is written is about as long.
+    /// The length in bytes of the body that was read. The written body has about the same length.
     length: usize,
+    /// The name of the model at the server.
     model_upstream: String,
+    /// The fields that the gateway writes.
     gateway: Arc<GatewayFields>,
+    /// The cap on output tokens that the caller requested.
     asked: Option<u64>,
+    /// Whether the caller requested a stream.
     stream: bool,
+    /// Whether the caller requested usage in the stream.
     usage_asked: bool,
+    /// The references that the server would fetch or call.
     pub(super) external_references: Vec<ExternalReference>,
+    /// The references that [`ModelCall::strip`] removed.
     pub(super) stripped: Vec<ExternalReference>,
+    /// The references that content will replace.
     pub(super) inline_slots: Vec<ExternalReference>,
+    /// The paths of fields that were removed.
     dropped: Vec<String>,
 }
 
-/// What the gateway writes into a body.
+/// The values that the gateway writes into a body.
 pub struct BodyChanges {
-    /// The cap on the output tokens of each choice; the body says the smaller of it and what the caller asked for.
+    /// The cap on the output tokens of each choice. The written cap is the smaller of this value
+    /// and the caller's.
     pub output_tokens: u64,
-    /// The request's id, written where the server has a field for it.
+    /// The id of the request. It is written if the server has a field for it.
     pub request_id: Option<String>,
-    /// The prompt cache's salt, written where the server has a field for it.
+    /// The salt of the prompt cache. It is written if the server has a field for it.
     pub cache_salt: Option<String>,
 }
 
@@ -180,53 +204,58 @@ pub struct BodyChanges {
 pub struct WrittenBody {
     /// Compact JSON.
     pub body: Vec<u8>,
-    /// The cap on output tokens that it carries; `None` for operations without output tokens.
+    /// The cap on output tokens in this body; `None` for operations without output tokens.
     pub output_tokens: Option<u64>,
-    /// True when the caller asked for more.
+    /// True when the caller requested a higher cap.
     pub clamped: bool,
 }
 
 impl ModelCall<'_> {
-    /// What is asked for.
+    /// The requested operation.
     #[must_use]
     pub const fn operation(&self) -> Operation {
         self.operation
     }
 
-    /// The model as the caller names it.
+    /// The model's name as the caller wrote it.
     #[must_use]
     pub fn model(&self) -> &str {
         self.object.get("model").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// True when the answer is asked for as a stream.
+    /// True when the caller requests a stream.
     #[must_use]
     pub const fn stream(&self) -> bool {
         self.stream
     }
 
-    /// The cap on output tokens that the caller asked for, each choice by itself.
+    /// The cap on output tokens that the caller requested, for each choice.
     #[must_use]
     pub const fn output_tokens_asked(&self) -> Option<u64> {
         self.asked
     }
 
-    /// How many answers are asked for: `n`, times the prompts of a completion, and at least `best_of`.
+    /// The number of requested answers: `n` times the prompts of a completion, or `best_of` if that
+    /// is more.
     #[must_use]
     pub fn choices(&self) -> u64 {
         let number = |key: &str| self.object.get(key).and_then(Value::as_u64).unwrap_or(1).max(1);
         let prompts = match (self.operation, self.object.get("prompt")) {
             (Operation::Completions, Some(Value::Array(items)))
+                // An array of numbers is one prompt in tokens. Any other array is a list of
+                // prompts.
                 if !items.iter().all(|item| matches!(item, Value::Number(_))) =>
             {
                 u64::try_from(items.len()).unwrap_or(u64::MAX).max(1)
             }
             _ => 1,
         };
+        // A server generates `best_of` answers and returns `n` of them. All of them use tokens.
         number("n").max(number("best_of")).saturating_mul(prompts)
     }
 
-    /// Whether the answer goes on from a text that the caller sends: a completion, or a message begun in the model's name.
+    /// Whether the answer continues a text of the caller. This is a completion, or a chat whose
+    /// last message has the role `assistant`.
     #[must_use]
     pub fn continues(&self) -> bool {
         let last = self
@@ -241,40 +270,46 @@ impl ModelCall<'_> {
         self.operation == Operation::Completions || role == Some("assistant")
     }
 
-    /// True when the caller asked for usage at the end of its stream.
+    /// True when the caller requested usage at the end of its stream.
     #[must_use]
     pub const fn usage_asked(&self) -> bool {
         self.usage_asked
     }
 
-    /// Everything that would make the server reach outside.
+    /// All references that would make the server connect to another host.
     #[must_use]
     pub fn external_references(&self) -> &[ExternalReference] {
         &self.external_references
     }
 
-    /// The paths of fields that were taken out.
+    /// The paths of the fields that were removed.
     #[must_use]
     pub fn dropped(&self) -> &[String] {
         &self.dropped
     }
 
-    /// Prints the call for the server: the caller's keys in their order, and what the gateway sets.
+    /// Writes the call for the server: the caller's keys in their order, and the fields that the
+    /// gateway sets.
     #[must_use]
     pub fn write(&self, changes: &BodyChanges) -> WrittenBody {
         let gateway = &*self.gateway;
+        // The written cap is never higher than the gateway's. It limits what an answer can cost.
         let cap = self.operation.writes_tokens().then(|| {
             self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens))
         });
         let server_fields = self.operation.dialect().has_server_fields();
+        // Without the usage at the end of a stream, the record would have only an upper bound of
+        // the tokens.
         let force_usage = self.stream && gateway.include_usage && server_fields;
         let mut out =
             ObjectWriter { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);
         for (key, value) in self.object.iter() {
+            // The caller's name may be an alias. The server gets its own name for the model.
             if key == "model" {
                 out.text("model", &self.model_upstream);
             } else if cap.is_some() && gateway.output_cap_names.iter().any(|name| name == key) {
+                // One cap only, under the name that this server knows.
                 if let Some(cap) = cap_left.take() {
                     out.value(&gateway.output_cap, &Value::from_u64(cap));
                 }
@@ -285,6 +320,7 @@ impl ModelCall<'_> {
                 out.value(key, value);
             }
         }
+        // The caller sent no cap.
         if let Some(cap) = cap_left {
             out.value(&gateway.output_cap, &Value::from_u64(cap));
         }
@@ -305,9 +341,12 @@ impl ModelCall<'_> {
         WrittenBody { body: out.end(), output_tokens: cap, clamped }
     }
 
-    /// The caller's stream options with usage turned on. Usage in every chunk only stays where usage was asked for.
+    /// The caller's stream options with usage turned on. `continuous_usage_stats` stays only if the
+    /// caller requested usage.
     fn stream_options<'v>(&self, own: &Value<'v>) -> Object<'v> {
         let mut options = own.as_object().cloned().unwrap_or_default();
+        // Usage in every chunk would reach the caller, because only the last usage chunk is
+        // removed.
         if !self.usage_asked {
             options.remove("continuous_usage_stats");
         }
@@ -316,28 +355,34 @@ impl ModelCall<'_> {
     }
 }
 
-/// An object that is printed member by member.
+/// Writes a JSON object, one member after the other.
 struct ObjectWriter {
+    /// The bytes so far.
     body: Vec<u8>,
+    /// True before the first member.
     first: bool,
 }
 
 impl ObjectWriter {
+    /// Writes a key, with the bracket or comma before it.
     fn key(&mut self, key: &str) {
         self.body.push(if std::mem::take(&mut self.first) { b'{' } else { b',' });
         write_string(key, &mut self.body);
         self.body.push(b':');
     }
 
+    /// Writes a member.
     fn value(&mut self, key: &str, value: &Value<'_>) {
         self.key(key);
         json::write(value, &mut self.body);
     }
 
+    /// Writes a member that is a string.
     fn text(&mut self, key: &str, text: &str) {
         self.value(key, &Value::String(Cow::Borrowed(text)));
     }
 
+    /// Closes the object and returns its bytes. An object without members is `{}`.
     fn end(mut self) -> Vec<u8> {
         if self.first {
             self.body.push(b'{');

@@ -1,7 +1,8 @@
-//! A whole answer where events were asked for, and events where a whole answer was: the same answer in the other form.
+//! Conversion of answers: a whole answer to events, and events to a whole answer.
 //!
-//! Some servers stream whatever is asked, and some never do. What is read here is put together as SDKs do it; what could be put together in
-//! more than one way, or has a member that no stream has a place for, is not converted.
+//! Some servers always stream, and some never do, whatever the request contains. The parts are
+//! joined as SDKs join them. An answer is not converted if its parts could be joined in more than
+//! one manner. The same holds for an answer with a member that streams cannot carry.
 
 mod events;
 mod joined;
@@ -13,26 +14,27 @@ use crate::json::{self, Limits, Object, Value};
 
 use super::unreadable::DEPTH_MAX;
 
-/// Values of one document, so that its reading stays bounded.
+/// The maximum memory cost of one document, as in [`Limits::values`].
 const VALUES_MAX: usize = 1 << 20;
 
-/// Choices, calls and blocks of one answer.
+/// The maximum number of choices, calls and blocks of one answer.
 const PARTS_MAX: u64 = 1_024;
-/// Members of an answer beside those, and of its usage: each is looked up among the others.
+/// The maximum number of other members of an answer and of its usage. Each name is searched among
+/// the others, so the limit also bounds the time.
 pub(super) const NAMES_MAX: usize = 256;
 
-/// Why an answer cannot be had in the other form.
+/// The reasons why an answer cannot be converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unlike {
-    /// It is not an answer of the operation, or not one whose parts have one meaning.
+    /// It is no answer of the operation, or its parts have more than one meaning.
     #[error("the answer has not the form that was asked for, and cannot be converted: {0}")]
     Odd(&'static str),
-    /// Its events end before it is complete.
+    /// Its events end before the answer is complete.
     #[error("the answer's events end before it is complete")]
     Cut,
 }
 
-/// A document as an object.
+/// Parses a document as an object, within [`DEPTH_MAX`] and `VALUES_MAX`.
 pub(super) fn object(json: &[u8]) -> Result<Object<'_>, Unlike> {
     let limits = Limits { depth: DEPTH_MAX, values: VALUES_MAX };
     match json::parse(json, &limits) {
@@ -41,19 +43,19 @@ pub(super) fn object(json: &[u8]) -> Result<Object<'_>, Unlike> {
     }
 }
 
-/// A string.
+/// A string value.
 pub(super) fn text<'v>(text: &'static str) -> Value<'v> {
     Value::from_text(text)
 }
 
-/// An object of those members.
+/// An object with the given members.
 pub(super) fn of<'v>(members: impl IntoIterator<Item = (&'static str, Value<'v>)>) -> Value<'v> {
     let mut object = Object::new();
     members.into_iter().for_each(|(name, value)| object.set(name, value));
     Value::Object(object)
 }
 
-/// An event with that data, as every reader takes it.
+/// An event with the given data. All clients parse its lines in the same manner.
 pub(super) fn event(name: Option<&str>, data: &Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     if let Some(name) = name {
@@ -67,7 +69,7 @@ pub(super) fn event(name: Option<&str>, data: &Value<'_>) -> Vec<u8> {
     out
 }
 
-/// The same value, of bytes of its own.
+/// A copy of the value that owns its bytes.
 pub(super) fn own(value: &Value<'_>) -> Value<'static> {
     match value {
         Value::Null => Value::Null,
@@ -79,17 +81,18 @@ pub(super) fn own(value: &Value<'_>) -> Value<'static> {
     }
 }
 
-/// The same object, of bytes of its own.
+/// A copy of the object that owns its bytes.
 pub(super) fn own_object(object: &Object<'_>) -> Object<'static> {
     object.iter().map(|(name, value)| (name.to_owned().into(), own(value))).collect()
 }
 
-/// Puts the members of `more`, where that is an object, into `object`.
+/// Copies the members of `more` into `object`, if `more` is an object.
 pub(super) fn set_all(
     object: &mut Object<'static>,
     more: Option<&Value<'_>>,
 ) -> Result<(), Unlike> {
     let Some(more) = more.and_then(Value::as_object) else { return Ok(()) };
+    // Each name is searched in the object. A large object would take quadratic time.
     if object.len() + more.len() > NAMES_MAX {
         return Err(Unlike::Odd("it has too many members"));
     }
@@ -97,13 +100,13 @@ pub(super) fn set_all(
     Ok(())
 }
 
-/// The number of a choice, call or block.
+/// The index of a choice, call or block. A missing index is 0.
 pub(super) fn index(object: &Object<'_>) -> Result<u64, Unlike> {
     let index = object.get("index").map_or(Some(0), Value::as_u64);
     index.filter(|index| *index < PARTS_MAX).ok_or(Unlike::Odd("an index is none"))
 }
 
-/// A piece of a text.
+/// A part of a text.
 pub(super) fn piece<'v>(value: &'v Value<'_>) -> Result<&'v str, Unlike> {
     value.as_str().ok_or(Unlike::Odd("a piece of a text is none"))
 }

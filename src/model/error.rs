@@ -1,10 +1,10 @@
-//! A refusal in the caller's dialect, so that unmodified SDKs raise their typed errors.
+//! Refusals in the caller's dialect, so that unmodified SDKs raise their typed errors.
 
 use crate::refusal::Refusal;
 
 use super::Dialect;
 
-/// The body of an answer that is an error.
+/// The body of an error answer.
 #[must_use]
 pub fn body(dialect: Dialect, refusal: &Refusal, request: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
@@ -12,7 +12,7 @@ pub fn body(dialect: Dialect, refusal: &Refusal, request: &str) -> Vec<u8> {
     out
 }
 
-/// The last event of a stream that is cut.
+/// The last event of a stream that the gateway ends early.
 #[must_use]
 pub fn event(dialect: Dialect, refusal: &Refusal, request: &str) -> Vec<u8> {
     let mut out = dialect.error_event_begins().to_vec();

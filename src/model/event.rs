@@ -1,17 +1,20 @@
-//! One event of a stream, read once: its lines, and its data.
+//! One event of a stream, parsed once: its lines and its data.
 
 use super::framing::sse::{DONE, EventLines};
 use super::tree::{JsonTree, TreeMemory};
 
-/// An event and what its data say.
+/// An event with its parsed data.
 pub(super) struct StreamEvent<'e> {
+    /// The lines of the event.
     lines: &'e EventLines<'e>,
+    /// The parsed data.
     tree: Option<JsonTree<'e>>,
+    /// Whether the data are `[DONE]`.
     done: bool,
 }
 
 impl<'e> StreamEvent<'e> {
-    /// Reads the data of an event whose lines are read.
+    /// Parses the data of an event from its lines. Uses the given memory for the tree.
     pub(super) fn read(lines: &'e EventLines<'e>, memory: TreeMemory) -> Self {
         match lines.data().map(<[u8]>::trim_ascii) {
             None | Some(b"") => Self { lines, tree: None, done: false },
@@ -20,32 +23,32 @@ impl<'e> StreamEvent<'e> {
         }
     }
 
-    /// Its bytes.
+    /// The bytes of the event.
     pub(super) const fn bytes(&self) -> &'e [u8] {
         self.lines.bytes()
     }
 
-    /// Its name; `None` where that is empty.
+    /// The name of the event; `None` if it is empty.
     pub(super) fn name(&self) -> Option<&'e str> {
         self.lines.name().filter(|name| !name.is_empty())
     }
 
-    /// Whether its data are `[DONE]`.
+    /// Whether the data are `[DONE]`.
     pub(super) const fn is_done(&self) -> bool {
         self.done
     }
 
-    /// Its data, where they should be JSON.
+    /// The parsed data; `None` if there are none or they are `[DONE]`.
     pub(super) const fn tree(&self) -> Option<&JsonTree<'e>> {
         self.tree.as_ref()
     }
 
-    /// All of its data.
+    /// All data of the event.
     pub(super) fn data(&self) -> &'e [u8] {
         self.lines.data().unwrap_or_default()
     }
 
-    /// Gives back the memory of the tree.
+    /// Returns the memory of the tree for the next event.
     pub(super) fn into_memory(self) -> TreeMemory {
         self.tree.map_or_else(TreeMemory::default, JsonTree::into_memory)
     }

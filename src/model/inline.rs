@@ -1,7 +1,9 @@
-//! Puts content into a call in the place of the URL that it lies behind, so that its server fetches nothing.
+//! Replaces a URL in a call by the content of the URL, so that the model server has no URL to
+//! fetch.
 //!
-//! What is put in is not there yet when the call is written: the body is written with marks in the places, and the marks give way to the
-//! content when it has come. A mark is 128 random bits that no caller can know, so no text of a caller's is taken for one.
+//! The content is not fetched yet when the call is written. So the body is written with
+//! placeholders, which [`fill`] replaces by the content. A placeholder contains 128 random bits
+//! that no caller can know. So no text of a caller can be equal to it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -16,47 +18,48 @@ use super::inline_slot::SlotForm;
 use super::signature;
 use super::strip::at;
 
-/// What stands in a body where content will stand.
+/// A placeholder in a body where the content will be inserted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placeholder(String);
 
 impl Placeholder {
-    /// A mark of random bits.
+    /// A placeholder of random bits.
     #[must_use]
     pub fn new(random: [u8; 16]) -> Self {
         Self(hex(&random))
     }
 }
 
-/// Content that was fetched.
+/// Fetched content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// What it is, by how it begins.
+    /// The media type, from the first bytes of the content.
     pub media_type: String,
-    /// All of it.
+    /// All bytes of the content.
     pub bytes: Vec<u8>,
 }
 
 impl ExternalReference {
-    /// Whether content may stand in its place.
+    /// Whether content can replace the reference.
     #[must_use]
     pub const fn may_be_inline(&self) -> bool {
         self.slot.is_some()
     }
 
-    /// How many bytes may stand there; 0 where none may.
+    /// The maximum number of content bytes; 0 if content cannot replace the reference.
     #[must_use]
     pub fn inline_bytes_max(&self) -> usize {
         self.slot.as_ref().map_or(0, |slot| slot.bytes_max)
     }
 
-    /// The media types that may stand there.
+    /// The media types that the slot accepts.
     #[must_use]
     pub fn inline_types(&self) -> &[String] {
         self.slot.as_ref().map_or(&[], |slot| &slot.types)
     }
 
-    /// The media type of content, by how it begins, where it is one that may stand there. Nothing that calls itself something counts.
+    /// The media type of content by its first bytes, if the slot accepts it. A type that the
+    /// content's server declares has no effect.
     #[must_use]
     pub fn media_type_of(&self, content: &[u8]) -> Option<&str> {
         self.inline_types().iter().find(|known| signature::is(known, content)).map(String::as_str)
@@ -64,25 +67,29 @@ impl ExternalReference {
 }
 
 impl ModelCall<'_> {
-    /// Puts marks in the places of what is chosen by `which`, where content may stand there: it reaches outside no more, and the body
-    /// that is written must be [filled](fill).
+    /// Puts placeholders into the slots of the references that `which` chooses. They are no longer
+    /// external references. The written body must be [filled](fill).
     pub fn inline(&mut self, mark: &Placeholder, which: impl Fn(&ExternalReference) -> bool) {
         let (chosen, rest) = std::mem::take(&mut self.external_references)
             .into_iter()
             .partition(|reach| reach.may_be_inline() && which(reach));
         self.inline_slots = chosen;
+        // The rest stays, so that the request filter strips or blocks it.
         self.external_references = rest;
         self.mark(mark);
     }
 
-    /// What content is to be put in the place of.
+    /// The references that content will replace.
     #[must_use]
     pub fn inline_slots(&self) -> &[ExternalReference] {
         &self.inline_slots
     }
 
+    /// Writes the placeholders: one for the media type and one for the data of each slot.
     fn mark(&mut self, mark: &Placeholder) {
         for (number, reach) in self.inline_slots.iter().enumerate() {
+            // The number has four digits, so that `fill` can find its end. The request
+            // filter allows at most 16 slots.
             let Some(value) = at(&mut self.object, &reach.steps) else { continue };
             let (kind, data) =
                 (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));
@@ -102,18 +109,21 @@ impl ModelCall<'_> {
     }
 }
 
-/// A body with content in the places of its marks; `None` where a mark has no content.
+/// Replaces the placeholders of a body by the contents; `None` if a placeholder has no content.
 #[must_use]
 pub fn fill(body: &[u8], mark: &Placeholder, contents: &[Content]) -> Option<Vec<u8>> {
+    // Base64 has 4 characters for each 3 bytes (RFC 4648, section 4).
     let length = contents
         .iter()
         .map(|content| content.bytes.len().div_ceil(3) * 4 + content.media_type.len())
         .sum::<usize>();
     let (mut out, mut from) = (Vec::with_capacity(body.len() + length), 0);
+    // The placeholder is followed by `t` or `d` and four digits.
     for place in memmem::find_iter(body, mark.0.as_bytes()) {
         out.extend_from_slice(body.get(from..place)?);
         let name = body.get(place + mark.0.len()..place + mark.0.len() + 5)?;
         let (kind, number) = name.split_first()?;
+        // Without content, the server would get the placeholder as if it were a URL or base64.
         let content = contents.get(std::str::from_utf8(number).ok()?.parse::<usize>().ok()?)?;
         match kind {
             b't' => out.extend_from_slice(content.media_type.as_bytes()),

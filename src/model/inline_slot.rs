@@ -1,15 +1,16 @@
-//! The places of a request where content can replace a URL.
+//! The slots of a request where content can replace a URL.
 
-/// Largest number of characters before the content of a `data:` URL.
+/// The maximum number of characters before the content of a `data:` URL.
 const LABEL_MAX: usize = 64;
 
-/// A place in a request where content can replace a URL.
+/// A slot in a request where content can replace a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InlineSlot {
+    /// The form of the content.
     pub(super) form: SlotForm,
-    /// The media types that the place can have.
+    /// The accepted media types.
     pub(super) types: Vec<String>,
-    /// Largest number of bytes of the content.
+    /// The maximum number of content bytes.
     pub(super) bytes_max: usize,
 }
 
@@ -23,10 +24,12 @@ pub(super) enum SlotForm {
 }
 
 impl InlineSlot {
-    /// A slot for content of these media types whose base64 has at most `chars_max` characters.
+    /// A slot for content of these media types. The base64 text of the content has at most
+    /// `chars_max` characters.
     ///
-    /// `None` if none of the types can be recognised by the first bytes of a content.
+    /// `None` if none of the types can be recognised by the first bytes of the content.
     pub(super) fn new(form: SlotForm, types: &[String], chars_max: usize) -> Option<Self> {
+        // Plain text has no signature, so it cannot be recognised.
         let types: Vec<String> =
             types.iter().filter(|known| *known != "text/plain").cloned().collect();
         let bytes_max = chars_max.saturating_sub(LABEL_MAX) / 4 * 3;

@@ -1,94 +1,118 @@
-//! The small language in which a profile says what a field may hold, and its compiled form.
+//! The small language in which a profile describes the value of a field, and its compiled form.
 //!
 //! ```text
 //! rule = "set" | "drop" | "refuse" | "reach" KIND | ["required"] kind
 //! kind = alternative { "|" alternative }
 //! alternative = "bool" | "string" | "'literal'" | "[" kind "]" | NAME of a shape or union
-//!             | "integer" [range] | "number" [range]           range = [low] ".." [high], both included
-//!             | "object" | "schema" | "numbers" | "scalars" | "open"   open subtrees, kept as they are
-//!             | "image" | "audio" | "video" | "file" | "base64"  what is inline passes, what is remote reaches out
+//!             | "integer" [range] | "number" [range]
+//!             | "object" | "schema" | "numbers" | "scalars" | "open"   subtrees, kept unchanged
+//!             | "image" | "audio" | "video" | "file" | "base64"        inline content
+//! range = [low] ".." [high]
 //! ```
+//!
+//! Both ends of a range are included. Inline content passes; a URL in its place is an external
+//! reference.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
 use super::ReferenceKind;
 
-/// What happens to a field.
+/// The action for a field.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Rule {
-    /// It passes when it is of this kind.
+    /// The field passes if its value has this kind.
     Pass(ValueKind),
-    /// The gateway writes it; a caller's own is refused.
+    /// The gateway writes the field. The caller must not send it.
     Set,
-    /// It is taken out.
+    /// The field is removed.
     Drop,
-    /// It never comes from a caller.
+    /// The field is refused.
     Refuse,
-    /// It passes judgement as something that reaches outside.
+    /// The field passes as an external reference, which the egress policy checks.
     Reach(ReferenceKind),
 }
 
-/// What a value may be, by the kinds of JSON. `null` stands for an absent field and always passes.
+/// The allowed values of a field, by JSON type. `null` is the same as an absent field and always
+/// passes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ValueKind {
+    /// Whether the field must be present.
     pub(super) required: bool,
+    /// Whether booleans are allowed.
     pub(super) boolean: bool,
+    /// The allowed numbers.
     pub(super) number: Option<Number>,
+    /// The allowed strings.
     pub(super) string: Option<StringKind>,
+    /// The allowed items of arrays.
     pub(super) array: Option<Box<ValueKind>>,
+    /// The allowed objects.
     pub(super) object: Option<ObjectKind>,
-    /// Anything at all.
+    /// Any value.
     pub(super) open: bool,
 }
 
-/// What a number may be; both ends are included.
+/// The allowed values of a number. Both ends are included.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Number {
+    /// Whether it must be an integer.
     pub(super) integer: bool,
+    /// The lowest value.
     pub(super) low: Option<i32>,
+    /// The highest value.
     pub(super) high: Option<i32>,
 }
 
-/// What a string may be.
+/// The allowed values of a string.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum StringKind {
+    /// Any string.
     Any,
+    /// One of these literals.
     OneOf(Vec<String>),
+    /// Inline content.
     Media(Medium),
     /// A JSON schema as text.
     Schema,
 }
 
-/// What sort of content a `data:` URL carries, or bare base64.
+/// The sort of content in a `data:` URL, or bare base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Medium {
+    /// An image.
     Image,
+    /// A sound.
     Audio,
+    /// A video.
     Video,
+    /// A document.
     File,
+    /// Base64 without a media type.
     Base64,
 }
 
-/// What an object may be.
+/// The allowed form of an object.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ObjectKind {
-    /// A shape or union, by name until the profile is linked, by place afterwards.
+    /// A shape or union: by name until the profile is linked, by index afterwards.
     Named(String),
+    /// The index of a shape in the profile.
     Shape(usize),
+    /// The index of a union in the profile.
     Union(usize),
-    /// Kept as it is.
+    /// Kept unchanged.
     Open,
-    /// A JSON schema: kept as it is, but `$ref` stays inside.
+    /// A JSON schema. It is kept unchanged, but `$ref` must stay inside it.
     Schema,
-    /// Any names with numbers and booleans behind them.
+    /// Any names with numbers and booleans as values.
     Numbers,
-    /// Plain names with strings, numbers and booleans behind them.
+    /// Plain names with strings, numbers and booleans as values.
     Scalars,
 }
 
 impl ValueKind {
-    /// What the kind asks for, in words.
+    /// A description of the kind, for refusals.
     pub(super) fn words(&self) -> String {
         let mut words = Vec::new();
         if self.boolean {
@@ -117,7 +141,7 @@ impl ValueKind {
 }
 
 impl Number {
-    /// What the number must be, in words.
+    /// A description of the number, for refusals.
     pub(super) fn words(self) -> String {
         let name = if self.integer { "an integer" } else { "a number" };
         match (self.low, self.high) {
@@ -128,13 +152,15 @@ impl Number {
         }
     }
 
-    /// True when the number written as `text` fits. JSON's grammar was checked before.
+    /// True if the number in `text` fits. The JSON grammar was checked before.
     pub(super) fn fits(self, text: &str) -> bool {
+        // `i128` holds every integer of 64 bits. So a large value is not rounded as in `f64`.
         if self.integer {
             let within = |number: i128| {
                 self.low.is_none_or(|low| number >= i128::from(low))
                     && self.high.is_none_or(|high| number <= i128::from(high))
             };
+            // Only plain digits parse here. `1.0` and `1e1` are no integers.
             return text.parse().is_ok_and(within);
         }
         text.parse().is_ok_and(|number: f64| {
@@ -144,15 +170,17 @@ impl Number {
     }
 }
 
-/// A text that is not in the language.
+/// The error for a text that is not in the language.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a rule: {what}")]
 pub(super) struct RuleFault {
+    /// The rule, as written in the profile.
     text: String,
+    /// The description of the fault.
     what: &'static str,
 }
 
-/// Reads a rule.
+/// Parses a rule.
 pub(super) fn rule(text: &str) -> Result<Rule, RuleFault> {
     let rule = match text {
         "set" => Rule::Set,
@@ -171,6 +199,7 @@ pub(super) fn rule(text: &str) -> Result<Rule, RuleFault> {
     Ok(rule)
 }
 
+/// A kind of reference by its name.
 fn reach(text: &str) -> Option<ReferenceKind> {
     let all = [
         ReferenceKind::Media,
@@ -182,17 +211,20 @@ fn reach(text: &str) -> Option<ReferenceKind> {
     all.into_iter().find(|kind| kind.as_str() == text)
 }
 
+/// Parses a kind.
 fn kind(text: &str) -> Result<ValueKind, &'static str> {
     let (required, text) =
         text.strip_prefix("required ").map_or((false, text), |rest| (true, rest));
     let mut reader = text.chars().peekable();
     let kind = alternatives(&mut reader)?;
     if reader.next().is_some() {
+        // An ignored rest of a rule could be a limit that has no effect.
         return Err("something follows its end");
     }
     Ok(ValueKind { required, ..kind })
 }
 
+/// Parses alternatives, up to the first character that continues none.
 fn alternatives(reader: &mut Peekable<Chars<'_>>) -> Result<ValueKind, &'static str> {
     let mut kind = ValueKind::default();
     loop {
@@ -205,10 +237,12 @@ fn alternatives(reader: &mut Peekable<Chars<'_>>) -> Result<ValueKind, &'static 
     }
 }
 
+/// Skips spaces.
 fn space(reader: &mut Peekable<Chars<'_>>) {
     while reader.next_if_eq(&' ').is_some() {}
 }
 
+/// Parses one alternative and adds it to `kind`.
 fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut ValueKind) -> Result<(), &'static str> {
     if reader.next_if_eq(&'[').is_some() {
         kind.array = Some(Box::new(alternatives(reader)?));
@@ -252,6 +286,7 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut ValueKind) -> Result
     Ok(())
 }
 
+/// Sets the kind of a string. A kind can have only one.
 fn text(kind: &mut ValueKind, text: StringKind) -> Result<(), &'static str> {
     if kind.string.replace(text).is_some() {
         Err("two kinds of string stand side by side")
@@ -260,7 +295,9 @@ fn text(kind: &mut ValueKind, text: StringKind) -> Result<(), &'static str> {
     }
 }
 
+/// Sets the form of an object. A kind can have only one.
 fn form(kind: &mut ValueKind, form: ObjectKind) -> Result<(), &'static str> {
+    // Without a tag, the shape of an object would be ambiguous.
     if kind.object.replace(form).is_some() {
         Err("two kinds of object stand side by side: make a union")
     } else {
@@ -268,6 +305,7 @@ fn form(kind: &mut ValueKind, form: ObjectKind) -> Result<(), &'static str> {
     }
 }
 
+/// Reads a word: ASCII letters, digits, `-` and `_`. It may be empty.
 fn word(reader: &mut Peekable<Chars<'_>>) -> String {
     let mut word = String::new();
     while let Some(character) = reader
@@ -278,6 +316,7 @@ fn word(reader: &mut Peekable<Chars<'_>>) -> String {
     word
 }
 
+/// Parses the range after `integer` or `number`. Without a range, every number fits.
 fn range(reader: &mut Peekable<Chars<'_>>, integer: bool) -> Result<Number, &'static str> {
     space(reader);
     let mut text = String::new();

@@ -1,7 +1,8 @@
-//! Images in Markdown, which some servers look for in the prompt that they make of a request, and fetch.
+//! Images in Markdown. Some servers search for them in the prompt that they make of a request, and
+//! fetch them.
 //!
-//! Which strings of a request stand in the prompt, and beside which others, is the model's template's choice. So every string is looked
-//! through, names included, and any two count as neighbours.
+//! The template of the model determines which strings of a request are in the prompt, and in which
+//! order. So every string is searched, including names. Any two strings count as adjacent.
 
 use std::borrow::Cow;
 
@@ -11,18 +12,20 @@ use crate::refusal::{Code, Refusal};
 use super::path::Path;
 use super::{ExternalReference, ReferenceKind};
 
-/// What such a server looks for.
+/// The text that such a server searches for.
 const MARK: &str = "![](";
-/// Texts of one request that begin an image, at the most.
+/// The maximum number of texts in one request in which an image begins.
 const REACHES_MAX: usize = 1_024;
-/// Characters of a target that are kept.
+/// The maximum number of characters of a target that are kept.
 const TARGET_MAX: usize = 1_024;
 
-/// Every string in which an image begins.
+/// Finds every string in which an image begins.
 ///
 /// # Errors
 /// `field-invalid` when there are more of them than [`REACHES_MAX`].
 pub(super) fn external_references(object: &Object<'_>) -> Result<Vec<ExternalReference>, Refusal> {
+    // The first pass collects the parts of the mark in all strings. The second pass finds the
+    // strings that begin a mark, which another string may complete.
     let mut pieces = Pieces::default();
     visit(object, &Path::Root, &mut |text, _| pieces.take(text));
     let (ends, mut found, mut count) = (pieces.ends(), Vec::new(), 0_usize);
@@ -30,6 +33,7 @@ pub(super) fn external_references(object: &Object<'_>) -> Result<Vec<ExternalRef
         let text = unescaped(text);
         if let Some(target) = begun(&text, ends) {
             count += 1;
+            // The counting continues, so that the refusal can name the number.
             if count <= REACHES_MAX {
                 let target = target.chars().take(TARGET_MAX).collect();
                 found.push(ExternalReference {
@@ -44,18 +48,21 @@ pub(super) fn external_references(object: &Object<'_>) -> Result<Vec<ExternalRef
     });
     if count > REACHES_MAX {
         let says = format!(
-            "In {count} texts of the request an image begins that its server would fetch; at most {REACHES_MAX} are looked at."
+            "In {count} texts of the request an image begins that its server would fetch; at most \
+                {REACHES_MAX} are looked at."
         );
         return Err(Refusal::new(Code::FieldInvalid).saying(says));
     }
     Ok(found)
 }
 
-/// What an image that begins in a text leads to, as far as that text says: the beginning of the mark where the rest is another's.
+/// The target of an image that begins in a text, as far as the text contains it. If other texts
+/// contain the rest of the mark, it is the mark's first part.
 fn begun(text: &str, ends: [bool; MARK.len()]) -> Option<&str> {
     match text.split_once(MARK) {
         Some((_, target)) => Some(target.split_once(')').map_or(target, |(target, _)| target)),
         None => {
+            // The mark may start at the end of this text and continue in another one.
             let begins = |(at, front, _): &(usize, &str, &str)| {
                 ends.get(*at) == Some(&true) && text.trim_end().ends_with(front)
             };
@@ -64,24 +71,26 @@ fn begun(text: &str, ends: [bool; MARK.len()]) -> Option<&str> {
     }
 }
 
-/// Where the mark can be cut, and its two halves.
+/// The offsets where the mark can be cut, each with its two parts.
 fn halves() -> impl Iterator<Item = (usize, &'static str, &'static str)> {
     (1..MARK.len())
         .filter_map(|at| MARK.split_at_checked(at).map(|(front, rest)| (at, front, rest)))
 }
 
-/// Which pieces of the mark are there.
+/// The parts of the mark that occur in a request.
 #[derive(Default)]
 struct Pieces {
-    /// By where it begins: the rest of the mark, at a text's beginning.
+    /// By the offset where the part begins: true if a text starts with the rest of the mark.
     rests: [bool; MARK.len()],
-    /// By where it begins and ends: a text that is nothing else.
+    /// By the offsets where the part begins and ends: true if a text consists only of that part.
     middles: [[bool; MARK.len()]; MARK.len()],
 }
 
 impl Pieces {
+    /// Records the parts of the mark in a text.
     fn take(&mut self, text: &str) {
         let text = unescaped(text);
+        // Templates may trim a text, so white space at its ends does not separate two texts.
         let text = text.trim();
         for (at, _, rest) in halves() {
             let known = self.rests.get_mut(at).zip(self.middles.get_mut(at));
@@ -96,9 +105,10 @@ impl Pieces {
         }
     }
 
-    /// By how much of the mark there is: whether the rest of it is there as well.
+    /// By the length of the mark's first part: true if other texts can complete the mark.
     fn ends(&self) -> [bool; MARK.len()] {
         let mut ends = self.rests;
+        // From the end of the mark to its start: a middle part needs a completed rest after it.
         for at in (1..MARK.len()).rev() {
             let through = self.middles[at].iter().zip(ends).any(|(middle, ends)| *middle && ends);
             ends[at] |= through;
@@ -107,16 +117,19 @@ impl Pieces {
     }
 }
 
-/// The mark's characters as themselves where JSON's escapes stand for them: some templates read text in a text (RFC 8259 section 7).
+/// Decodes JSON escapes of the mark's characters. Some templates parse text inside a text as JSON
+/// (RFC 8259, section 7).
 fn unescaped(text: &str) -> Cow<'_, str> {
     const ESCAPES: [(&str, char); 4] =
         [("u0021", '!'), ("u005b", '['), ("u005d", ']'), ("u0028", '(')];
+    // Most texts have no such escape. They are not copied.
     if !text.contains("\\u00") {
         return Cow::Borrowed(text);
     }
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     while let Some((front, behind)) = rest.split_once('\\') {
         out.push_str(front);
+        // A text can be escaped several times. All backslashes before an escape are removed.
         let escaped = behind.trim_start_matches('\\');
         let is = |escape: &str| {
             escaped.get(..escape.len()).is_some_and(|front| front.eq_ignore_ascii_case(escape))
@@ -136,7 +149,7 @@ fn unescaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Every name and string in an object, in their order.
+/// Calls `each` for every name and string in an object, in order.
 fn visit(object: &Object<'_>, path: &Path<'_>, each: &mut dyn FnMut(&str, &Path<'_>)) {
     for (key, value) in object.iter() {
         let path = Path::Key(path, key);
@@ -145,6 +158,7 @@ fn visit(object: &Object<'_>, path: &Path<'_>, each: &mut dyn FnMut(&str, &Path<
     }
 }
 
+/// Calls `each` for every name and string in a value, in order.
 fn inside(value: &Value<'_>, path: &Path<'_>, each: &mut dyn FnMut(&str, &Path<'_>)) {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) => {}

@@ -1,8 +1,10 @@
-//! What a body says, per API dialect: a strict reading into a [`ModelCall`], judged field by field, and a transcoder back out.
+//! Request bodies and answers, for each API dialect. A body is parsed strictly into a
+//! [`ModelCall`], validated field by field, and written again.
 //!
-//! The caller's bytes never travel on. [`read`] parses strictly, [`ParsedBody::understand`] judges every field at every depth by
-//! the profile of the server that will get it, [`ModelCall::write`] prints what was understood in the caller's key order.
-//! Pure functions of bytes and values; the other direction (usage, streams, errors) is here too.
+//! The caller's bytes are never forwarded. [`read`] parses strictly. [`ParsedBody::understand`]
+//! validates every field at every depth by the profile of the server that will get it.
+//! [`ModelCall::write`] writes the result in the caller's key order. All functions are pure
+//! functions of bytes and values. The other direction (usage, streams, errors) is also here.
 
 pub mod answer;
 mod call;
@@ -35,27 +37,27 @@ pub use call::{BodyChanges, BodyRules, ModelCall, ParsedBody, WrittenBody, read}
 pub use dialect::{Dialect, Operation};
 pub use profile::{Profile, ProfileFault};
 
-/// What happens to a field that the server's profile does not know.
+/// The action for a field that the server's profile does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownFields {
     /// The request is refused.
     Refuse,
-    /// The field is taken out; [`ModelCall::dropped`] says so.
+    /// The field is removed. [`ModelCall::dropped`] lists it.
     Drop,
 }
 
-/// What kind of thing a request would make the model server reach.
+/// The kind of an external reference in a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReferenceKind {
-    /// An image, sound, video or document behind a URL.
+    /// An image, sound, video or document at a URL.
     Media,
     /// A tool that does not run at the caller.
     HostedTool,
     /// An MCP server.
     Mcp,
-    /// Work that outlives the request.
+    /// Work that continues after the request.
     Background,
-    /// Something kept by another server under an id.
+    /// An object under an id that the server or another service stores.
     ForeignState,
 }
 
@@ -73,22 +75,22 @@ impl ReferenceKind {
     }
 }
 
-/// One place in a request that would make the model server reach outside.
+/// A value in a request that would make the model server connect to another host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalReference {
-    /// Where it stands, such as `messages[0].content[1].image_url.url`.
+    /// The JSON path, such as `messages[0].content[1].image_url.url`.
     pub path: String,
-    /// What it is.
+    /// The kind of the reference.
     pub kind: ReferenceKind,
-    /// The URL, the tool's type or the id, whole.
+    /// The complete URL, tool type or id.
     pub target: String,
-    /// The way there from the body's root.
+    /// The steps from the body's root.
     pub(crate) steps: Vec<Step>,
-    /// Whether the request can have the content itself there, and in which form.
+    /// The slot for content, if content can replace the reference.
     pub(crate) slot: Option<inline_slot::InlineSlot>,
 }
 
-/// One step of the way to a place in a body.
+/// One step of the path to a value in a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A member of an object.

@@ -1,4 +1,4 @@
-//! The list of models in the caller's dialect.
+//! Models and model lists in the caller's dialect.
 
 use crate::json::{Value, write};
 
@@ -6,7 +6,7 @@ use super::Dialect;
 
 pub use super::dialect::ModelEntry;
 
-/// The list.
+/// The list of models.
 #[must_use]
 pub fn list(dialect: Dialect, entries: &[ModelEntry]) -> Vec<u8> {
     print(&dialect.model_list(entries))
@@ -18,6 +18,7 @@ pub fn one(dialect: Dialect, entry: &ModelEntry) -> Vec<u8> {
     print(&dialect.model(entry))
 }
 
+/// The value as JSON bytes.
 fn print(value: &Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     write(value, &mut out);

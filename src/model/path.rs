@@ -1,10 +1,10 @@
-//! Where in a body something stands; built on the stack, printed only when it must be told.
+//! JSON paths in a body. They are built on the stack and printed only for messages.
 
 use std::fmt;
 
 use super::Step;
 
-/// One step from the body's root; the whole path is the chain of parents.
+/// One step from the body's root. The whole path is the chain of parents.
 #[derive(Clone, Copy)]
 pub(super) enum Path<'p> {
     /// The body itself.
@@ -29,7 +29,7 @@ impl Path<'_> {
     }
 }
 
-/// Characters of a stranger's key that are shown.
+/// The maximum number of characters of a caller's key that are shown.
 const KEY_SHOWN_MAX: usize = 64;
 
 impl fmt::Display for Path<'_> {
@@ -37,6 +37,8 @@ impl fmt::Display for Path<'_> {
         match *self {
             Path::Root => Ok(()),
             Path::Item(parent, place) => write!(out, "{parent}[{place}]"),
+            // Other keys are quoted and escaped, so that a key cannot imitate a path or break a log
+            // line.
             Path::Key(parent, key) if is_plain(key) => {
                 parent.fmt(out)?;
                 if !matches!(parent, Path::Root) {
@@ -49,6 +51,7 @@ impl fmt::Display for Path<'_> {
     }
 }
 
+/// Whether a key is printed without quotes.
 fn is_plain(key: &str) -> bool {
     !key.is_empty()
         && key.len() <= KEY_SHOWN_MAX
@@ -57,8 +60,8 @@ fn is_plain(key: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'$'))
 }
 
-/// A stranger's key in quotes, cut to 64 characters, with everything that is not visible ASCII escaped, so that look-alikes
-/// are told apart.
+/// A caller's key in quotes, cut to 64 characters. Every character that is not visible ASCII is
+/// escaped, so that similar characters can be distinguished.
 pub(super) fn shown(key: &str) -> String {
     let mut text = String::from("\"");
     for character in key.chars().take(KEY_SHOWN_MAX) {

@@ -1,7 +1,8 @@
-//! What a model server understands: a profile, read from a table in `config/profiles/`.
+//! Profiles: which fields a model server knows. A profile is read from a TOML file in
+//! `config/profiles/`.
 //!
-//! A profile may stand on another one (`base = "generic"`): it then holds only what differs. Shapes are closed objects with a
-//! rule for each field, unions choose a shape by the value of a tag.
+//! A profile can have a base (`base = "generic"`). It then contains only the differences. Shapes
+//! are closed objects with a rule for each field. Unions choose a shape by the value of a tag.
 
 use std::sync::{Arc, OnceLock};
 
@@ -9,7 +10,7 @@ use toml::Table;
 
 use super::kind::{Medium, ObjectKind, Rule, ValueKind, rule};
 
-/// Why a text is not a profile.
+/// The reasons why a text is no profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileFault {
     /// It is not TOML.
@@ -21,39 +22,49 @@ pub enum ProfileFault {
     /// A key is missing, unknown, or of the wrong type.
     #[error("{key}: {what}")]
     Key {
-        /// The key, with its table.
+        /// The key with its table.
         key: String,
-        /// What is wrong with it.
+        /// The description of the fault.
         what: String,
     },
 }
 
+/// A [`ProfileFault::Key`].
 fn fault(key: impl Into<String>, what: impl Into<String>) -> ProfileFault {
     ProfileFault::Key { key: key.into(), what: what.into() }
 }
 
-/// What a model server understands, field for field.
+/// The fields that a model server knows, with their rules.
 #[derive(Clone, Debug)]
 pub struct Profile {
+    /// The name of the profile.
     name: String,
+    /// The shapes. Rules refer to them by index.
     pub(super) shapes: Vec<Shape>,
+    /// The unions. Rules refer to them by index.
     pub(super) unions: Vec<Union>,
+    /// The patterns of fields that no caller may send.
     never: Vec<String>,
+    /// The allowed inline content.
     media: Media,
+    /// The fields that the gateway writes.
     pub(super) gateway: Arc<GatewayFields>,
 }
 
-/// The order of a shape's fields: comparing lengths first settles most steps of a search without looking at the text.
+/// The sort order of a shape's fields. Most comparisons of a search end with the lengths, before
+/// the text is compared.
 const fn order(name: &str) -> (usize, &str) {
     (name.len(), name)
 }
 
-/// A closed object: its fields, by length and name.
+/// A closed object. Its fields are sorted by length and name.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
+    /// The name of the shape.
     pub(super) name: String,
+    /// The fields with their rules.
     pub(super) fields: Vec<(String, Rule)>,
-    /// The fields that must be there.
+    /// The fields that must be present.
     pub(super) required: Vec<String>,
 }
 
@@ -68,17 +79,18 @@ impl Shape {
 /// An object whose tag chooses its shape.
 #[derive(Clone, Debug)]
 pub(super) struct Union {
+    /// The name of the tag's field.
     pub(super) tag: String,
-    /// By the tag's value; a trailing `*` stands for any ending.
+    /// The rules by tag. A `*` at the end of a tag matches any suffix.
     members: Vec<(String, Rule)>,
-    /// Where the tag is absent.
+    /// The rule if the tag is absent.
     pub(super) missing: Option<Rule>,
-    /// Where no member has that tag.
+    /// The rule if no member has the tag.
     other: Option<Rule>,
 }
 
 impl Union {
-    /// What an object with that tag is.
+    /// The rule for an object with that tag.
     pub(super) fn member(&self, tag: &str) -> Option<&Rule> {
         self.members
             .iter()
@@ -87,41 +99,46 @@ impl Union {
             .or(self.other.as_ref())
     }
 
-    /// The tags that are known.
+    /// The known tags.
     pub(super) fn tags(&self) -> String {
         self.members.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// True when `pattern` is `text`, or ends with `*` and the rest of it begins `text`.
+/// True if `pattern` is equal to `text`, or ends with `*` and its rest is a prefix of `text`.
 fn matches(pattern: &str, text: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == text, |front| text.starts_with(front))
 }
 
-/// What may be inline, by media type, and how long.
+/// The allowed inline content: the media types and the maximum length.
 #[derive(Clone, Debug, Default)]
 struct Media {
+    /// The media types of images.
     image: Vec<String>,
+    /// The media types of sounds.
     audio: Vec<String>,
+    /// The media types of videos.
     video: Vec<String>,
+    /// The media types of documents.
     file: Vec<String>,
+    /// The maximum number of characters of one field.
     chars_max: usize,
 }
 
 /// The fields that the gateway itself writes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct GatewayFields {
-    /// The server's own name for the cap on output tokens.
+    /// The server's name for the cap on output tokens.
     pub(super) output_cap: String,
-    /// Every name under which a caller may give one.
+    /// All names that a caller may use for the cap.
     pub(super) output_cap_names: Vec<String>,
-    /// True where `stream_options.include_usage` is understood.
+    /// True if the server knows `stream_options.include_usage`.
     pub(super) include_usage: bool,
-    /// True where the server looks for images in text (`![](URL)`), and fetches them.
+    /// True if the server searches for images in text (`![](URL)`) and fetches them.
     pub(super) markdown_images: bool,
-    /// The field for the request's id, where there is one.
+    /// The field for the request's id, if the server has one.
     pub(super) request_id: Option<String>,
-    /// The field for the prompt cache's salt, where there is one.
+    /// The field for the prompt cache's salt, if the server has one.
     pub(super) cache_salt: Option<String>,
 }
 
@@ -140,9 +157,10 @@ impl Profile {
     pub const NAMES: [&'static str; 6] =
         ["generic", "vllm", "llama.cpp", "ollama", "tgi", "sglang"];
 
-    /// The built-in profile of that name.
+    /// The built-in profile of that name. It is compiled once.
     #[must_use]
     pub fn named(name: &str) -> Option<Arc<Self>> {
+        // Each built-in profile is compiled at its first use, and then shared.
         static READ: [OnceLock<Option<Arc<Profile>>>; 6] = [const { OnceLock::new() }; 6];
         let place = BUILT_IN.iter().position(|(known, _)| *known == name)?;
         let (cell, (_, text)) = (READ.get(place)?, BUILT_IN.get(place)?);
@@ -163,13 +181,13 @@ impl Profile {
         &self.name
     }
 
-    /// True where the server has a field for the request's id.
+    /// True if the server has a field for the request's id.
     #[must_use]
     pub fn takes_request_id(&self) -> bool {
         self.gateway.request_id.is_some()
     }
 
-    /// True where the server has a field for the prompt cache's salt.
+    /// True if the server has a field for the prompt cache's salt.
     #[must_use]
     pub fn takes_cache_salt(&self) -> bool {
         self.gateway.cache_salt.is_some()
@@ -180,7 +198,7 @@ impl Profile {
         self.shapes.iter().find(|shape| shape.name == name)
     }
 
-    /// True of a field that no caller may send, wherever it stands.
+    /// True for a field that no caller may send, at any depth.
     pub(super) fn never(&self, key: &str) -> bool {
         self.never.iter().any(|pattern| matches(pattern, key))
     }
@@ -192,29 +210,31 @@ impl Profile {
             Medium::Audio => &self.media.audio,
             Medium::Video => &self.media.video,
             Medium::File => &self.media.file,
+            // Bare base64 has no media type.
             Medium::Base64 => &[],
         }
     }
 
-    /// How many characters of inline content one field may hold.
+    /// The maximum number of characters of inline content in one field.
     pub(super) const fn media_chars_max(&self) -> usize {
         self.media.chars_max
     }
 }
 
-/// A profile's table, laid over that of its base.
+/// A profile's table, merged over the table of its base.
 fn layered(text: &str) -> Result<Table, ProfileFault> {
     let own = text.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
     let Some(base) = text_at(&own, "base")? else { return Ok(own) };
     let built_in = BUILT_IN.iter().find(|(known, _)| *known == base);
     let (_, below) =
+        // A built-in profile that names itself as its base would recurse without end.
         built_in.filter(|(_, below)| *below != text).ok_or(ProfileFault::Base(base))?;
     let mut table = layered(below)?;
     lay_over(&mut table, own);
     Ok(table)
 }
 
-/// Lays `upper` over `lower`: tables merge, everything else is replaced.
+/// Merges `upper` into `lower`: tables are merged, all other values are replaced.
 fn lay_over(lower: &mut Table, upper: Table) {
     for (key, value) in upper {
         match (lower.get_mut(&key), value) {
@@ -226,7 +246,9 @@ fn lay_over(lower: &mut Table, upper: Table) {
     }
 }
 
+/// Compiles a merged table to a profile and links the names in its rules.
 fn compile(table: &Table) -> Result<Profile, ProfileFault> {
+    // An unknown key is an error: a misspelled one could disable a rule.
     const KEYS: [&str; 8] =
         ["name", "base", "never", "media", "gateway", "include", "shape", "union"];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
@@ -270,6 +292,7 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
         media: read_media(sub_table(table, "media")?)?,
         gateway: Arc::new(gateway),
     };
+    // Every operation with a body needs its shape, so a missing one is found at the start.
     match ["chat", "completions", "embeddings", "messages"]
         .into_iter()
         .find(|root| profile.shape(root).is_none())
@@ -279,9 +302,11 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
     }
 }
 
-/// The shapes, each with the fields of the shapes that it includes. Its own rules win, then those of the last included.
+/// Reads the shapes, each with the fields of the shapes that it includes. The rules of the shape
+/// itself take precedence, then the rules of the last included shape.
 fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
     let (tables, includes) = (sub_table(table, "shape")?, sub_table(table, "include")?);
+    // A misspelled name would silently include no fields.
     if let Some(name) = includes.keys().find(|name| !tables.contains_key(name.as_str())) {
         return Err(fault(format!("include.{name}"), "there is no such shape"));
     }
@@ -299,6 +324,7 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
                 .ok_or_else(|| fault(&key, "must be a table"))?
             {
                 let rule = rule_at(&format!("{key}.{field}"), value)?;
+                // A rule must not pass a field that `never` forbids.
                 if matches!(rule, Rule::Pass(_))
                     && never.iter().any(|pattern| matches(pattern, field))
                 {
@@ -307,11 +333,14 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
                         "is listed under never, so it cannot pass",
                     ));
                 }
+                // The first rule for a field wins, because the shapes come in the order of
+                // precedence.
                 if fields.iter().all(|(known, _)| known != field) {
                     fields.push((field.clone(), rule));
                 }
             }
         }
+        // Sorted for the binary search in `Shape::rule`.
         fields.sort_by(|one, other| order(&one.0).cmp(&order(&other.0)));
         let required =
             fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
@@ -321,10 +350,12 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
     Ok(shapes)
 }
 
+/// The table under a key, which must be present.
 fn sub_table<'t>(table: &'t Table, key: &str) -> Result<&'t Table, ProfileFault> {
     table.get(key).and_then(toml::Value::as_table).ok_or_else(|| fault(key, "must be a table"))
 }
 
+/// The string under a key, if it is present.
 fn text_at(table: &Table, key: &str) -> Result<Option<String>, ProfileFault> {
     let text = |value: &toml::Value| {
         value.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be a string"))
@@ -332,6 +363,7 @@ fn text_at(table: &Table, key: &str) -> Result<Option<String>, ProfileFault> {
     table.get(key).map(text).transpose()
 }
 
+/// The array of strings under a key, which must be present.
 fn texts_at(table: &Table, key: &str) -> Result<Vec<String>, ProfileFault> {
     let items = table
         .get(key)
@@ -343,11 +375,13 @@ fn texts_at(table: &Table, key: &str) -> Result<Vec<String>, ProfileFault> {
     items.iter().map(text).collect()
 }
 
+/// Parses the rule in a string value. `key` is for the error.
 fn rule_at(key: &str, value: &toml::Value) -> Result<Rule, ProfileFault> {
     let text = value.as_str().ok_or_else(|| fault(key, "must be a string"))?;
     rule(text).map_err(|error| fault(key, error.to_string()))
 }
 
+/// Reads a union.
 fn read_union(name: &str, table: &Table) -> Result<Union, ProfileFault> {
     const KEYS: [&str; 4] = ["tag", "members", "missing", "other"];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
@@ -360,7 +394,7 @@ fn read_union(name: &str, table: &Table) -> Result<Union, ProfileFault> {
     for (tag, value) in sub_table(table, "members")? {
         members.push((tag.clone(), rule_at(&format!("union.{name}.members.{tag}"), value)?));
     }
-    // An exact tag wins over a pattern, a longer pattern over a shorter one.
+    // An exact tag takes precedence over a pattern, and a longer pattern over a shorter one.
     members.sort_by_key(|(tag, _)| (tag.ends_with('*'), usize::MAX - tag.len()));
     let fallback = |key: &str| {
         table.get(key).map(|value| rule_at(&format!("union.{name}.{key}"), value)).transpose()
@@ -370,6 +404,7 @@ fn read_union(name: &str, table: &Table) -> Result<Union, ProfileFault> {
     Ok(Union { tag, members, missing: fallback("missing")?, other: fallback("other")? })
 }
 
+/// Reads the table `media`.
 fn read_media(table: &Table) -> Result<Media, ProfileFault> {
     let chars_max = table
         .get("chars_max")
@@ -385,6 +420,7 @@ fn read_media(table: &Table) -> Result<Media, ProfileFault> {
     })
 }
 
+/// Reads the table `gateway`.
 fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
     const KEYS: [&str; 6] = [
         "output_cap",
@@ -414,6 +450,8 @@ fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
         request_id: text_at(table, "request_id")?,
         cache_salt: text_at(table, "cache_salt")?,
     };
+    // The gateway replaces the caller's cap in all these fields. A cap under a name that is not
+    // listed would remain beside the gateway's.
     if !gateway.output_cap_names.contains(&gateway.output_cap) {
         return Err(fault("gateway.output_cap_names", "must hold output_cap itself"));
     }
@@ -422,11 +460,14 @@ fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
 
 /// The names that rules may refer to.
 struct RuleNames {
+    /// The names of the shapes, by index.
     shapes: Vec<String>,
+    /// The names of the unions, by index.
     unions: Vec<String>,
 }
 
 impl RuleNames {
+    /// Replaces the names in a rule by indexes.
     fn link_rule(&self, rule: &mut Rule, key: &str) -> Result<(), ProfileFault> {
         match rule {
             Rule::Pass(kind) => self.link(kind, key),
@@ -434,6 +475,7 @@ impl RuleNames {
         }
     }
 
+    /// Replaces the names in a kind by indexes. Unknown and ambiguous names are errors.
     fn link(&self, kind: &mut ValueKind, key: &str) -> Result<(), ProfileFault> {
         if let Some(item) = &mut kind.array {
             self.link(item, key)?;

@@ -1,49 +1,52 @@
-//! How far a stream has come: how much text it has brought, what it has reported, and whether it is complete. The dialects fill it in.
+//! The progress of a stream: the amount of text, the reported usage, and whether it is complete.
+//! The dialects fill it.
 
 use std::collections::BTreeSet;
 
 use super::usage::Usage;
 
-/// What has come of one stream.
+/// The progress of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     /// The highest usage that was reported.
     pub(super) usage: Option<Usage>,
-    /// Bytes of the answer's text in UTF-8: content, reasoning, what tools are called with.
+    /// The bytes of the answer's text in UTF-8: content, reasoning, arguments of tool calls.
     pub(super) text: u64,
-    /// The same when usage was reported last.
+    /// The value of `text` at the last report of usage.
     pub(super) text_at_usage: u64,
     /// The dialect's last event has come (`[DONE]`, `message_stop`).
     pub(super) ended: bool,
-    /// The server itself has reported an error.
+    /// The server has reported an error.
     pub(super) failed: bool,
-    /// Choices that have begun, and those of them that have a finish reason.
+    /// The choices that have started, and the choices with a finish reason.
     begun: BTreeSet<u64>,
+    /// The choices with a finish reason.
     finished: BTreeSet<u64>,
 }
 
 impl Progress {
-    /// True once nothing is missing: the last event, a finish reason for every choice, or the server's own error. Some servers leave
-    /// the last event out.
+    /// True once the stream is complete: the last event, a finish reason for every choice, or an
+    /// error of the server has come. Some servers do not send the last event.
     pub(super) fn is_complete(&self) -> bool {
         self.ended || self.failed || (!self.begun.is_empty() && self.begun == self.finished)
     }
 
-    /// Something of that choice has come.
+    /// Records that a part of the choice has come.
     pub(super) fn begin(&mut self, choice: u64) {
         if !self.begun.contains(&choice) {
             self.begun.insert(choice);
         }
     }
 
-    /// That choice has a finish reason.
+    /// Records that the choice has a finish reason.
     pub(super) fn finish(&mut self, choice: u64) {
         self.finished.insert(choice);
     }
 
-    /// The server has reported usage: reports come in parts and repeat, so the highest numbers count.
+    /// Records a usage report. Reports come in parts and repeat, so the highest numbers count.
     pub(super) fn report(&mut self, usage: Usage) {
         self.usage = Some(self.usage.map_or(usage, |known| known.highest(usage)));
+        // Text that comes later is not included in this report.
         self.text_at_usage = self.text;
     }
 }

@@ -1,11 +1,13 @@
-//! Looks into an answer without reading all of it: the raw text of one member of its outermost object.
+//! Searches JSON without parsing all of it, such as one member of an answer's outermost object.
 //!
-//! Answers come from model servers, pass on byte for byte and need not be strict (Python prints `NaN` among logprobs), so
-//! this walks over what it does not look for. Text inside strings is never taken for structure.
+//! Answers come from model servers and are forwarded byte for byte. They can be other than strict
+//! JSON: Python writes `NaN` among logprobs. So this code skips values without checking them. Text
+//! inside strings is never treated as structure.
 
 use memchr::memchr2;
 
-/// The raw text of the member `key` of the object that `json` is; of several the last, as most readers have it.
+/// The raw text of the member `key` of the object in `json`. If there are several, it is the last
+/// one, as in most parsers.
 pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
     let mut found = None;
     members(json, |name, value| {
@@ -16,7 +18,8 @@ pub(super) fn member<'j>(json: &'j [u8], key: &str) -> Option<&'j [u8]> {
     found
 }
 
-/// Walks over the members of an object, and gives the place after it; `None` when `json` is not an object as far as structure goes.
+/// Calls `visit` for each member of an object. Returns the offset after the object; `None` if the
+/// structure of `json` is no object.
 pub(super) fn members<'j>(
     json: &'j [u8],
     mut visit: impl FnMut(&'j [u8], &'j [u8]),
@@ -34,6 +37,7 @@ pub(super) fn members<'j>(
             return None;
         }
         let key_end = string(json, at)?;
+        // The name is not decoded: it keeps its escapes.
         let name = json.get(at + 1..key_end - 1)?;
         at = space(json, key_end);
         if *json.get(at)? != b':' {
@@ -51,7 +55,7 @@ pub(super) fn members<'j>(
     }
 }
 
-/// Walks over the items of an array; `None` when `json` is not an array as far as structure goes.
+/// Calls `visit` for each item of an array. Returns `None` if the structure of `json` is no array.
 pub(super) fn items<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8])) -> Option<()> {
     if *json.first()? != b'[' {
         return None;
@@ -72,19 +76,20 @@ pub(super) fn items<'j>(json: &'j [u8], mut visit: impl FnMut(&'j [u8])) -> Opti
     }
 }
 
-/// Whether it is one value in UTF-8 and nothing more: every reader reads the same, and nothing after it.
+/// Whether it is exactly one value in UTF-8, without bytes after it. All parsers then read the same
+/// bytes.
 pub(super) fn is_document(json: &[u8]) -> bool {
     let one = match json.first() {
         Some(b'{' | b'[') => value(json, 0) == Some(json.len()),
         Some(b'"') => string(json, 0) == Some(json.len()),
-        // Some servers send it between two events.
+        // Some servers send `null` between two events.
         Some(_) => json == b"null",
         None => false,
     };
     one && std::str::from_utf8(json).is_ok()
 }
 
-/// The place of the first byte from `from` on that is no white space.
+/// The offset of the first byte from `from` that is no white space.
 pub(super) fn space(json: &[u8], from: usize) -> usize {
     let rest = json.get(from..).unwrap_or_default();
     from + rest
@@ -93,7 +98,7 @@ pub(super) fn space(json: &[u8], from: usize) -> usize {
         .unwrap_or(rest.len())
 }
 
-/// The place after the string that opens at `from`.
+/// The offset after the string that begins at `from`.
 pub(super) fn string(json: &[u8], from: usize) -> Option<usize> {
     let mut at = from + 1;
     loop {
@@ -101,12 +106,14 @@ pub(super) fn string(json: &[u8], from: usize) -> Option<usize> {
         if *json.get(at)? == b'"' {
             return Some(at + 1);
         }
+        // A backslash escapes the next byte, which can be a quote or a backslash.
         at += 2;
     }
 }
 
-/// The place after the value that begins at `from`.
+/// The offset after the value that begins at `from`.
 pub(super) fn value(json: &[u8], from: usize) -> Option<usize> {
+    // Brackets are counted, without a stack and recursion. Deep nesting cannot overflow the stack.
     let mut depth = 0_usize;
     let mut at = from;
     loop {

@@ -1,10 +1,10 @@
-//! The texts of an answer: found wherever they are, filtered, and put back. All else stays byte for
-//! byte.
+//! The texts of an answer. They are found at every depth, filtered, and written back. All other
+//! bytes stay the same.
 //!
-//! A text is every string of an answer, except the names and numbers of the answer itself and the
-//! arguments of tool calls (`is_no_text` names them). `channel` says which pieces belong to one
-//! text, `filter` what a filter does, `chain` how filters follow each other, and `drain` where
-//! texts end.
+//! A text is every string of an answer, except names and numbers of the answer itself and arguments
+//! of tool calls. `is_no_text` lists these exceptions. `channel` defines which parts belong to one
+//! text, `filter` the interface of a filter, `chain` the order of filters, and `drain` the ends of
+//! texts.
 
 mod chain;
 mod channel;
@@ -26,10 +26,10 @@ pub use channel::{Channel, ChannelId};
 pub use filter::TextFilter;
 pub use walk::ITEMS;
 
-/// A whole answer with its texts filtered; `None` where nothing changed.
+/// Filters the texts of a whole answer. `None` if the answer is unchanged.
 ///
 /// # Errors
-/// When it cannot be looked through.
+/// When the answer cannot be searched.
 pub fn whole(json: &[u8], filter: &mut dyn TextFilter) -> Result<Option<Vec<u8>>, Unreadable> {
     let document = InPlace(json.trim_ascii());
     let mut walk = Walk::new(json, &document, filter, true);
@@ -40,28 +40,33 @@ pub fn whole(json: &[u8], filter: &mut dyn TextFilter) -> Result<Option<Vec<u8>>
 /// The texts of a stream of events.
 #[derive(Default)]
 pub struct StreamTexts {
-    /// For each text of which something is held, its last event. The event is sent again with what
-    /// was held.
+    /// For each text with held bytes, its last event. This event is sent again with the held bytes.
     templates: Vec<Template>,
+    /// The last positions of the texts.
     sources: Sources,
 }
 
+/// The last event of a text.
 struct Template {
+    /// The text.
     id: ChannelId,
+    /// The bytes of the event.
     event: Vec<u8>,
 }
 
-/// What was held of a text that has no piece in the document at hand.
+/// The held bytes of a text without a part in the current document.
 struct Released {
+    /// The text.
     id: ChannelId,
+    /// The held bytes.
     text: String,
 }
 
 impl StreamTexts {
-    /// Reads an event and appends it with its texts filtered, and before it what was held of texts that it ends.
+    /// Filters an event and appends it. First appends the held bytes of the texts that it ends.
     ///
     /// # Errors
-    /// When it cannot be looked through.
+    /// When the event cannot be searched.
     pub fn event(
         &mut self,
         event: &[u8],
@@ -72,10 +77,10 @@ impl StreamTexts {
         self.read(&StreamEvent::read(&lines, TreeMemory::default()), filter, out)
     }
 
-    /// The same for an event that is read already.
+    /// The same for an event that is already parsed.
     ///
     /// # Errors
-    /// When it cannot be looked through.
+    /// When the event cannot be searched.
     pub(super) fn read(
         &mut self,
         event: &StreamEvent<'_>,
@@ -83,10 +88,12 @@ impl StreamTexts {
         out: &mut Vec<u8>,
     ) -> Result<(), Unreadable> {
         let bytes = event.bytes();
-        // Readers of streams drop it, and would read what follows it (WHATWG HTML section 9.2.6).
+        // Clients of streams drop a byte order mark and would parse the bytes after it (WHATWG
+        // HTML, section 9.2.6).
         if bytes.starts_with(b"\xef\xbb\xbf") {
             return Err(Unreadable::Json);
         }
+        // No text can follow, so the held bytes must come before `[DONE]`.
         if event.is_done() {
             self.finish(filter, out);
         }
@@ -99,14 +106,16 @@ impl StreamTexts {
         let walked = walk.document(tree.json(), tree.root());
         self.sources = std::mem::take(&mut walk.sources);
         walked?;
+        // Clients may show blocks separately. So open constructs do not continue in the next block.
         if walk.kind.is_some_and(ends_texts) {
             walk.end(TextEnd::All);
             walk.filter.boundary();
         }
         let (rest, holding) = (std::mem::take(&mut walk.rest), walk.filter.holding(None));
-        // Nothing is held of most events.
+        // Most events leave no held bytes.
         let here = if holding.is_empty() { Vec::new() } else { walk.channels() };
         let written = walk.written();
+        // The held bytes of ended texts belong before this event.
         for released in &rest {
             self.again(released, out);
         }
@@ -114,26 +123,28 @@ impl StreamTexts {
             Some(data) => sse::with_data(bytes, data, out),
             None => out.extend_from_slice(bytes),
         }
+        // A text without held bytes needs no template.
         self.templates.retain(|known| holding.contains(&known.id));
         for id in holding {
             if !here.contains(&id) {
                 continue;
             }
             self.templates.retain(|known| known.id != id);
+            // A block must not start twice, so its template is a delta.
             let event = addition(tree.json(), &id.key).unwrap_or_else(|| bytes.to_vec());
             self.templates.push(Template { id, event });
         }
         Ok(())
     }
 
-    /// The stream is over: appends what is held.
+    /// Handles the end of the stream: appends the held bytes.
     pub fn finish(&mut self, filter: &mut dyn TextFilter, out: &mut Vec<u8>) {
         drain(filter, TextEnd::All, &mut |channel, text| {
             self.again(&Released { id: channel.id(), text }, out);
         });
     }
 
-    /// The last event of a text once more, with what was held of it and nothing else.
+    /// Sends the last event of a text again, only with the held bytes of that text.
     fn again(&self, released: &Released, out: &mut Vec<u8>) {
         let Released { id, text } = released;
         let Some(template) = self.templates.iter().find(|template| template.id == *id) else {
@@ -147,8 +158,9 @@ impl StreamTexts {
         let Some(tree) = event.tree() else { return };
         let mut only = Only { id, rest: text.clone() };
         let mut walk = Walk::new(event.data(), tree, &mut only, false);
+        // Members such as usage and tool calls must not be sent twice.
         walk.alone = true;
-        // It could be looked through once already.
+        // The event was already searched once without an error.
         let _ = walk.value(tree.root(), "", 0);
         match walk.written() {
             Some(data) => sse::with_data(&template.event, &data, out),
@@ -157,9 +169,11 @@ impl StreamTexts {
     }
 }
 
-/// Puts one text in its place, and nothing in the places of others.
+/// A filter that inserts one text at its position and empties all others.
 struct Only<'k> {
+    /// The text that is inserted.
     id: &'k ChannelId,
+    /// The bytes to insert. They are inserted once.
     rest: String,
 }
 
@@ -179,6 +193,7 @@ impl TextFilter for Only<'_> {
     }
 }
 
+/// A number of digits only; `None` for signs, fractions and other values.
 fn number(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value.trim_ascii()).ok()?;
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))

@@ -1,26 +1,30 @@
-//! Whether inline content begins as what it is said to be. A server's decoder goes by the content, not by the label: a playlist that
-//! calls itself a video makes it fetch.
+//! Checks that inline content begins with the signature of its media type. A server's decoder uses
+//! the content and ignores the label. A playlist with the label of a video would make the decoder
+//! fetch URLs.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-/// Bytes in a row that are text, where content is.
+/// The number of consecutive text bytes by which content is treated as text.
 const TEXT_MIN: usize = 8;
-/// Characters of base64 that are looked at: 24 bytes.
+/// The number of base64 characters that are decoded: 24 bytes.
 const CHARS: usize = 32;
 
 /// The first bytes of base64 content.
 fn first(content: &str) -> Vec<u8> {
     let front = content.get(..content.len().min(CHARS)).unwrap_or_default();
+    // Only complete groups of 4 characters can be decoded.
     let whole = front.get(..front.len() / 4 * 4).unwrap_or_default();
     STANDARD.decode(whole).unwrap_or_default()
 }
 
-/// Whether base64 content begins as the media type says. Text has no signature.
+/// Whether base64 content begins as the media type requires. Text has no signature.
 pub(super) fn fits(media_type: &str, content: &str) -> bool {
     let front = first(content);
     match tagged(&front) {
         Some(tag) => {
+            // Each 4 characters of base64 hold 3 bytes, so decoding can start at the end of the
+            // tag.
             let behind = first(content.get(tag / 3 * 4..).unwrap_or_default());
             is_sound(media_type, behind.get(tag % 3..).unwrap_or_default())
         }
@@ -28,24 +32,27 @@ pub(super) fn fits(media_type: &str, content: &str) -> bool {
     }
 }
 
-/// How long the tag is that stands before a sound (ID3v2.4.0 section 3.1).
+/// The length of the ID3 tag before a sound (ID3v2.4.0, section 3.1).
 fn tagged(bytes: &[u8]) -> Option<usize> {
     let [b'I', b'D', b'3', _, _, flags, size @ ..] = bytes else { return None };
     let size = size
         .first_chunk::<4>()?
         .iter()
+        // The size is "synchsafe": 7 bits in each of 4 bytes, with the high bit zero.
         .try_fold(0_usize, |size, byte| (*byte < 0x80).then(|| size << 7 | usize::from(*byte)))?;
+    // Flag 0x10 announces a footer of 10 bytes.
     let footer = if flags & 0x10 == 0 { 0 } else { 10 };
     Some(10 + size + footer)
 }
 
-/// Whether what stands behind a tag is a sound of that type.
+/// Whether the bytes after a tag are a sound of that type.
 fn is_sound(media_type: &str, bytes: &[u8]) -> bool {
     matches!(media_type, "audio/mpeg" | "audio/mp3" | "audio/aac" | "audio/flac")
         && begins_as(media_type, bytes)
 }
 
-/// Whether content begins as the media type says. A decoder passes over a tag before a sound, and goes by what stands behind it.
+/// Whether content begins as the media type requires. A decoder skips a tag before a sound and uses
+/// the bytes after it.
 pub(super) fn is(media_type: &str, bytes: &[u8]) -> bool {
     match tagged(bytes) {
         Some(tag) => is_sound(media_type, bytes.get(tag..).unwrap_or_default()),
@@ -53,6 +60,7 @@ pub(super) fn is(media_type: &str, bytes: &[u8]) -> bool {
     }
 }
 
+/// Whether bytes begin with the signature of the media type. False for unknown types.
 fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
     let begins = |signature: &[u8]| bytes.starts_with(signature);
     let at = |place: usize, signature: &[u8]| {
@@ -63,19 +71,19 @@ fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
         "image/jpeg" | "image/jpg" | "video/jpeg" => begins(b"\xff\xd8\xff"),
         "image/gif" => begins(b"GIF87a") || begins(b"GIF89a"),
         "image/webp" => begins(b"RIFF") && at(8, b"WEBP"),
-        // What is reserved in it is zero.
+        // The reserved bytes of the header must be zero.
         "image/bmp" => begins(b"BM") && at(6, &[0; 4]),
         "audio/wav" | "audio/x-wav" | "audio/wave" => begins(b"RIFF") && at(8, b"WAVE"),
         "audio/mpeg" | "audio/mp3" => is_mpeg_audio(bytes),
         "audio/aac" => begins(b"ADIF") || is_mpeg_audio(bytes),
         "audio/flac" => begins(b"fLaC"),
-        // Version 0, and the three flags of a page (RFC 3533 section 6).
+        // Version 0, and the three flags of a page (RFC 3533, section 6).
         "audio/ogg" | "video/ogg" => {
             begins(b"OggS\0") && bytes.get(5).is_some_and(|flags| *flags < 8)
         }
         "audio/webm" | "video/webm" | "video/x-matroska" => begins(b"\x1a\x45\xdf\xa3"),
         "audio/mp4" | "video/mp4" => at(4, b"ftyp"),
-        // Files of before there was a type.
+        // Old files begin without the type atom.
         "video/quicktime" => {
             [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"].iter().any(|kind| at(4, *kind))
         }
@@ -85,7 +93,7 @@ fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
     }
 }
 
-/// The types of which content without a label may be.
+/// The allowed types of content without a label.
 const TYPES: [&str; 13] = [
     "image/png",
     "image/jpeg",
@@ -102,20 +110,21 @@ const TYPES: [&str; 13] = [
     "application/pdf",
 ];
 
-/// Whether content without a label is content: it begins as one that is known, or as no text. Raw samples have no signature, and
-/// playlists and manifests, by which decoders fetch, are text.
+/// Whether unlabelled content is media: it begins as a known type, or it is no text. Raw samples
+/// have no signature. Playlists and manifests make decoders fetch URLs, and they are text.
 pub(super) fn is_content(content: &str) -> bool {
     let front = first(content);
+    // A playlist can follow an ID3 tag. So content with a tag must be a known sound.
     TYPES.iter().any(|media_type| fits(media_type, content))
         || !(is_text(&front) || front.starts_with(b"ID3"))
 }
 
-/// An MPEG audio frame's or ADTS header's sync word.
+/// Whether bytes begin with the sync word of an MPEG audio frame or an ADTS header.
 fn is_mpeg_audio(bytes: &[u8]) -> bool {
     matches!(bytes, [0xff, second, ..] if second & 0xe0 == 0xe0)
 }
 
-/// Whether bytes read as text: in ASCII, UTF-8 with its mark, or UTF-16.
+/// Whether bytes look like text: ASCII, UTF-8 with its byte order mark, or UTF-16.
 fn is_text(bytes: &[u8]) -> bool {
     let marked = bytes.starts_with(b"\xef\xbb\xbf")
         || bytes.starts_with(b"\xff\xfe")

@@ -1,16 +1,18 @@
-//! Takes out of a call what would make its server reach outside.
+//! Removes from a call the references that would make its server connect to another host.
 
 use crate::json::{Object, Value};
 
 use super::call::ModelCall;
 use super::{ExternalReference, ReferenceKind, Step};
 
-/// What the model reads where content was taken out.
-const NOTE: &str = "[Content was removed here: it lies behind a URL, and this gateway does not let it be fetched.]";
+/// The text that the model gets instead of removed content.
+const NOTE: &str = "[Content was removed here: it lies behind a URL, and this gateway does not let \
+    it be fetched.]";
 
 impl ModelCall<'_> {
-    /// Takes out what reaches outside and is chosen by `which`. Content gives way to a note that the model reads; a tool goes, and with
-    /// it a choice that names it. Afterwards nothing of it is among the reaches, but for content that no note can stand for.
+    /// Removes the external references that `which` chooses. Content is replaced by a note for the
+    /// model. A tool is removed, together with a tool choice that names it. Afterwards
+    /// `external_references` contains none of them, except content that a note cannot replace.
     pub fn strip(&mut self, which: impl Fn(&ExternalReference) -> bool) {
         let mut tools = false;
         for reach in std::mem::take(&mut self.external_references) {
@@ -27,7 +29,8 @@ impl ModelCall<'_> {
                 };
             if done { &mut self.stripped } else { &mut self.external_references }.push(reach);
         }
-        // All at once, and last: until then every place is where its steps say.
+        // The items are removed at the end, all at once. Before that, the steps of the other
+        // references must stay valid.
         let mut swept: Option<&[Step]> = None;
         for reach in self.stripped.iter().filter(|reach| reach.kind != ReferenceKind::Media) {
             let list = reach
@@ -35,6 +38,7 @@ impl ModelCall<'_> {
                 .split_last()
                 .filter(|(last, _)| matches!(last, Step::Item(_)))
                 .map(|(_, parents)| parents);
+            // One sweep removes all null items of a list.
             if list.is_none() || list != swept {
                 sweep(&mut self.object, &reach.steps);
             }
@@ -45,9 +49,11 @@ impl ModelCall<'_> {
         }
     }
 
-    /// Lets the choice of a tool go where it names one that is gone, and what there is to say of tools where there are none.
+    /// Removes the tool choice if it names a removed tool. If no tools remain, removes all fields
+    /// about tools.
     fn without_dangling_choice(&mut self) {
         let tools = self.object.get("tools").and_then(Value::as_array);
+        // Servers refuse an empty list of tools, and a choice without tools.
         if tools.is_some_and(<[Value<'_>]>::is_empty) {
             for key in ["tools", "tool_choice", "parallel_tool_calls"] {
                 self.object.remove(key);
@@ -63,6 +69,7 @@ impl ModelCall<'_> {
                     .and_then(Value::as_object)
                     .and_then(|allowed| allowed.get("tools"));
                 let none = allowed.and_then(Value::as_array).is_some_and(<[Value<'_>]>::is_empty);
+                // The choice names a removed tool, or its list of allowed tools is empty.
                 none || name(&Value::Object(choice.clone())).is_some_and(|wanted| !known(wanted))
             });
         if dangling {
@@ -70,19 +77,19 @@ impl ModelCall<'_> {
         }
     }
 
-    /// What was taken out.
+    /// The references that were removed.
     #[must_use]
     pub fn stripped(&self) -> &[ExternalReference] {
         &self.stripped
     }
 
-    /// The types of the tools, each with its path. A function is of the type `function`, a tool of the caller's own in Anthropic's
-    /// dialect of the type `custom`.
+    /// The types of the tools, each with its path. A function has the type `function`. A
+    /// caller-defined tool in Anthropic's dialect has the type `custom`.
     pub fn tool_types(&self) -> impl Iterator<Item = (String, &str)> {
         let own = self.operation().dialect().own_tool_type();
         let mut found = Vec::new();
         collect(&self.object, own, "", &mut found);
-        // Some servers read tools of a message too.
+        // Some servers also read the tools of a message.
         for (place, message) in self
             .object
             .get("messages")
@@ -99,7 +106,7 @@ impl ModelCall<'_> {
     }
 }
 
-/// The types of the tools that stand in `object`.
+/// Collects the types of the tools in `object`.
 fn collect<'v>(
     object: &'v Object<'_>,
     own: &'static str,
@@ -116,14 +123,16 @@ fn collect<'v>(
     found.extend((0..functions.len()).map(|place| (format!("{at}functions[{place}]"), "function")));
 }
 
-/// The name of a tool or of the choice of one: its own or, in OpenAI's dialect, its function's.
+/// The name of a tool or of a tool choice: its own name or, in OpenAI's dialect, the name of its
+/// function.
 fn name<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     let object = value.as_object()?;
+    // OpenAI puts the name into `function`, Anthropic into the tool itself.
     let holder = object.get("function").and_then(Value::as_object).unwrap_or(object);
     holder.get("name").and_then(Value::as_str)
 }
 
-/// The value at the end of these steps.
+/// The value at the end of the steps.
 pub(super) fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v mut Value<'b>> {
     let (Step::Key(first), rest) = steps.split_first()? else { return None };
     let mut value = root.get_mut(first)?;
@@ -137,9 +146,10 @@ pub(super) fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v
     Some(value)
 }
 
-/// Puts a note in the place of the content part that these steps lead into: the innermost item of an array. False where that is no part.
+/// Replaces the content part that the steps lead into by a note. The part is the innermost item of
+/// an array on the path. Returns false if it is no content part.
 fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
-    // A note is no tool.
+    // A note is no valid tool.
     if matches!(steps.first(), Some(Step::Key(key)) if matches!(key.as_str(), "tools" | "functions"))
     {
         return false;
@@ -158,7 +168,7 @@ fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
     }
 }
 
-/// Blanks the item or member that these steps lead to.
+/// Sets the item or member at the end of the steps to null.
 fn mark(root: &mut Object<'_>, steps: &[Step]) -> bool {
     at(root, steps).is_some_and(|value| {
         *value = Value::Null;
@@ -166,7 +176,7 @@ fn mark(root: &mut Object<'_>, steps: &[Step]) -> bool {
     })
 }
 
-/// Takes out what was blanked beside the end of these steps, and that itself.
+/// Removes the member at the end of the steps, or all null items of its array.
 fn sweep(root: &mut Object<'_>, steps: &[Step]) {
     let Some((last, parents)) = steps.split_last() else { return };
     match (last, at(root, parents)) {

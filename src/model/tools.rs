@@ -1,5 +1,6 @@
-//! What an answer would have tools called with: found in whole answers, put together from the pieces of streams, and held back until it
-//! is judged. Nothing of it is ever changed: a call goes on byte for byte, or the answer ends.
+//! The tool calls of an answer. They are found in whole answers, joined from the parts of streams,
+//! and held back until they are checked. A call is never changed: it is forwarded byte for byte, or
+//! the answer ends.
 
 pub(super) mod calls;
 mod gate;
@@ -12,38 +13,38 @@ pub use whole::whole;
 
 use super::unreadable::Unreadable;
 
-/// StreamCalls of one answer that are kept apart.
+/// The maximum number of calls in one answer that are kept separately.
 const CALLS_MAX: usize = 1_024;
-/// Bytes of events that are held back at once.
+/// The maximum number of bytes of events that are held back at once.
 const HELD_MAX: usize = 4 << 20;
 
-/// What a tool is called with.
+/// The arguments of a tool call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arguments<'a> {
-    /// What should be a JSON document.
+    /// Bytes that should be a JSON document.
     Json(&'a [u8]),
-    /// Text of no form (OpenAI's `custom` tools).
+    /// Text without a defined form (OpenAI's `custom` tools).
     Text(&'a str),
 }
 
-/// Who judges calls.
+/// The check of tool calls.
 pub trait Tools {
-    /// Whether there are tools whose calls are judged.
+    /// Whether the calls of any tool are checked.
     fn any(&self) -> bool {
         false
     }
 
-    /// Whether the answer has ended before its end: nothing more goes on.
+    /// Whether the answer has ended early. Then no more bytes are sent.
     fn ended(&self) -> bool {
         false
     }
 
-    /// Whether calls of that tool are.
+    /// Whether calls of that tool are checked.
     fn judges(&self, _tool: &str) -> bool {
         false
     }
 
-    /// A whole call of such a tool. False where the answer ends here.
+    /// Checks a complete call of such a tool. Returns false where the answer must end.
     fn call(&mut self, _tool: &str, _arguments: Arguments<'_>) -> bool {
         true
     }
@@ -51,17 +52,18 @@ pub trait Tools {
 
 impl Tools for () {}
 
-/// Why a stream with tool calls cannot go on.
+/// The reasons why a stream with tool calls must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ToolCallFault {
-    /// It cannot be looked through.
+    /// It cannot be searched.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// More is called than can be kept apart or held.
+    /// It has more calls than can be kept separately, or more bytes than can be held.
     #[error("the answer calls more than {CALLS_MAX} tools, or with more than {HELD_MAX} bytes")]
     TooMuch,
-    /// Pieces that readers would put together in different ways: of a call that was judged already, of a name whose first pieces went
-    /// on, of calls or blocks that are not counted from zero one by one.
+    /// Clients could join the parts in different ways. One example is a later part of a call that
+    /// was already checked. Another is a name of which the first parts were already sent. A third
+    /// is calls or blocks that are not counted from zero in steps of one.
     #[error("the pieces of its tool calls can be put together in different ways")]
     Odd,
 }

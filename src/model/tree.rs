@@ -1,9 +1,11 @@
-//! One JSON document, read once and without loss: every value with its place, in the order of the bytes.
+//! One JSON document, parsed once and without loss: every value with its range, in the order of the
+//! bytes.
 //!
-//! All who look into an event of a stream share this reading: usage and progress, the filter of texts, the assembly of tool calls. The
-//! reading itself refuses nothing, because answers need not be strict (Python prints `NaN` among log probabilities). It keeps what
-//! could be read of an object or array that is broken, and says that it is; [`JsonTree::strict`] asks for a document without any such
-//! place.
+//! All parts that inspect an event of a stream use this tree: usage and progress, the text filters,
+//! and the joining of tool calls. The parser itself refuses no document, because answers need not
+//! be strict (Python writes `NaN` among log probabilities). Of a broken object or array, it keeps
+//! the members that it could read, and marks it as broken. [`JsonTree::strict`] returns an error if
+//! the document has any such value.
 
 mod strict;
 mod view;
@@ -20,16 +22,20 @@ use super::values::Values;
 
 pub(super) use view::JsonView;
 
-/// Levels of nesting that are read. What is nested deeper stays one value. All who look into a document look less deep.
+/// The maximum nesting depth that is parsed. A deeper value stays one value. All users of the tree
+/// have a lower limit.
 const LEVELS_MAX: usize = 80;
-/// Values and bytes of decoded text for which an empty tree keeps its memory between two events.
+/// The maximum numbers of values and of decoded bytes for which an empty tree keeps its memory for
+/// the next event.
 const KEPT_VALUES: usize = 64;
 const KEPT_BYTES: usize = 4_096;
 
 /// A range of bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct ByteSpan {
+    /// The offset of the first byte.
     from: u32,
+    /// The offset after the last byte.
     to: u32,
 }
 
@@ -39,23 +45,26 @@ impl ByteSpan {
         Some(Self { from: u32::try_from(from).ok()?, to: u32::try_from(to).ok()? })
     }
 
+    /// The bytes of the range.
     fn of(self, bytes: &[u8]) -> &[u8] {
         bytes.get(self.from as usize..self.to as usize).unwrap_or_default()
     }
 }
 
-/// What a value is, as far as its structure goes.
+/// The structure of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NodeKind {
+    /// An object.
     Object,
+    /// An array.
     Array,
     /// A string without escapes.
     Plain,
     /// A string with escapes, decoded.
     Decoded,
-    /// A string with an escape that is none.
+    /// A string with an invalid escape.
     Undecodable,
-    /// A number, a word, or anything else.
+    /// A number, a word, or other bytes.
     Scalar,
     /// An object or array deeper than [`LEVELS_MAX`].
     Deep,
@@ -64,44 +73,50 @@ enum NodeKind {
 /// One value.
 #[derive(Clone, Copy, Debug)]
 struct TreeNode {
+    /// The structure.
     kind: NodeKind,
-    /// The members or items after the last one that was kept cannot be told apart.
+    /// True if the bytes after the last kept member or item cannot be separated into values.
     broken: bool,
-    /// The name as it is written, without quotes.
+    /// The name as written, without quotes.
     name: ByteSpan,
+    /// The bytes of the value.
     value: ByteSpan,
     /// The text of a decoded string, in [`TreeMemory::decoded`].
     text: ByteSpan,
-    /// The place of the next value that is no part of this one.
+    /// The index of the next value that is no part of this one.
     next: u32,
 }
 
-/// A value of a tree.
+/// The index of a value in a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ValueId(u32);
 
-/// The memory of a tree, which the next event's tree uses again.
+/// The memory of a tree. The tree of the next event uses it again.
 #[derive(Debug, Default)]
 pub(super) struct TreeMemory {
+    /// The values, in the order of their bytes.
     nodes: Vec<TreeNode>,
+    /// The texts of decoded strings, one after the other.
     decoded: String,
 }
 
-/// A document that was read.
+/// A parsed document.
 #[derive(Debug)]
 pub(super) struct JsonTree<'j> {
+    /// The bytes of the document.
     json: &'j [u8],
-    /// The same bytes, where they are UTF-8.
+    /// The same bytes as text, if they are UTF-8.
     text: Option<&'j str>,
-    /// Some byte is a control character: one in a string is not JSON.
+    /// True if any byte is a control character. Such a character in a string is invalid JSON.
     has_controls: bool,
-    /// Where the outermost value ends.
+    /// The offset after the outermost value.
     end: usize,
+    /// The values.
     memory: TreeMemory,
 }
 
 impl<'j> JsonTree<'j> {
-    /// Reads a document, without white space around it.
+    /// Parses a document without white space around it.
     pub(super) fn read(json: &'j [u8], memory: TreeMemory) -> Self {
         let mut reader = TreeReader { json, memory };
         reader.memory.nodes.clear();
@@ -109,6 +124,8 @@ impl<'j> JsonTree<'j> {
         let end = reader.root();
         Self {
             json,
+            // UTF-8 and control characters are checked once for all bytes. Most strings then need
+            // no check.
             text: std::str::from_utf8(json).ok(),
             has_controls: json.iter().fold(false, |any, byte| any | (*byte < b' ')),
             end,
@@ -116,7 +133,7 @@ impl<'j> JsonTree<'j> {
         }
     }
 
-    /// Gives the memory back, where it is not large.
+    /// Returns the memory, unless it is large.
     pub(super) fn into_memory(self) -> TreeMemory {
         let TreeMemory { nodes, decoded } = self.memory;
         TreeMemory {
@@ -125,7 +142,7 @@ impl<'j> JsonTree<'j> {
         }
     }
 
-    /// All of the document.
+    /// All bytes of the document.
     pub(super) const fn json(&self) -> &'j [u8] {
         self.json
     }
@@ -135,7 +152,8 @@ impl<'j> JsonTree<'j> {
         ValueId(0)
     }
 
-    /// The member of that name, as it is written, of an object that is not broken; of several the last, as most readers have it.
+    /// The member with that name as written, in an object that is not broken. If there are several,
+    /// it is the last one, as in most parsers.
     pub(super) fn member(&self, object: ValueId, name: &[u8]) -> Option<ValueId> {
         let mut found = None;
         self.members(object, |own, value| {
@@ -146,6 +164,7 @@ impl<'j> JsonTree<'j> {
         found
     }
 
+    /// The node of a value.
     fn node(&self, at: ValueId) -> Option<&TreeNode> {
         self.memory.nodes.get(at.0 as usize)
     }
@@ -156,6 +175,7 @@ impl<'j> JsonTree<'j> {
         Children { nodes: &self.memory.nodes, at: at.0 + 1, end }
     }
 
+    /// The text of a string; `None` for other values and for invalid strings.
     fn string(&self, at: ValueId) -> Option<&str> {
         let node = self.node(at)?;
         match node.kind {
@@ -177,10 +197,13 @@ impl<'j> JsonTree<'j> {
     }
 }
 
-/// The members or items of a value.
+/// An iterator over the members or items of a value.
 struct Children<'t> {
+    /// The values of the tree.
     nodes: &'t [TreeNode],
+    /// The index of the next value.
     at: u32,
+    /// The index after the last value.
     end: u32,
 }
 
@@ -193,6 +216,8 @@ impl<'t> Iterator for Children<'t> {
         }
         let node = self.nodes.get(self.at as usize)?;
         let at = ValueId(self.at);
+        // The nodes are in the order of the bytes. So the next sibling comes after all parts of
+        // this value.
         self.at = node.next;
         Some((at, node))
     }
@@ -212,6 +237,8 @@ impl<'j> Values<'j> for JsonTree<'j> {
         }
         match (node.broken, object) {
             (true, _) => None,
+            // The range of the outermost value is the whole document, also with bytes after its
+            // end.
             (false, ValueId(0)) => Some(self.end),
             (false, ValueId(_)) => Some(node.value.of(self.json).len()),
         }
@@ -234,14 +261,16 @@ impl<'j> Values<'j> for JsonTree<'j> {
     }
 }
 
-/// Reads a document into nodes.
+/// Parses a document into nodes.
 struct TreeReader<'j> {
+    /// The bytes of the document.
     json: &'j [u8],
+    /// The values so far.
     memory: TreeMemory,
 }
 
 impl TreeReader<'_> {
-    /// Reads the outermost value; gives the place after it.
+    /// Parses the outermost value. Returns the offset after it.
     fn root(&mut self) -> usize {
         let length = self.json.len();
         let kind = match self.json.first() {
@@ -256,6 +285,7 @@ impl TreeReader<'_> {
             }
             Some(_) | None => NodeKind::Scalar,
         };
+        // The outermost value keeps its node even if it is broken, so that its members can be read.
         let whole = ByteSpan::new(0, length).unwrap_or_default();
         self.push(kind, ByteSpan::default(), whole);
         let end = match kind {
@@ -271,6 +301,7 @@ impl TreeReader<'_> {
         end.unwrap_or(length)
     }
 
+    /// Adds a node without parts.
     fn push(&mut self, kind: NodeKind, name: ByteSpan, value: ByteSpan) {
         let next = self.memory.nodes.len() as u32 + 1;
         self.memory.nodes.push(TreeNode {
@@ -283,7 +314,7 @@ impl TreeReader<'_> {
         });
     }
 
-    /// The value at that place of the list has got all its parts.
+    /// Ends the value at that index. All its parts have been added.
     fn close(&mut self, place: usize, broken: bool) {
         let next = self.memory.nodes.len() as u32;
         if let Some(node) = self.memory.nodes.get_mut(place) {
@@ -291,12 +322,14 @@ impl TreeReader<'_> {
         }
     }
 
-    /// Reads the value at `at`; gives the place after it. `None` where it has no end: nothing of it is kept then.
+    /// Parses the value at `at`. Returns the offset after it; `None` if it has no end. Then no node
+    /// of it is kept.
     fn value(&mut self, at: usize, name: ByteSpan, level: usize) -> Option<usize> {
         match *self.json.get(at)? {
             b'"' => self.string(at, name),
             b'{' if level < LEVELS_MAX => self.nested(at, name, level, NodeKind::Object),
             b'[' if level < LEVELS_MAX => self.nested(at, name, level, NodeKind::Array),
+            // Numbers, words, and values that are too deep are kept as raw bytes.
             first => {
                 let end = raw_json::value(self.json, at)?;
                 let kind =
@@ -307,12 +340,13 @@ impl TreeReader<'_> {
         }
     }
 
+    /// Parses an object or array inside another one.
     fn nested(&mut self, at: usize, name: ByteSpan, level: usize, kind: NodeKind) -> Option<usize> {
         let place = self.memory.nodes.len();
         self.push(kind, name, ByteSpan::default());
         let read =
             if kind == NodeKind::Object { self.members(at, level) } else { self.items(at, level) };
-        // Where brackets alone tell the end, what was read so far stays.
+        // If only the brackets determine the end, the members read so far are kept.
         let end = read.or_else(|| raw_json::value(self.json, at));
         let Some(value) = end.and_then(|end| ByteSpan::new(at, end)) else {
             self.memory.nodes.truncate(place);
@@ -325,8 +359,10 @@ impl TreeReader<'_> {
         end
     }
 
+    /// Parses a string. Escapes are decoded into [`TreeMemory::decoded`].
     fn string(&mut self, at: usize, name: ByteSpan) -> Option<usize> {
         let first = at + 1 + memchr2(b'"', b'\\', self.json.get(at + 1..)?)?;
+        // Most strings have no escape. Their text is not copied.
         if *self.json.get(first)? == b'"' {
             self.push(NodeKind::Plain, name, ByteSpan::new(at, first + 1)?);
             return Some(first + 1);
@@ -349,7 +385,7 @@ impl TreeReader<'_> {
         Some(end)
     }
 
-    /// Reads the members of the object that opens at `at`; gives the place after it.
+    /// Parses the members of the object that opens at `at`. Returns the offset after it.
     fn members(&mut self, at: usize, level: usize) -> Option<usize> {
         let mut at = raw_json::space(self.json, at + 1);
         if *self.json.get(at)? == b'}' {
@@ -376,7 +412,7 @@ impl TreeReader<'_> {
         }
     }
 
-    /// Reads the items of the array that opens at `at`; gives the place after it.
+    /// Parses the items of the array that opens at `at`. Returns the offset after it.
     fn items(&mut self, at: usize, level: usize) -> Option<usize> {
         let mut at = raw_json::space(self.json, at + 1);
         if *self.json.get(at)? == b']' {

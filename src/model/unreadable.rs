@@ -1,25 +1,26 @@
-//! Why an answer cannot be read, and the limits within which one is read.
+//! The faults of answers that cannot be read, and the limits for reading.
 
-/// Choices of one answer.
+/// The maximum number of choices in one answer.
 pub(super) const CHOICES_MAX: u64 = 1_024;
-/// Depth of an answer that is looked through.
+/// The maximum depth of an answer that is searched.
 pub(super) const DEPTH_MAX: usize = 64;
 
-/// An answer that cannot be looked through, so that nothing can be said of it.
+/// The error for an answer that cannot be searched, so that no check of it is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// It is no JSON, or a string of it is not.
+    /// It is no JSON, or one of its strings is invalid.
     #[error("the answer is not JSON")]
     Json,
-    /// A choice whose number is none.
+    /// The index of a choice or block is invalid.
     #[error(
-        "the index of a choice is not a whole number below {CHOICES_MAX} or stands there twice, or that of a block goes back"
+        "the index of a choice is not a whole number below {CHOICES_MAX} or stands there twice, or \
+            that of a block goes back"
     )]
     Index,
-    /// Two texts under one name in one object.
+    /// One object has two texts under one name.
     #[error("a member of the answer stands there twice")]
     Twice,
-    /// Deeper than `DEPTH_MAX`.
+    /// It is deeper than `DEPTH_MAX`.
     #[error("the answer is nested deeper than {DEPTH_MAX}")]
     Depth,
 }

@@ -1,54 +1,56 @@
-//! What a model used, as its server reports it.
+//! The tokens that an answer used, as its server reports them.
 
 mod whole;
 
 pub use whole::{heard, of};
 
-/// Tokens of one answer.
+/// The tokens of one answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Tokens of the prompt, those read from or written to a cache included.
+    /// The tokens of the prompt, including those read from a cache or written to it.
     pub input: u64,
-    /// Tokens of the answer, reasoning included.
+    /// The tokens of the answer, including reasoning.
     pub output: u64,
-    /// Those of them that the server says were reasoning, whose text it may keep to itself.
+    /// The reasoning tokens among them, as the server reports. The server may keep their text.
     pub reasoning: u64,
 }
 
-/// What was sent to a server, as far as it bounds what can be used.
+/// The limits of usage that follow from the sent request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Bytes of the body.
+    /// The length of the body in bytes.
     pub bytes: u64,
-    /// The cap on output tokens, all choices together; `None` for operations without output tokens.
+    /// The cap on output tokens for all choices together; `None` for operations without output
+    /// tokens.
     pub output_tokens: Option<u64>,
 }
 
-/// How long answers may be.
+/// The configured maximum lengths of answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerLimits {
-    /// Bytes of text for each output token.
+    /// The bytes of text for each output token.
     pub each: u64,
-    /// Bytes of the whole answer where there is no cap on tokens; bytes of an answer that does not stream in any case.
+    /// The bytes of the whole answer, if there is no cap on tokens or the answer does not stream.
     pub bytes: u64,
 }
 
-/// Bytes that every answer may have beside those of its tokens.
+/// The bytes that every answer may have in addition to those of its tokens.
 const TEXT_SPARE: u64 = 1 << 20;
-/// How much longer than its text a stream may be: names, log probabilities, pings.
+/// The maximum ratio of a stream's length to its text: names, log probabilities and pings need the
+/// rest.
 const AROUND: u64 = 32;
 
-/// How long one answer may be.
+/// The maximum length of one answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Bytes of text.
+    /// The bytes of text.
     pub text: u64,
-    /// Bytes in all.
+    /// The bytes in total.
     pub bytes: u64,
 }
 
 impl AnswerLimits {
-    /// The limits of the answer to what was sent.
+    /// The limits for the answer to a request.
     #[must_use]
     pub fn of(self, sent: Sent) -> Extent {
         match sent.output_tokens {
@@ -61,32 +63,32 @@ impl AnswerLimits {
     }
 }
 
-/// What came back of it.
+/// The content of an answer that matters for usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// The last usage that the server reported.
     pub usage: Option<Usage>,
-    /// Bytes of the answer's text in UTF-8.
+    /// The bytes of the answer's text in UTF-8.
     pub text: u64,
-    /// Those of them that came behind the last usage.
+    /// The bytes of text that came after the last usage.
     pub since_usage: u64,
     /// Whether the answer is complete.
     pub complete: bool,
 }
 
-/// Where a number of tokens comes from.
+/// The source of a number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsageSource {
     /// The server's usage of the complete answer.
     Reported,
-    /// The last usage before the answer was cut, and the bytes of text that came behind it.
+    /// The last usage before the answer ended early, plus the bytes of text that came after it.
     Running,
-    /// No usage that can be believed: bytes, for no token has fewer than one.
+    /// Bytes, because there is no plausible usage. Every token has at least one byte.
     Bound,
 }
 
 impl UsageSource {
-    /// Its name in records.
+    /// The name in records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -97,31 +99,34 @@ impl UsageSource {
     }
 }
 
-/// Tokens that a server's own template, tools and pictures may add to a body before its report is taken for absurd.
+/// The number of tokens that a server's template, tools and images may add to a body. With more,
+/// its report is implausible.
 const INPUT_OVERHEAD: u64 = 4_096;
 /// The same for each byte of the body.
 const INPUT_EACH: u64 = 8;
 
-/// Tokens that an answer may have beside those of its text: special ones, such as its end and those around tool calls.
+/// The number of tokens that an answer may have in addition to those of its text. These are special
+/// tokens, such as the end and those around tool calls.
 const OUTPUT_SPARE: u64 = 256;
 
-/// What cannot be true in a server's report.
+/// The implausible values in a server's report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absurd {
-    /// More input than the body that was sent can be.
+    /// More input than the sent body can have.
     Input,
     /// More output than the request's cap.
     OverCap,
-    /// More output than the answer has bytes of text: no token has fewer than one. A server that keeps reasoning to itself
-    /// without counting it apart looks like this too, so within the cap it is believed.
+    /// More output than the answer has bytes of text. Every token has at least one byte. A server
+    /// that keeps its reasoning and does not count it separately looks the same. So such a report
+    /// is accepted up to the cap.
     OverText,
 }
 
 impl Absurd {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Input, Self::OverCap, Self::OverText];
 
-    /// Its name in metrics and in the log.
+    /// The name in metrics and in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -132,10 +137,11 @@ impl Absurd {
     }
 }
 
-/// What cannot be true in what a server reports of its answer.
+/// Finds an implausible value in a server's report.
 #[must_use]
 pub fn absurd(sent: Sent, heard: &Heard) -> Option<Absurd> {
     let told = heard.usage?;
+    // A server may keep the text of its reasoning, so reasoning tokens need no bytes.
     let text_max = heard.text.saturating_add(told.reasoning).saturating_add(OUTPUT_SPARE);
     match sent.output_tokens {
         _ if told.input > sent.input_max() => Some(Absurd::Input),
@@ -146,17 +152,20 @@ pub fn absurd(sent: Sent, heard: &Heard) -> Option<Absurd> {
 }
 
 impl Sent {
-    /// Tokens of input that can be believed.
+    /// The maximum plausible number of input tokens.
     const fn input_max(self) -> u64 {
         self.bytes.saturating_mul(INPUT_EACH).saturating_add(INPUT_OVERHEAD)
     }
 }
 
-/// What is recorded as used. A report is believed where it can be true: input that is not zero and not more than the body can be, output
-/// that is within the cap, and not zero beside text. All else is silence, which counts the bytes of the body and of the text.
+/// The usage that is recorded. A report is accepted if it is plausible. Its input must be above
+/// zero and possible for the body. Its output must be within the cap, and above zero if there is
+/// text. Otherwise the bytes of the body and of the text are counted.
 #[must_use]
 pub fn settle(sent: Sent, heard: &Heard) -> (Usage, UsageSource) {
+    // Without a cap, the text limits the output that a report can claim.
     let cap = sent.output_tokens.unwrap_or_else(|| heard.text.saturating_add(OUTPUT_SPARE));
+    // An upper bound: every token has at least one byte.
     let bound = Usage { input: sent.bytes, output: heard.text.min(cap), reasoning: 0 };
     let Some(told) = heard
         .usage
@@ -165,9 +174,12 @@ pub fn settle(sent: Sent, heard: &Heard) -> (Usage, UsageSource) {
         return (bound, UsageSource::Bound);
     };
     match heard.complete {
+        // A server that reports no output for a text would let the agent use tokens without a
+        // count.
         true if told.output == 0 && heard.text > 0 => (bound, UsageSource::Bound),
         true => (told, UsageSource::Reported),
         false => {
+            // The answer ended early, so the last report does not include the text after it.
             let output = told.output.saturating_add(heard.since_usage).min(cap);
             (Usage { output, ..told }, UsageSource::Running)
         }
@@ -175,7 +187,7 @@ pub fn settle(sent: Sent, heard: &Heard) -> (Usage, UsageSource) {
 }
 
 impl Usage {
-    /// Both at their highest: streams report in parts, and repeat.
+    /// The highest value of each number. Streams report in parts and repeat.
     #[must_use]
     pub(super) fn highest(self, other: Self) -> Self {
         Self {

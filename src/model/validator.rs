@@ -1,4 +1,4 @@
-//! Judges every field of a body, at every depth, by a profile.
+//! Validates every field of a body, at every depth, by a profile.
 
 use std::collections::HashSet;
 
@@ -13,25 +13,30 @@ use super::profile::{Profile, Shape, Union};
 use super::signature;
 use super::{ExternalReference, ReferenceKind, UnknownFields};
 
-/// Dropped fields that are named to the caller.
+/// The maximum number of dropped fields that are listed for the caller.
 const DROPPED_MAX: usize = 16;
-/// Depth of a schema that comes as text.
+/// The maximum depth of a schema that comes as text.
 const SCHEMA_DEPTH: usize = 64;
 
-/// What the judge has found so far.
+/// Validates a body and collects its external references and dropped fields.
 pub(super) struct BodyValidator<'t> {
+    /// The profile of the server.
     profile: &'t Profile,
+    /// The action for unknown fields.
     unknown: UnknownFields,
+    /// The external references so far.
     pub(super) external_references: Vec<ExternalReference>,
+    /// The paths of dropped fields so far.
     pub(super) dropped: Vec<String>,
 }
 
 impl<'t> BodyValidator<'t> {
+    /// A validator without results.
     pub(super) const fn new(profile: &'t Profile, unknown: UnknownFields) -> Self {
         Self { profile, unknown, external_references: Vec::new(), dropped: Vec::new() }
     }
 
-    /// Judges the members of a closed object and takes out those that are dropped.
+    /// Validates the members of a closed object and removes those that are dropped.
     pub(super) fn shape(
         &mut self,
         shape: &Shape,
@@ -46,6 +51,8 @@ impl<'t> BodyValidator<'t> {
                     out.insert(key.to_owned());
                 }
                 Some(rule) => self.rule(rule, value, &path)?,
+                // A field under `never` is refused in this mode too. It could load code, or change
+                // the identity or address of the server.
                 None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => {
                     out.insert(key.to_owned());
                 }
@@ -55,12 +62,14 @@ impl<'t> BodyValidator<'t> {
         if !out.is_empty() {
             object.retain(|key| {
                 let goes = out.contains(key);
+                // The caller may send many fields, so only the first ones are listed.
                 if goes && self.dropped.len() < DROPPED_MAX {
                     self.dropped.push(Path::Key(path, key).to_string());
                 }
                 !goes
             });
         }
+        // The check comes after the removal: a dropped field does not count as present.
         for name in &shape.required {
             if matches!(object.get(name), None | Some(Value::Null)) {
                 let missing = Path::Key(path, name).to_string();
@@ -72,6 +81,7 @@ impl<'t> BodyValidator<'t> {
         Ok(())
     }
 
+    /// Applies the rule of a field to its value.
     fn rule(&mut self, rule: &Rule, value: &mut Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
         match rule {
             Rule::Pass(kind) => self.kind(kind, value, path),
@@ -92,6 +102,7 @@ impl<'t> BodyValidator<'t> {
         }
     }
 
+    /// Validates a value by its kind.
     fn kind(
         &mut self,
         kind: &ValueKind,
@@ -99,6 +110,8 @@ impl<'t> BodyValidator<'t> {
         path: &Path<'_>,
     ) -> Result<(), Refusal> {
         let fits = match &mut *value {
+            // `null` is the same as an absent field. `shape` checks that required fields are
+            // present.
             Value::Null => true,
             Value::Bool(_) => kind.boolean || kind.open,
             Value::Number(text) => kind.open || kind.number.is_some_and(|number| number.fits(text)),
@@ -113,6 +126,7 @@ impl<'t> BodyValidator<'t> {
                 Some(each) => {
                     for (place, item) in items.iter_mut().enumerate() {
                         let path = Path::Item(path, place);
+                        // In an array, `null` is a value and not an absent field.
                         if matches!(item, Value::Null) && !each.open {
                             return Err(invalid(&path, &format!("must be {}", each.words())));
                         }
@@ -134,6 +148,7 @@ impl<'t> BodyValidator<'t> {
         }
     }
 
+    /// Validates an object by its form.
     fn form(
         &mut self,
         form: &ObjectKind,
@@ -168,6 +183,7 @@ impl<'t> BodyValidator<'t> {
         }
     }
 
+    /// Validates an object by the shape that its tag chooses.
     fn union(
         &mut self,
         union: &Union,
@@ -223,10 +239,13 @@ impl<'t> BodyValidator<'t> {
         }
     }
 
-    /// Plain names with strings, numbers and booleans behind them; a name that no caller may send is refused here too.
+    /// Validates an object with plain names. Its values are strings, numbers and booleans. A name
+    /// that no caller may send is refused here too.
     fn scalars(&self, object: &Object<'_>, path: &Path<'_>) -> Result<(), Refusal> {
         for (key, value) in object.iter() {
             let path = Path::Key(path, key);
+            // Only plain names pass. llama.cpp gives these members to the chat template as
+            // variables.
             let plain = key
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
@@ -245,7 +264,8 @@ impl<'t> BodyValidator<'t> {
         Ok(())
     }
 
-    /// A value whose mere presence reaches out; nothing, `false` and an empty array do not.
+    /// Records a value that is an external reference by its presence. `null`, `false` and an empty
+    /// array are none.
     fn reach(&mut self, kind: ReferenceKind, value: &Value<'_>, path: &Path<'_>) {
         let target = match value {
             Value::Null | Value::Bool(false) => return,
@@ -256,12 +276,14 @@ impl<'t> BodyValidator<'t> {
                 Some(Value::Object(object)) => target_of(object, path),
                 Some(_) | None => last_key(path),
             },
+            // The value has no target, so the name of the field describes it.
             Value::Bool(true) | Value::Number(_) => last_key(path),
         };
+        // The egress policy decides later. The validator only collects the references.
         self.external_references.push(reach(kind, target, path));
     }
 
-    /// Inline content passes when its type and size do; anything else is a place to fetch from.
+    /// Checks inline content by its type and size. Any other value is an external reference.
     fn media(&mut self, medium: Medium, text: &str, path: &Path<'_>) -> Result<(), Refusal> {
         let max = self.profile.media_chars_max();
         if text.len() > max {
@@ -274,18 +296,21 @@ impl<'t> BodyValidator<'t> {
             text.bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
         };
+        // Bare base64 has no label. Its bytes show whether it is content.
         if medium == Medium::Base64 {
             if !is_base64(text) {
                 self.external_references.push(reach(ReferenceKind::Media, text.to_owned(), path));
             } else if !signature::is_content(text) {
                 return Err(invalid(
                     path,
-                    "begins as text, not as an image, sound or document: a decoder might fetch by it",
+                    "begins as text, not as an image, sound or document: a decoder might fetch by \
+                        it",
                 ));
             }
             return Ok(());
         }
-        // Only the exact spelling passes: what one reader takes for inline content another may take for a place.
+        // Only the exact form passes. One parser could read another form as inline content, and
+        // another parser as a URL.
         let types = self.profile.media_types(medium);
         let Some(rest) = text.strip_prefix("data:") else {
             let slot = InlineSlot::new(SlotForm::DataUrl, types, max);
@@ -325,6 +350,8 @@ impl<'t> BodyValidator<'t> {
                 "The field {path} is not allowed: it is never taken from a caller."
             ));
         }
+        // Some servers compare keys without regard to case. A similar key would bypass the rule of
+        // the real one.
         let folded = fold(key);
         if let Some((known, _)) = shape.fields.iter().find(|(known, _)| fold(known) == folded) {
             let says = format!(
@@ -343,8 +370,10 @@ impl<'t> BodyValidator<'t> {
             Value::Object(_) => "object",
         };
         refusal.saying(format!(
-            "The field {path} is not one that the profile {server} passes{}. An agent's class with unknown_fields = \"drop\" drops \
-             it. The line that would let it pass, built into config/profiles/{server}.toml under [shape.{}]: {} = \"{rule}\".",
+            "The field {path} is not one that the profile {server} passes{}. An agent's class with \
+                unknown_fields = \"drop\" drops \
+             it. The line that would let it pass, built into config/profiles/{server}.toml under \
+             [shape.{}]: {} = \"{rule}\".",
             near.map_or_else(String::new, |near| format!("; did you mean {near:?}")),
             shape.name,
             shown(key),
@@ -352,12 +381,13 @@ impl<'t> BodyValidator<'t> {
     }
 }
 
+/// An external reference without a slot.
 fn reach(kind: ReferenceKind, target: String, path: &Path<'_>) -> ExternalReference {
     ExternalReference { path: path.to_string(), kind, target, steps: path.steps(), slot: None }
 }
 
-/// How content can replace a member of that union: as its member `base64`, whose shape names the
-/// media types.
+/// The slot for content in a union. The union needs a member `base64`, whose shape lists the media
+/// types.
 fn slot(profile: &Profile, union: &Union) -> Option<InlineSlot> {
     let Some(Rule::Pass(ValueKind { object: Some(ObjectKind::Shape(place)), .. })) =
         union.member("base64")
@@ -372,10 +402,12 @@ fn slot(profile: &Profile, union: &Union) -> Option<InlineSlot> {
     }
 }
 
-/// A JSON schema's references stay inside it: a reader that followed one would fetch.
+/// Checks that the references of a JSON schema stay inside it. A parser that followed another
+/// reference would fetch it.
 fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
     match value {
         Value::String(text) if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") => {
+            // A fragment points into the schema itself (RFC 3986, section 3.5).
             if text.starts_with('#') {
                 Ok(())
             } else {
@@ -393,22 +425,24 @@ fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> 
     }
 }
 
-/// A schema that comes as text is read as strictly as one that stands in the body.
+/// Parses a schema that comes as text as strictly as one in the body.
 fn schema_text(text: &str, path: &Path<'_>) -> Result<(), Refusal> {
     let value = json::parse(text.as_bytes(), &Limits::deep(SCHEMA_DEPTH))
         .map_err(|fault| invalid(path, &format!("must hold strict JSON: {fault}")))?;
     schema("", &value, path)
 }
 
+/// A refusal with `field-invalid`.
 fn invalid(path: &Path<'_>, what: &str) -> Refusal {
     Refusal::new(Code::FieldInvalid)
         .saying(format!("The field {path} {what}."))
         .at(path.to_string())
 }
 
-/// A value in words that repeat nothing of a prompt: the kind, and a number's own digits.
+/// A description of a value without the text of a prompt: its type, or the digits of a number.
 fn described(value: &Value<'_>) -> String {
     match value {
+        // A long number could repeat data of the prompt.
         Value::Number(text) if text.len() <= 24 => text.to_string(),
         Value::String(_) => "this string".to_owned(),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
@@ -417,13 +451,15 @@ fn described(value: &Value<'_>) -> String {
     }
 }
 
-/// What an object that reaches out names: its URL or id, else its type, else the field that it stands in.
+/// The target of an object that is an external reference: its URL or id, else its type, else the
+/// name of its field.
 fn target_of(object: &Object<'_>, path: &Path<'_>) -> String {
     let named = ["server_url", "url", "connector_id", "file_id", "id", "type", "name"];
     let text = named.iter().find_map(|key| object.get(key).and_then(Value::as_str));
     text.map_or_else(|| last_key(path), str::to_owned)
 }
 
+/// The last key of a path.
 fn last_key(path: &Path<'_>) -> String {
     match path {
         Path::Root => String::new(),
@@ -432,17 +468,19 @@ fn last_key(path: &Path<'_>) -> String {
     }
 }
 
-/// Whether [`fold`] leaves a key as it is, because that is in ASCII without capitals.
+/// Whether [`fold`] leaves a key unchanged, because it is in ASCII without capitals.
 pub(super) fn is_folded(key: &str) -> bool {
     key.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
 }
 
-/// One form for all spellings that some reader takes for the same key: case, the look-alikes that case folding maps to ASCII
-/// (long s, Kelvin sign), and full-width letters.
+/// The common form of all spellings that some parser reads as the same key. It ignores case, the
+/// characters that case folding maps to ASCII (long s, Kelvin sign), and full-width letters.
 pub(super) fn fold(key: &str) -> String {
     let narrow = |character: char| match u32::from(character) {
         code @ 0xff01..=0xff5e => char::from_u32(code - 0xfee0).unwrap_or(character),
         _ => character,
     };
+    // Uppercase first: the long s has an ASCII uppercase form. Lowercase second: the Kelvin sign
+    // has an ASCII lowercase form.
     key.chars().map(narrow).flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
 }

@@ -1,5 +1,5 @@
-//! Documents whose values can be walked over: an event, which was read once, and a whole answer, which is walked over in place because
-//! it may be long.
+//! A common interface to walk over the values of a document. An event is parsed once to a tree. A
+//! whole answer is walked over in place, because it may be long.
 
 use std::borrow::Cow;
 
@@ -10,30 +10,30 @@ use super::unreadable::Unreadable;
 
 /// A document whose values can be walked over.
 pub(super) trait Values<'j> {
-    /// One of its values.
+    /// The type that refers to one value.
     type Value: Copy;
 
-    /// The bytes that a value is written with; white space may follow a number or word.
+    /// The bytes of a value as written. White space may follow a number or word.
     fn raw(&self, value: Self::Value) -> &'j [u8];
 
-    /// Walks over the members of an object, by their names as they are written, and gives how many bytes the object has; `None` where it is
-    /// no object as far as structure goes.
+    /// Calls `visit` for each member of an object, with its name as written. Returns the length of
+    /// the object in bytes; `None` if its structure is no object.
     fn members(
         &self,
         object: Self::Value,
         visit: impl FnMut(&'j [u8], Self::Value),
     ) -> Option<usize>;
 
-    /// Walks over the items of an array; `None` where it is no array as far as structure goes.
+    /// Calls `visit` for each item of an array; `None` if its structure is no array.
     fn items(&self, array: Self::Value, visit: impl FnMut(Self::Value)) -> Option<()>;
 
     /// The text of a string.
     ///
     /// # Errors
-    /// When the string is not JSON.
+    /// When the string is invalid JSON.
     fn text(&self, string: Self::Value) -> Result<Cow<'_, str>, Unreadable>;
 
-    /// Whether all of the document is UTF-8.
+    /// Whether the whole document is UTF-8.
     fn is_utf8(&self) -> bool;
 }
 

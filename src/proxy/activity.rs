@@ -1,4 +1,5 @@
-//! What goes on on one caller's connection: shared by its reader and writer, its requests and its timers.
+//! The activity of one caller's connection. The connection's tasks, its requests and its timers
+//! share it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,64 +8,69 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The state of one connection.
+/// Counters and times of one connection. Requests update them; the timers of the connection read
+/// them.
 pub struct Activity {
     state: Mutex<ActivityState>,
     written: Arc<DeliveredBytes>,
     began: Instant,
-    /// Answers, or parts of them, that are ready and that the caller has not taken.
+    /// Answers, or parts of them, that are ready and that the caller has not taken yet.
     owed: AtomicUsize,
-    /// When the caller last took something, or was first owed something: milliseconds since `began`.
+    /// When the caller last took bytes, or when the first bytes became ready for it. In
+    /// milliseconds since `began`.
     moved_ms: AtomicU64,
 }
 
-/// Bytes that a caller took: those of a connection over HTTP/1.1, those of one stream over HTTP/2.
+/// Bytes that a caller has taken: of the whole connection over HTTP/1.1, of one stream over HTTP/2.
 #[derive(Default)]
 pub struct DeliveredBytes(AtomicU64);
 
 impl DeliveredBytes {
-    /// Counts further ones.
+    /// Adds `bytes` to the count.
     pub fn add(&self, bytes: usize) {
         self.0.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// How many so far.
+    /// The count so far.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
+/// The part of [`Activity`] that changes under one lock.
 struct ActivityState {
-    /// Requests that are at work, until the caller's socket has taken the last byte of their answer.
+    /// Open requests. A request is open until the caller's socket has taken the last byte of its
+    /// answer.
     requests: usize,
-    /// Those of them whose answer is not all there yet.
+    /// Open requests whose answer is not complete yet.
     unanswered: usize,
-    /// When the last of the requests ended, or the connection began.
+    /// When the last open request ended, or the connection began.
     quiet_since: Instant,
-    /// When the last of the unanswered was answered.
+    /// When the last unanswered request got its complete answer.
     answered_since: Instant,
-    /// Whether the socket takes nothing at the moment.
+    /// Whether the socket accepts no bytes at the moment.
     is_blocked: bool,
-    /// Whether the newest request's version knows interim answers (HTTP/1.1).
+    /// Whether the version of the newest request has interim answers (HTTP/1.1).
     takes_interim: bool,
-    /// Whether the caller has closed its side while a request was at work.
+    /// Whether the caller has closed its sending side while a request was open.
     is_half_closed: bool,
-    /// The connection's task, where it waits for the end of a request.
+    /// The task of the connection, if it waits for the end of a request.
     waiting: Option<Waker>,
 }
 
-/// A request at work; its end is noted when this is dropped.
+/// An open request. Dropping this value records its end.
 pub struct Busy(Arc<Activity>);
 
-/// A request whose answer is not all there yet.
+/// A request whose answer is not complete yet. Dropping this value records that it is complete.
 pub struct Unanswered(Arc<Activity>);
 
-/// Something that is ready for the caller and that it has not taken.
+/// Bytes that are ready for the caller and that it has not taken. Dropping this value records that
+/// it took them.
 pub struct Owed(Arc<Activity>);
 
 impl Activity {
-    /// A connection without requests.
+    /// The activity of a connection without requests.
     #[must_use]
     pub fn new() -> Self {
         let now = Instant::now();
@@ -82,11 +88,13 @@ impl Activity {
         Self { state: Mutex::new(state), written: Arc::default(), began: now, owed, moved_ms }
     }
 
+    /// The locked state. A panic in another holder leaves only counters, so a poisoned lock is
+    /// usable.
     fn lock(&self) -> MutexGuard<'_, ActivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request; `takes_interim` where its caller knows interim answers.
+    /// Records a new request. `takes_interim` is true if its caller understands interim answers.
     #[must_use]
     pub fn begin(self: &Arc<Self>, takes_interim: bool) -> Busy {
         let mut state = self.lock();
@@ -95,77 +103,84 @@ impl Activity {
         Busy(Arc::clone(self))
     }
 
-    /// How long nothing has been at work and nothing was written; none while something is.
+    /// How long the connection has been idle: no open request and no blocked write. None if it is
+    /// active.
     #[must_use]
     pub fn quiet_for(&self) -> Option<Duration> {
         let state = self.lock();
+        // A blocked write means that the caller still has to read bytes, so the connection is in
+        // use.
         (state.requests == 0 && !state.is_blocked).then(|| state.quiet_since.elapsed())
     }
 
-    /// How long all that is left to do has been the caller's: to read answers that are there; none while one is not.
+    /// How long all answers have been complete, so that only the caller has work left: to read
+    /// them. None while an answer is incomplete.
     #[must_use]
     pub fn answered_for(&self) -> Option<Duration> {
         let state = self.lock();
         (state.unanswered == 0).then(|| state.answered_since.elapsed())
     }
 
-    /// How long the caller has taken nothing of what is ready for it; none where nothing is.
+    /// How long the caller has left ready bytes untaken. None if no bytes are ready.
     #[must_use]
     pub fn stuck_for(&self) -> Option<Duration> {
         let moved = self.began + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
         (self.owed.load(Ordering::Relaxed) > 0).then(|| moved.elapsed())
     }
 
-    /// Notes that the caller took something.
+    /// Records that the caller took bytes now.
     fn moved(&self) {
         let now = self.began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
         self.moved_ms.store(now, Ordering::Relaxed);
     }
 
-    /// Notes whether the socket takes nothing at the moment.
+    /// Records whether the socket accepts no bytes at the moment.
     pub fn blocked(&self, is_blocked: bool) {
         let mut state = self.lock();
+        // The idle time starts when the socket accepts bytes again, because a blocked write is
+        // activity.
         if state.is_blocked && !is_blocked {
             state.quiet_since = Instant::now();
         }
         state.is_blocked = is_blocked;
     }
 
-    /// True while a request is at work; then the task of `cx` is woken when it ends.
+    /// True while a request is open. In that case the task of `cx` is woken when the last one ends.
     pub fn is_busy(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
         if state.requests == 0 {
             return false;
         }
+        // Cloned only if needed: this runs on each poll.
         if !state.waiting.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             state.waiting = Some(cx.waker().clone());
         }
         true
     }
 
-    /// Whether the caller knows interim answers (RFC 9110 section 15.2).
+    /// Whether the caller understands interim answers (RFC 9110 section 15.2).
     #[must_use]
     pub fn takes_interim(&self) -> bool {
         self.lock().takes_interim
     }
 
-    /// Notes that the caller has closed its side and may still read.
+    /// Records that the caller has closed its sending side and may still read.
     pub fn half_close(&self) {
         self.lock().is_half_closed = true;
     }
 
-    /// Whether the caller has closed its side and may still read.
+    /// Whether the caller has closed its sending side and may still read.
     #[must_use]
     pub fn is_half_closed(&self) -> bool {
         self.lock().is_half_closed
     }
 
-    /// Counts bytes that the caller's socket took.
+    /// Counts bytes that the caller's socket accepted.
     pub fn wrote(&self, bytes: usize) {
         self.written.add(bytes);
     }
 
-    /// The bytes that the caller's socket took.
+    /// The counter of bytes that the caller's socket accepted.
     #[must_use]
     pub fn written(&self) -> Arc<DeliveredBytes> {
         Arc::clone(&self.written)
@@ -173,22 +188,23 @@ impl Activity {
 }
 
 impl Busy {
-    /// Whether the caller has closed its side and may still read.
+    /// Whether the caller has closed its sending side and may still read.
     #[must_use]
     pub fn is_half_closed(&self) -> bool {
         self.0.is_half_closed()
     }
 
-    /// Notes that the answer is not all there yet, until that is dropped.
+    /// Records that the answer is incomplete, until the returned value is dropped.
     #[must_use]
     pub fn unanswered(&self) -> Unanswered {
         self.0.lock().unanswered += 1;
         Unanswered(Arc::clone(&self.0))
     }
 
-    /// Notes that something is ready for the caller, until that is dropped.
+    /// Records that bytes are ready for the caller, until the returned value is dropped.
     #[must_use]
     pub fn owes(&self) -> Owed {
+        // Before the first ready bytes the caller had no bytes to take: its time starts now.
         if self.0.owed.fetch_add(1, Ordering::Relaxed) == 0 {
             self.0.moved();
         }
@@ -197,7 +213,7 @@ impl Busy {
 }
 
 impl Owed {
-    /// Notes that the caller took some of it.
+    /// Records that the caller took some of the bytes.
     pub fn moved(&self) {
         self.0.moved();
     }
@@ -230,6 +246,7 @@ impl Drop for Busy {
         state.requests -= 1;
         if state.requests == 0 {
             state.quiet_since = Instant::now();
+            // The end of the stream that was hidden during the request may be seen now.
             if let Some(waiting) = state.waiting.take() {
                 waiting.wake();
             }

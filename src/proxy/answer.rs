@@ -1,4 +1,4 @@
-//! Answers with a body, whole or streamed, and what must live until they are delivered.
+//! Answers with a body, complete or streamed, and the values that must live until delivery ends.
 
 use std::sync::Arc;
 
@@ -30,26 +30,29 @@ use crate::proxy::{EVENTS, Gateway, JSON};
 use crate::refusal::{Code, Refusal};
 use crate::token::Names;
 
-/// Bytes of an answer from which on it is looked through beside the threads that serve others.
+/// Answers longer than this are parsed on a blocking thread, so that other requests do not wait (64
+/// KiB).
 const BESIDE_MIN: usize = 64 << 10;
 
-/// An answer that is ready but for the names of its request and its records.
+/// An answer that is complete except for the names of its request and its records.
 pub(super) enum Answer {
     /// All bytes at once.
     Whole(ResponseParts, Bytes),
-    /// What is no decision about anyone and has no entry: public keys, receipts. Its media type.
+    /// An answer that has no record, because it is no decision about a caller: public keys,
+    /// receipts. With its media type.
     Public(Bytes, &'static str),
     /// A stream.
     Stream(ResponseParts, Box<Stream>),
 }
 
-/// A stream before it has begun.
+/// A stream that has not begun.
 pub(super) struct Stream {
     pub(super) source: StreamSource,
     pub(super) watch: RevocationWatcher,
 }
 
-/// Bytes of an answer until the connection has written them. Only then the caller's slots and the room are given back.
+/// Bytes of an answer until the connection has written them. Only then are the caller's slots and
+/// the buffer room released.
 struct Delivered {
     bytes: Bytes,
     _occupied: Occupied,
@@ -61,17 +64,17 @@ impl AsRef<[u8]> for Delivered {
     }
 }
 
-/// A request that is refused after all, and the reason.
+/// A request that is refused after its answer was ready, and the reason.
 pub(super) struct Failed {
     pub(super) refusal: Refusal,
     pub(super) exchange: Box<Exchange>,
 }
 
 impl Answer {
-    /// The response. A whole answer is given once its outcome is durable.
+    /// Makes the response. A complete answer is sent only after its outcome is durable.
     ///
     /// # Errors
-    /// When that cannot be recorded.
+    /// If the outcome cannot be recorded.
     pub(super) async fn respond(
         self,
         mut exchange: Box<Exchange>,
@@ -81,6 +84,7 @@ impl Answer {
                 let mut open = exchange.open().map_err(no_entry)?;
                 open.done();
                 open.deliver(&bytes);
+                // The record's name is copied here, because closing the request consumes `open`.
                 let record = open.record().to_owned();
                 let (closing, mut exchange) = open.close();
                 let recorded = match closing.await {
@@ -107,12 +111,17 @@ impl Answer {
     }
 }
 
+/// The failure of an answer that needs a record while the exchange has no admission. It is a bug.
 fn no_entry(exchange: Box<Exchange>) -> Failed {
     Failed { refusal: Refusal::new(Code::Internal).because("an answer without an entry"), exchange }
 }
 
 impl Gateway {
-    /// Asks the upstream and hands its answer on.
+    /// Sends the call to an upstream and makes the caller's answer from the upstream's answer.
+    ///
+    /// # Errors
+    /// Why the upstream has not answered, why its answer is invalid, or why the caller may not act
+    /// any more.
     pub(super) async fn call(
         &self,
         committed: Committed<Call>,
@@ -144,17 +153,20 @@ impl Gateway {
             );
             return Ok(Answer::Stream(parts, Box::new(Stream { source, watch })));
         }
+        // The bound that follows from the request applies within the configured one.
         let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
         let collected = collect(body, Room::of(&self.buffers), (bytes_max, exchange.times()));
         let (bytes, room) = tokio::select! {
             whole = collected => whole?,
             refusal = watch.revoked() => return Err(refusal),
         };
+        // The server has finished: its slot is free before the answer is filtered and delivered.
         exchange.occupied.server = Permit::default();
         exchange.occupied.room = Some(room);
         exchange.first_byte();
         let length = bytes.len();
-        // Some servers stream whatever is asked.
+        // Some servers stream although the request did not want it. Their events are joined to one
+        // answer.
         let joins = matches!(head.heard, AnswerForm::Events);
         let content_type = if joins { HeaderValue::from_static(JSON) } else { parts.content_type };
         let parts = ResponseParts { content_type, ..parts };
@@ -165,10 +177,14 @@ impl Gateway {
         };
         let (heard, bytes) = beside(length, exchange, work).await?.map_err(unlike)?;
         exchange.heard(heard);
+        // The bound is in bytes of text. The server itself reports the token count, so that count
+        // is no bound.
         if heard.text > extent.text {
             return Err(Refusal::new(Code::UpstreamEndless)
                 .because(format_args!("{} bytes of text", heard.text)));
         }
+        // A server that does not stream answers a stream request with one document. Errors stay
+        // documents.
         if call.stream && parts.status < 300 {
             let filter = StreamFilter::new(operation, call.usage_asked, filter).redacting(redactor);
             let pieces = as_events(operation, bytes, filter, exchange).await?;
@@ -183,7 +199,8 @@ impl Gateway {
     }
 }
 
-/// A whole answer as the stream that was asked for, the last event first: some servers never stream.
+/// Converts a complete answer to the stream that the caller requested: some servers never stream.
+/// The last event is first in the result.
 async fn as_events(
     operation: Operation,
     answer: Bytes,
@@ -201,14 +218,16 @@ async fn as_events(
     Ok(pieces)
 }
 
-/// An answer that cannot be had in the form that was asked for.
+/// The refusal for an answer that cannot be converted to the requested form.
 fn unlike(why: convert::Unlike) -> Refusal {
     let code = if why == convert::Unlike::Cut { Code::Truncated } else { Code::UpstreamInvalid };
     Refusal::new(code).because(why)
 }
 
-/// Does work on so many bytes. On many it is done on a thread of its own. What the exchange occupies belongs to the work until
-/// it is done: the work goes on where the caller leaves.
+/// Runs work on an answer of `bytes` bytes; above [`BESIDE_MIN`] on a blocking thread.
+///
+/// The work holds the slots and the room of the exchange until it is done, because it continues if
+/// the caller leaves.
 async fn beside<T: Send + 'static>(
     bytes: usize,
     exchange: &mut Exchange,
@@ -217,6 +236,8 @@ async fn beside<T: Send + 'static>(
     if bytes <= BESIDE_MIN {
         return Ok(work());
     }
+    // Moved into the closure: a caller that cancels must not free its slots while the work still
+    // runs.
     let occupied = std::mem::take(&mut exchange.occupied);
     let done = tokio::task::spawn_blocking(move || (work(), occupied)).await;
     let (done, occupied) = done.map_err(|why| Refusal::new(Code::Internal).because(why))?;
@@ -224,7 +245,7 @@ async fn beside<T: Send + 'static>(
     Ok(done)
 }
 
-/// A whole answer, its texts filtered.
+/// A complete answer with its texts filtered.
 async fn filtered(
     bytes: Bytes,
     status: u16,
@@ -244,11 +265,15 @@ async fn filtered(
     looked
 }
 
+/// Applies the response filters to the tool calls and the texts of a complete answer. Findings are
+/// returned even with a refusal, because they are recorded.
 fn looked_through(bytes: Bytes, mut filter: ResponseFilters) -> (Result<Bytes, Refusal>, Findings) {
     let called = tools::whole(&bytes, &mut filter);
     let changed = response_text::whole(&bytes, &mut filter);
     let findings = filter.into_parts().0.into_findings();
     let invalid = |fault| Refusal::new(Code::UpstreamInvalid).because(fault);
+    // A finding that refuses the answer comes before a fault of its form: it is the more exact
+    // reason.
     let looked = findings.passes().and_then(|()| {
         called.map_err(invalid)?;
         Ok(changed.map_err(invalid)?.map_or(bytes, Bytes::from))
@@ -256,9 +281,13 @@ fn looked_through(bytes: Bytes, mut filter: ResponseFilters) -> (Result<Bytes, R
     (looked, findings)
 }
 
-/// The pieces of a stream behind its filter, and what that has found.
+/// The pieces of a stream after its filter, and the filter with its findings.
 type Through = (Vec<Vec<u8>>, StreamFilter<ResponseFilters>);
 
+/// Filters the pieces of a stream.
+///
+/// # Errors
+/// `upstream-invalid` if a piece cannot be parsed.
 fn through(
     pieces: Vec<Vec<u8>>,
     mut filter: StreamFilter<ResponseFilters>,
@@ -274,19 +303,20 @@ fn through(
     Ok((passed, filter))
 }
 
+/// Records what the filter found, then checks whether the findings allow the answer.
 fn noted((passed, filter): Through, exchange: &mut Exchange) -> Result<Vec<Vec<u8>>, Refusal> {
     exchange.heard(filter.heard());
     exchange.found(filter.filters().first().findings());
     filter.filters().first().findings().passes().map(|()| passed)
 }
 
-/// The names of a list, where there is one.
+/// The names of a list, if the list is set.
 fn names(list: Option<&Names>) -> Option<Vec<&str>> {
     list.map(|list| list.iter().collect())
 }
 
-/// What the presented token allows: who acts for whom, until when, with which scopes, models and limits, and what is left of
-/// the tightest rate. Limits that are not set are null.
+/// The body of `/v1/me`: what the presented token allows. It contains the agent, principal, expiry,
+/// scopes, models, limits and the headroom of the tightest rate. Limits that are not set are null.
 pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
     let caller = routed.paced().caller();
     let (verified, class) = (&caller.token().verified, caller.class());
@@ -308,6 +338,7 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
             })
         })
         .collect();
+    // The root token comes first in the answer; the chain is iterated from its last token.
     tokens.reverse();
     let usable = caller.tables().models().filter(|(name, served)| may_use(caller, name, served));
     let left = headroom.map(|left| {
@@ -352,7 +383,7 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
     about.to_string().into_bytes()
 }
 
-/// What the token leaves of the operator's lists, by use.
+/// What the token leaves of the operator's egress lists, by use.
 fn egress(caller: &Authenticated) -> serde_json::Value {
     let token_restrictions = token_restrictions(&caller.token().verified);
     let policy = &caller.tables().policy;
@@ -364,7 +395,10 @@ fn egress(caller: &Authenticated) -> serde_json::Value {
     serde_json::Value::Object(Use::ALL.iter().map(left).collect())
 }
 
-/// The models that the token may use, or one of them.
+/// The models that the token may use, or one of them, as the body of a models answer.
+///
+/// # Errors
+/// If the requested model does not exist, or the token may not use it. Both give the same refusal.
 pub(super) fn list(
     routed: &Routed,
     one: Option<&str>,

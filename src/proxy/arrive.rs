@@ -1,4 +1,5 @@
-//! From a connection to a caller who may ask: framing, credential, status and rate. Then the request goes its way.
+//! The first part of a request: framing, credential, status and rate. After it the caller is
+//! authenticated and within its rates.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::proxy::watch::RevocationWatcher;
 use crate::proxy::{Gateway, Origin, buffer, receipts, respond};
 use crate::refusal::Code;
 
-/// A caller that may ask, and the watch over its status.
+/// An authenticated caller within its rates, and the watcher of its status.
 struct Arrived {
     paced: Paced,
     watch: RevocationWatcher,
@@ -41,7 +42,8 @@ impl Gateway {
         let (parts, mut body) = request.into_parts();
         let alone = parts.method == Method::HEAD;
         let over_http1 = parts.version <= http::Version::HTTP_11;
-        // A caller that waits for 100 Continue has sent nothing yet, and is not asked to for nothing (RFC 9110 section 10.1.1).
+        // A caller that waits for 100 Continue has sent no body yet. Reading it here would request
+        // it without use (RFC 9110 section 10.1.1).
         let expects = parts.headers.contains_key(EXPECT);
         let answer =
             self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut exchange).await;
@@ -56,12 +58,14 @@ impl Gateway {
         let mut response = match answered {
             Ok(response) => response,
             Err((refused, exchange)) => {
-                // RFC 9112 section 6.1: close after a message whose framing could have been understood in two ways.
+                // RFC 9112 section 6.1: close after a message whose framing two parsers could read
+                // differently (request smuggling).
                 close = over_http1 && refused.refusal.code == Code::FramingInvalid;
                 Box::pin(self.refuse(refused, exchange, origin.peer)).await
             }
         };
-        // Section 9.6: what is not read of a request ends its connection, and its caller is told.
+        // RFC 9112 section 9.6: unread bytes of a request end its connection, and `Connection:
+        // close` announces it.
         close |=
             over_http1 && !(body.is_end_stream() || !expects && buffer::spent(&mut body).await);
         if close {
@@ -70,7 +74,7 @@ impl Gateway {
         if alone { respond::headers_alone(response) } else { response }
     }
 
-    /// The steps of a request. Each step takes what the one before proved.
+    /// The steps of a request. Each step takes the proof that the step before it made.
     async fn answer(
         &self,
         request: Request<()>,
@@ -78,9 +82,11 @@ impl Gateway {
         origin: &Origin,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refused> {
+        // Framing comes first: until it is valid, the end of this request is uncertain.
         framing(&request, origin.framing)?;
         let (parts, ()) = request.into_parts();
         let target = RequestTarget::read(&parts.uri)?;
+        // Public pages need no credential, so they come before authentication.
         if let Some(public) = Public::of(&parts.method, target.path(), &exchange.config) {
             return Box::pin(self.public(public, &parts.headers, origin.peer, exchange)).await;
         }
@@ -96,6 +102,9 @@ impl Gateway {
     }
 
     /// Authenticates the caller, and counts the request against its rates.
+    ///
+    /// # Errors
+    /// Why the credential is refused, or which rate is exceeded.
     fn arrive(
         &self,
         parts: &Parts,
@@ -112,10 +121,14 @@ impl Gateway {
         let watch = RevocationWatcher::new(books, Arc::clone(caller.token()), changes);
         let paced = pace(caller, &self.limiter)
             .map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
+        // A refusal of the stage `routed` comes after authentication: the caller is known, so it is
+        // recorded.
         readable(&parts.method, target.path(), &exchange.config)?;
         Ok(Arrived { paced, watch })
     }
 
+    /// Verifies the credential. On a refusal the exchange still gets the caller's names, for the
+    /// record.
     fn authenticate(
         &self,
         credential: &Credential<'_>,
@@ -140,7 +153,7 @@ impl Gateway {
     }
 }
 
-/// The shape of errors for the caller that sent `request`.
+/// The dialect of errors for the caller that sent `request`.
 pub(super) fn dialect<B>(request: &Request<B>) -> Dialect {
     let anthropic = request.uri().path().starts_with("/v1/messages")
         || request.headers().contains_key("anthropic-version");

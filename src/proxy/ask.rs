@@ -1,4 +1,5 @@
-//! Which of a route's servers is asked, and which next where one surely did not run the request.
+//! Chooses which upstream of a route gets a call, and which is next if one certainly did not run
+//! it.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -22,19 +23,21 @@ use crate::proxy::pool::Arriving;
 use crate::proxy::watch::{Fresh, RevocationWatcher};
 use crate::refusal::{Code, Refusal};
 
-/// What came of asking one server.
+/// The result of one upstream's attempt.
 enum Attempt {
-    /// It answered.
+    /// The upstream answered.
     Answered(Response<Arriving>),
-    /// It surely did not run the request, and says so with this answer: 503 with Retry-After (RFC 9110 section 15.6.4).
+    /// It certainly did not run the request, and reports that with this answer: 503 with
+    /// Retry-After (RFC 9110 section 15.6.4).
     Declined(Response<Arriving>),
-    /// It surely did not run the request: not all of it was written.
+    /// It certainly did not run the request: the gateway did not write all of it.
     Unsent(Refusal),
-    /// It could not be asked at all.
+    /// No connection to it was possible.
     Unreached(Refusal),
 }
 
-/// An answer that goes to the caller only if no other server takes the request, and whose it is.
+/// An answer that the caller gets only if no other upstream takes the request, with the upstream
+/// that gave it.
 struct KeptAnswer {
     response: Response<Arriving>,
     upstream: Arc<Upstream>,
@@ -43,14 +46,18 @@ struct KeptAnswer {
 }
 
 impl Gateway {
-    /// Sends the call to the upstream that it was written for or, where that surely did not run it, to the next of the route with
-    /// the same profile: past those that cannot be reached, and once past one that took a part of it or declined it. Upstreams
-    /// that are down come last.
+    /// Sends the call to the upstream that it was written for. If that one certainly did not run
+    /// it, the call goes to the next upstream of the route with the same profile.
     ///
-    /// Before each of them the caller's standing is checked, and while one is asked it is watched.
+    /// Any number of unreachable upstreams are skipped. Only one upstream that took a part of the
+    /// call, or declined it, is skipped. Upstreams that are down come last. The request already has
+    /// a slot at the upstream that it was written for; each other one needs a new slot.
+    ///
+    /// The caller's status is checked before each attempt and watched during it, so that a revoked
+    /// caller reaches no further upstream.
     ///
     /// # Errors
-    /// Why the last of them has not answered, or why the caller may not act any more.
+    /// Why the last upstream has not answered, or why the caller may not act any more.
     pub(super) async fn ask(
         &self,
         committed: &Committed<Call>,
@@ -67,6 +74,7 @@ impl Gateway {
         let mut kept: Option<KeptAnswer> = None;
         let mut moved = false;
         exchange.forwarded();
+        // `resort` marks an upstream that is down: it is tried again after all others.
         while let Some((upstream, resort)) = next.pop_front() {
             if !resort && !next.is_empty() && !health.begin(&upstream.name) {
                 next.push_back((upstream, true));
@@ -75,14 +83,13 @@ impl Gateway {
             let Some(remote) = exchange.config.upstreams.get(&upstream.name).cloned() else {
                 continue;
             };
-            // Asked for again: the record was written in between, and another server has weights of its own.
+            // Checked again: time has passed, and each server has its own weights.
             let Some(digest) = self.weights.passing(&call.candidates.model().name, &upstream.name)
             else {
                 last = model_changed(&call.candidates.model().name);
                 continue;
             };
             exchange.tried(last.detail.take());
-            // The request has a place at the upstream that it was written for.
             let mut place = None;
             if !Arc::ptr_eq(upstream, &call.upstream) {
                 match self.place_elsewhere(upstream, call) {
@@ -129,19 +136,20 @@ impl Gateway {
         Ok(give(kept, exchange))
     }
 
-    /// A place at another upstream of the route, and at its server.
+    /// Takes a slot at another upstream of the route, and at its server.
     ///
     /// # Errors
-    /// If other requests wait for a place there, or the server has none.
+    /// If other requests wait for a slot there, or the server has no free slot.
     fn place_elsewhere(&self, upstream: &Arc<Upstream>, call: &Call) -> Result<Permit, Refusal> {
-        // Requests that wait there go first.
+        // The requests that wait at that upstream have priority.
         let Some(taken) = self.slots.take(upstream, &call.holder) else {
             return Err(full(upstream, "requests wait there"));
         };
         enter_server(&self.limiter, upstream, taken)
     }
 
-    /// Asks one server, and notes how it stands. Not an `async fn`: the proof is used up before the first wait.
+    /// Sends the call to one upstream and records its health. Not an `async fn`: the proof `fresh`
+    /// is consumed before the first await.
     fn ask_one<'s>(
         &'s self,
         fresh: Fresh,
@@ -155,6 +163,11 @@ impl Gateway {
         async move { self.asked(&remote.name, exchange, sending?).await }
     }
 
+    /// Waits for the head of the upstream's answer, at most `timeouts.first_byte`, and updates the
+    /// upstream's health.
+    ///
+    /// # Errors
+    /// A refusal where the upstream may have run the request, so that no other upstream gets it.
     async fn asked(
         &self,
         upstream: &str,
@@ -177,6 +190,8 @@ impl Gateway {
                             health.failed(upstream),
                             format_args!("it answers {status}"),
                         );
+                        // Without Retry-After a 503 gives no assurance that the request did not
+                        // run.
                         let declined = status == 503 && declined;
                         return Ok(if declined {
                             Attempt::Declined(response)
@@ -205,11 +220,13 @@ impl Gateway {
         asked.map(Attempt::Unsent)
     }
 
-    /// Says that an upstream has come up or gone down, where `news` says so, and why.
+    /// Logs that an upstream has come up or gone down, with the cause. `news` is none if its state
+    /// is the same.
     pub fn changed(&self, upstream: &str, news: Option<bool>, cause: impl std::fmt::Display) {
         if let Some(up) = news {
             let cause = cause.to_string();
-            // A certificate's fault, for example, lists names that the server has chosen.
+            // A certificate's fault, for example, lists names that the server has chosen. They
+            // could contain a credential.
             let cause = self.config.load().redactor.text(&cause).unwrap_or(cause);
             self.metrics.upstream_up(upstream, up);
             tracing::warn!(upstream, up, %cause, "upstream changed");
@@ -217,7 +234,7 @@ impl Gateway {
     }
 }
 
-/// The answer that was kept, its server named again.
+/// Returns the kept answer, and names its upstream in the record again.
 fn give(kept: KeptAnswer, exchange: &mut Exchange) -> Response<Arriving> {
     name_server(exchange, &kept.upstream, &kept.digest);
     if let Some(place) = kept.place {
@@ -226,11 +243,12 @@ fn give(kept: KeptAnswer, exchange: &mut Exchange) -> Response<Arriving> {
     kept.response
 }
 
+/// Joins a slot to the permit that the exchange holds for the server.
 fn add(server: &mut Permit, place: Permit) {
     *server = place.with(std::mem::take(server));
 }
 
-/// Notes which server is asked, and with which weights, for the record.
+/// Sets the upstream and its weights digest for the record.
 fn name_server(exchange: &mut Exchange, upstream: &Upstream, digest: &Arc<ModelDigest>) {
     exchange.upstream = Some(upstream.server.clone());
     exchange.model_digest = Some(Arc::clone(digest));

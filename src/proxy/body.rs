@@ -1,4 +1,4 @@
-//! The bodies of our answers: a whole one, or a stream that carries what must live as long as the work does.
+//! The bodies of answers: complete, streamed, or forwarded from the process that has taken over.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -15,41 +15,47 @@ use crate::proxy::stream::Relay;
 /// The body of an answer. Only the modules of this folder make one.
 pub struct Body(BodyKind);
 
+/// The kinds of a [`Body`].
 enum BodyKind {
     /// All bytes at once.
     Whole(Bytes),
     /// A stream.
     Relay(Box<Relay>),
-    /// An answer of the process that has taken over, and the event that ends a stream of it which that process does not end.
+    /// An answer of the process that has taken over. The event ends the caller's stream if that
+    /// process breaks it off.
     Elsewhere(Box<Incoming>, Option<Bytes>),
 }
 
 impl Body {
+    /// A complete body.
     pub(super) const fn whole(bytes: Bytes) -> Self {
         Self(BodyKind::Whole(bytes))
     }
 
+    /// A stream of this process.
     pub(super) fn relay(relay: Relay) -> Self {
         Self(BodyKind::Relay(Box::new(relay)))
     }
 
+    /// An answer of the process that has taken over; `broken` is the event for a stream that breaks
+    /// off.
     pub(super) fn elsewhere(body: Incoming, broken: Option<Bytes>) -> Self {
         Self(BodyKind::Elsewhere(Box::new(body), broken))
     }
 
-    /// Whether all its bytes are there.
+    /// Whether the body is complete in memory.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
         matches!(self.0, BodyKind::Whole(_))
     }
 
-    /// Whether it is a stream of this process.
+    /// Whether the body is a stream of this process.
     #[must_use]
     pub const fn is_relay(&self) -> bool {
         matches!(self.0, BodyKind::Relay(_))
     }
 
-    /// The bytes of a whole body; none of a stream.
+    /// The bytes of a complete body; empty for a stream.
     pub(super) fn into_bytes(self) -> Bytes {
         match self.0 {
             BodyKind::Whole(bytes) => bytes,
@@ -67,6 +73,7 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let next = match &mut self.get_mut().0 {
+            // The second poll of a whole body finds it empty and ends the body.
             BodyKind::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             BodyKind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes))),
             BodyKind::Relay(relay) => relay.poll(cx),
@@ -82,24 +89,26 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             BodyKind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // The length of a stream is unknown, so that HTTP/1.1 sends it in chunks.
             BodyKind::Relay(_) => SizeHint::default(),
             BodyKind::Elsewhere(body, _) => body.size_hint(),
         }
     }
 }
 
-/// Bytes on their way to a caller, counted as its connection takes them. Over HTTP/2 that is when the stream's flow-control
-/// window (RFC 9113 section 5.2) has room for them, so that it tells how the reader of this one stream gets on.
+/// Bytes for a caller, counted when its connection takes them. Over HTTP/2 the connection takes
+/// them when the stream's flow-control window has room (RFC 9113 section 5.2). The count therefore
+/// shows how fast the client reads this one stream.
 pub struct Outgoing {
     bytes: Bytes,
     taken: Option<Arc<DeliveredBytes>>,
     owed: Owed,
-    /// The request is at work until its last bytes are taken.
+    /// Keeps the request open until its last bytes are taken.
     _busy: Arc<Busy>,
 }
 
 impl Outgoing {
-    /// Bytes of a request's answer, which are counted by `taken`, where there is one.
+    /// Bytes of a request's answer. The counter `taken` counts them, if it is set.
     #[must_use]
     pub fn new(bytes: Bytes, taken: Option<Arc<DeliveredBytes>>, busy: &Arc<Busy>) -> Self {
         Self { bytes, taken, owed: busy.owes(), _busy: Arc::clone(busy) }
@@ -124,7 +133,8 @@ impl Buf for Outgoing {
     }
 }
 
-/// The next bytes of another process's answer. One that breaks ends with the event; what has a length shows by that.
+/// The next bytes of another process's answer. If that answer breaks off, the event ends it. With a
+/// content length no event is needed: the missing bytes show the fault.
 fn elsewhere(
     body: &mut Incoming,
     broken: &mut Option<Bytes>,
@@ -134,6 +144,7 @@ fn elsewhere(
         return Poll::Ready(match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => Some(data),
+                // Trailers are dropped: answers of the gateway have none.
                 Err(_) => continue,
             },
             Some(Err(_)) => broken.take(),

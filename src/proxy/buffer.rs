@@ -1,4 +1,5 @@
-//! Bodies held in memory: read with a limit on each, a limit on all together, and a limit on silence.
+//! Request and answer bodies in memory, with a limit on each, a limit on all together, and a limit
+//! on silence.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use hyper::body::Incoming;
 use crate::proxy::times::Times;
 use crate::refusal::{Code, Refusal};
 
-/// The bytes of all bodies held at once.
+/// The memory that all buffered bodies may use together, in bytes.
 pub struct Buffers {
     used: AtomicU64,
     max: u64,
@@ -27,6 +28,10 @@ impl Buffers {
         Self { used: AtomicU64::new(0), max }
     }
 
+    /// Takes `bytes` of the shared room.
+    ///
+    /// # Errors
+    /// `body-memory`, with a retry after 1 s, if the room is used up.
     fn take(&self, bytes: u64) -> Result<(), Refusal> {
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= self.max)
@@ -35,14 +40,14 @@ impl Buffers {
     }
 }
 
-/// Room taken of [`Buffers`]; given back when dropped.
+/// Room taken from [`Buffers`]. Dropping it releases the room.
 pub struct Room {
     buffers: Arc<Buffers>,
     bytes: u64,
 }
 
 impl Room {
-    /// No room yet.
+    /// An empty share of `buffers`.
     #[must_use]
     pub fn of(buffers: &Arc<Buffers>) -> Self {
         Self { buffers: Arc::clone(buffers), bytes: 0 }
@@ -51,7 +56,7 @@ impl Room {
     /// Takes `bytes` more.
     ///
     /// # Errors
-    /// `body-memory`; what was taken before stays.
+    /// `body-memory`. The room taken before stays taken.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         let bytes = bytes as u64;
         self.buffers.take(bytes)?;
@@ -66,7 +71,7 @@ impl Drop for Room {
     }
 }
 
-/// A body in memory, and the room that it takes.
+/// A body in memory, and the room that it uses.
 #[derive(Default)]
 pub struct BufferedBody {
     bytes: Bytes,
@@ -80,19 +85,23 @@ impl BufferedBody {
         &self.bytes
     }
 
-    /// Gives the bytes up, and keeps the room.
+    /// Drops the bytes and returns the room.
     #[must_use]
     pub fn into_room(self) -> Option<Room> {
         self.room
     }
 }
 
-/// Bytes that are read of a body that nobody wanted, so that its connection can go on.
+/// Bytes that the gateway reads of an unused body, so that its connection stays usable (64 KiB).
 const REST_MAX: usize = 64 << 10;
-/// How long they are waited for.
+/// How long it waits for those bytes.
 const REST_TIME: Duration = Duration::from_millis(100);
 
-/// Asks whether the headers announce a body that is read here: JSON, as it is.
+/// Checks that the headers announce a body that the gateway reads: JSON in UTF-8, without a content
+/// coding.
+///
+/// # Errors
+/// `body-encoded` or `content-type`.
 fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     if headers
         .get_all(CONTENT_ENCODING)
@@ -101,6 +110,7 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     {
         return Err(Code::BodyEncoded.into());
     }
+    // Two Content-Type fields are refused, because they can disagree.
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let only = types
         .next()
@@ -117,10 +127,12 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     if json && utf8 { Ok(()) } else { Err(Code::ContentType.into()) }
 }
 
-/// Reads a body of at most `max` bytes whose pieces come no more than `times.idle_max` apart, all before `times.ends`.
+/// Reads a body of at most `max` bytes. Two pieces come at most `times.idle_max` apart, and all of
+/// them before `times.ends`.
 ///
 /// # Errors
-/// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or `body-memory`.
+/// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or
+/// `body-memory`.
 pub async fn read(
     headers: HeaderMap,
     body: &mut Incoming,
@@ -128,13 +140,14 @@ pub async fn read(
     (max, times): (u64, Times),
 ) -> Result<BufferedBody, Refusal> {
     announced(&headers)?;
-    // A token and what else stood in the head is not held while the body is waited for.
+    // The head contains a token. It is not kept in memory while the body arrives.
     drop(headers);
     let too_large = || {
         Refusal::new(Code::BodyTooLarge)
             .saying(format!("The body is larger than the {max} bytes that this gateway takes."))
     };
     let size = body.size_hint();
+    // An announced length above the limit is refused before the first byte is read.
     if size.lower() > max {
         return Err(too_large());
     }
@@ -153,8 +166,10 @@ pub async fn read(
         if sum > max {
             return Err(too_large());
         }
+        // Room is taken as bytes arrive, not as announced: an announced length alone must not
+        // reserve memory.
         room.grow(data.len())?;
-        // The common body is one piece: it is kept without a copy.
+        // Most bodies are one piece: that piece is kept without a copy.
         if whole.is_empty() && first.is_empty() {
             first = data;
         } else {
@@ -168,11 +183,11 @@ pub async fn read(
     })
 }
 
-/// Takes what is left of a body that nobody wanted, where that is little and there at once; true where nothing is left.
+/// Reads the rest of an unused body, if it is short and already there. True if all of it is read.
 pub(super) async fn spent(body: &mut Incoming) -> bool {
     let mut taken = 0;
     let rest = async {
-        // A chunked body is at its end only once that was read.
+        // A chunked body reaches its end only after its last chunk was read.
         while taken <= REST_MAX && !body.is_end_stream() {
             match std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
                 Some(Ok(frame)) => taken += frame.data_ref().map_or(0, Bytes::len),

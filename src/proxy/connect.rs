@@ -1,4 +1,5 @@
-//! Dialling an upstream: TCP, TLS, a Unix socket or a pipe within the process, with a time limit.
+//! Connects to an upstream: over TCP, TLS, a Unix socket or a pipe within the process, with a time
+//! limit.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use crate::proxy::echo;
 use crate::proxy::settings::ServerAddress;
 
-/// Where and how to dial. One per upstream.
+/// Where and how to connect. One per upstream.
 #[derive(Clone)]
 pub struct Dialler {
     target: Arc<ServerAddress>,
@@ -26,7 +27,7 @@ pub struct Dialler {
 }
 
 impl Dialler {
-    /// A dialler to `target`, with TLS where the target says so.
+    /// A dialler to `target`, with TLS if the target needs it.
     #[must_use]
     pub fn new(
         target: ServerAddress,
@@ -39,15 +40,17 @@ impl Dialler {
     /// Opens a connection.
     ///
     /// # Errors
-    /// What the operating system, the resolver or the TLS handshake said, or a timeout.
+    /// The error of the operating system, the resolver or the TLS handshake, or a timeout.
     pub async fn dial(&self) -> Result<UpstreamStream, DialFault> {
         let late = "timeout: no connection within timeouts.connect";
+        // One limit for resolution, connect and handshake together.
         let Ok(opened) = tokio::time::timeout(self.timeout, self.open()).await else {
             return Err(DialFault::Unreached(io::Error::new(io::ErrorKind::TimedOut, late)));
         };
         opened
     }
 
+    /// Connects without a time limit.
     async fn open(&self) -> Result<UpstreamStream, DialFault> {
         match &*self.target {
             ServerAddress::Unix(path) => {
@@ -65,7 +68,7 @@ impl Dialler {
         }
     }
 
-    /// Whether a connection takes a file descriptor.
+    /// Whether a connection needs a file descriptor.
     #[must_use]
     pub fn opens_descriptor(&self) -> bool {
         match &*self.target {
@@ -75,31 +78,39 @@ impl Dialler {
     }
 }
 
-/// Why there is no connection.
+/// Why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub enum DialFault {
-    /// The server cannot be reached, or is not the one that was meant. A later dial shows whether that has changed.
+    /// The server cannot be reached, or is not the configured one. A later dial shows whether that
+    /// has changed.
     #[error("{0}")]
     Unreached(io::Error),
-    /// The server took the connection and ended it at once, before anything was asked. Whether that shows at the dial, in the
-    /// TLS handshake or at the first write is chance, so it is judged like a request that failed: a later dial that succeeds
-    /// does not show that the server serves.
+    /// The server accepted the connection and ended it before the gateway sent a request. By chance
+    /// this appears at the dial, in the TLS handshake or at the first write. It therefore counts as
+    /// a failed request: a later successful dial does not prove that the server serves.
     #[error("{0}")]
     Ended(io::Error),
 }
 
+/// A fault of the gateway's own, as text.
 fn unreached(why: &str) -> DialFault {
     DialFault::Unreached(io::Error::other(why))
 }
 
+/// Connects over TCP to the first address of `host` that accepts.
+///
+/// # Errors
+/// The fault of the last address, or of the name's resolution.
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialFault> {
     let named = |error: io::Error| {
         DialFault::Unreached(io::Error::new(error.kind(), format!("DNS: {error}")))
     };
+    // Only the fault of the last address is reported.
     let mut last = unreached("DNS: the name has no address");
     for address in tokio::net::lookup_host((host, port)).await.map_err(named)? {
         match TcpStream::connect(address).await {
             Ok(stream) => {
+                // Without Nagle's algorithm a small request is sent at once.
                 stream
                     .set_nodelay(true)
                     .and_then(|()| keep_alive(&stream))
@@ -112,43 +123,48 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialFault> {
     Err(last)
 }
 
-/// Milliseconds for which what was sent may be unacknowledged.
+/// How long sent bytes may stay unacknowledged, in milliseconds.
 const UNACKNOWLEDGED_MAX_MS: u32 = 30_000;
 
-/// A peer that has vanished without a word is noticed within half a minute, whether the connection is idle (keep-alive probes) or
-/// something was sent (RFC 5482), and not only after `timeouts.first_byte`.
+/// Sets the options by which a vanished peer is noticed within half a minute. Keep-alive probes
+/// cover an idle connection, RFC 5482 covers sent bytes. Without them only `timeouts.first_byte`
+/// would notice.
 ///
 /// # Errors
-/// When the system does not take the options.
+/// If the system rejects the options.
 fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     probed(&socket)?;
     acknowledged(&socket, true)
 }
 
-/// Has the system end the connection when what was sent is not acknowledged for half a minute, or not (`limited`).
+/// With `limited`, the system ends the connection when sent bytes stay unacknowledged for half a
+/// minute. Without it, that limit is off.
 ///
 /// # Errors
-/// When the system does not take the option.
+/// If the system rejects the option.
 pub(super) fn acknowledged(socket: impl AsFd, limited: bool) -> io::Result<()> {
     sockopt::set_tcp_user_timeout(&socket, if limited { UNACKNOWLEDGED_MAX_MS } else { 0 })?;
     Ok(())
 }
 
-/// Has the system ask a peer that is silent for 15 s whether it is still there (RFC 9293 section 3.8.4); without an answer the
-/// connection ends 15 s later. A peer that reads slowly is there.
+/// The system probes a peer that is silent for 15 s (RFC 9293 section 3.8.4). Without an answer the
+/// connection ends 15 s later. A peer that reads slowly answers the probes.
 ///
 /// # Errors
-/// When the system does not take the options.
+/// If the system rejects the options.
 pub fn probed(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, Duration::from_secs(15))?;
     sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5))?;
+    // Three probes, 5 s apart: 15 s.
     sockopt::set_tcp_keepcnt(&socket, 3)?;
     Ok(())
 }
 
+/// Classifies the error of a connect call.
 fn connect_fault(error: io::Error) -> DialFault {
-    // A server that refuses a connection resets it before it is open, which is told as `ConnectionRefused`. This one was open.
+    // The system reports a refused connection as `ConnectionRefused`. `ConnectionReset` means that
+    // the connection was open.
     if error.kind() == io::ErrorKind::ConnectionReset {
         return DialFault::Ended(error);
     }
@@ -164,14 +180,16 @@ fn connect_fault(error: io::Error) -> DialFault {
     DialFault::Unreached(io::Error::new(error.kind(), format!("{word}: {error}")))
 }
 
-/// Bytes of a certificate's fault that are told: it may list every name of the certificate.
+/// Bytes of a certificate's fault that are reported: it may list every name of the certificate.
 const TLS_FAULT_MAX: usize = 500;
 
+/// Classifies the error of a TLS handshake, and limits its text.
 fn tls_fault(error: io::Error) -> DialFault {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) {
         return DialFault::Ended(error);
     }
+    // rustls wraps its own error in an I/O error.
     let fault = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     let word = if matches!(fault, Some(rustls::Error::InvalidCertificate(_))) {
         "certificate"
@@ -179,11 +197,12 @@ fn tls_fault(error: io::Error) -> DialFault {
         "TLS"
     };
     let mut told = format!("{word}: {error}");
+    // At a character boundary, because the names may have any script.
     told.truncate(told.floor_char_boundary(TLS_FAULT_MAX));
     DialFault::Unreached(io::Error::new(error.kind(), told))
 }
 
-/// An open connection.
+/// An open connection to an upstream.
 pub enum UpstreamStream {
     /// Plain TCP.
     Tcp(TcpStream),
@@ -191,7 +210,7 @@ pub enum UpstreamStream {
     Tls(Box<TlsStream<TcpStream>>),
     /// A Unix socket.
     Unix(UnixStream),
-    /// A pipe to a server within the process.
+    /// A pipe to a server within this process.
     InProcess(DuplexStream),
 }
 

@@ -1,4 +1,5 @@
-//! One caller's connection: handshakes, requests in order, and an end in time whatever the peer sends.
+//! One caller's connection: handshakes, requests in order, and an end in bounded time for any
+//! behaviour of the peer.
 
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
@@ -36,31 +37,33 @@ use crate::proxy::tap::{
 use crate::proxy::terms::{KEPT, Leave, Terms};
 use crate::refusal::Code;
 
-/// Streams that one HTTP/2 connection may have open.
+/// Streams that one HTTP/2 connection may have open at once.
 const STREAMS_MAX: u32 = 128;
-/// How long a last word to a slow caller may take.
+/// How long a last answer to a slow caller may take.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How long a peer without open requests may take to close once it was asked to.
+/// How long a peer without open requests may take to close after the gateway announced the end.
 const LEAVE: Duration = Duration::from_millis(500);
-/// An event that says nothing (the HTML standard, section 9.2.6): it asks whether a caller that closed its side still reads.
+/// An event without content: a comment line (HTML standard, section 9.2.6). Writing it shows
+/// whether a caller that closed its sending side still reads.
 const COMMENT: &[u8] = b":\n\n";
-/// How often an idle connection is looked at, and how long it may be idle where no place is left for others.
+/// The interval of the idle check. Also the longest idle time when no connection slot is free.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
-/// How much may wait in the kernel before it is sent: what lies there is no progress of the reader's.
+/// Bytes that may wait in the kernel before it sends them. Bytes in that buffer are no progress of
+/// the client, so the buffer is small.
 const UNSENT_MAX: u32 = 64 << 10;
 
-/// A connection that was accepted; `_places` are given back when it ends.
+/// An accepted connection. `_places` are its slots; they are released when it ends.
 pub(super) struct Connection<P, V> {
     pub(super) terms: Arc<Terms>,
     pub(super) service: Arc<V>,
     pub(super) shutdown: watch::Receiver<Leave>,
-    /// Places of connections that are not taken.
+    /// The free connection slots.
     pub(super) free: Arc<Semaphore>,
     pub(super) _places: P,
 }
 
 impl<P: Send + 'static, V: Service> Connection<P, V> {
-    /// Serves the connection to its end.
+    /// Serves the connection until it ends.
     pub(super) async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) {
         let socket = socket2::SockRef::from(&stream);
         if let Err(error) = socket
@@ -68,6 +71,7 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX))
             .and_then(|()| probed(&stream))
         {
+            // A connection without these options still works, so the fault is only logged.
             tracing::debug!(%error, "a TCP option could not be set");
         }
         let handshake = self.terms.timeouts.handshake;
@@ -82,7 +86,7 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             })
         };
         let shaken = tokio::select! {
-            // Nothing was asked on it: the drain does not wait for such.
+            // No request has arrived on this connection, so the drain does not wait for it.
             _ = shutdown.wait_for(|leave| *leave > Leave::No) => return,
             shaken = tokio::time::timeout(handshake, shaken) => shaken,
         };
@@ -97,6 +101,7 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
         }
     }
 
+    /// Detects the HTTP version and serves requests until the connection ends.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         &mut self,
         stream: S,
@@ -122,12 +127,13 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             let busy = shared.begin(request.version() == http::Version::HTTP_11);
             let peer = forwarded(client, request.headers(), &terms.trusted_proxies);
             let framing = framings.as_ref().map(|framings| framings.next().unwrap_or_default());
-            // The streams of one HTTP/2 connection are read each at its own pace; an HTTP/1 connection has one reader.
+            // Each stream of an HTTP/2 connection has its own client speed; an HTTP/1 connection
+            // has one.
             let stream = framings.is_none().then(Arc::<DeliveredBytes>::default);
             let reader = Some(stream.clone().unwrap_or_else(|| shared.written()));
             let origin = Origin { peer, framing, reader };
             let unanswered = busy.unanswered();
-            // Boxed: HTTP libraries keep room for it as long as the answer, or the connection, lasts.
+            // Boxed: the HTTP library keeps room for it for the whole answer or connection.
             Box::pin(async move {
                 let response = served.serve(request, origin).await;
                 Ok::<_, std::convert::Infallible>(Working::wrap(
@@ -142,7 +148,7 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             activity: &activity,
             free: &self.free,
             idle: timeouts.idle,
-            // Later than a stream's own limit, which says more of why.
+            // Later than the limit of a stream, because that one gives a more exact reason.
             stuck: timeouts.stream_idle.saturating_mul(2).saturating_add(IDLE_LOOK),
             drain: timeouts.drain,
             is_told: version == HttpVersion::Http2,
@@ -160,7 +166,8 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             tracing::debug!(%error, %client, "connection ended");
             match version {
                 HttpVersion::Http1 => unread(&*self.service, &error, &home).await,
-                // The HTTP/2 library does not pass on what an error came from.
+                // The HTTP/2 library drops the cause of an error, so the tap records a flood
+                // itself.
                 HttpVersion::Http2 => {
                     if let Some(flooded) = home.take().filter(|returned| returned.is_flooded) {
                         self.service.flooded();
@@ -173,46 +180,52 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
     }
 }
 
-/// A connection behind its handshakes.
+/// A connection after its handshakes. Exactly one of `plain` and `tls` is set.
 struct Shaken {
     client: IpAddr,
     plain: Option<TcpStream>,
     tls: Option<tokio_rustls::server::TlsStream<TcpStream>>,
 }
 
-/// The client's address: the peer's, or what a trusted proxy says in a PROXY header.
+/// The client's address: the address of the peer, or the address that a trusted proxy sends in a
+/// PROXY header.
+///
+/// # Errors
+/// If the connection or its PROXY header cannot be read.
 async fn client(terms: &Terms, stream: &mut TcpStream, peer: IpAddr) -> std::io::Result<IpAddr> {
     let peer = peer.to_canonical();
+    // Only a trusted peer may name another address. Any other peer could forge it.
     if !trusted(peer, &terms.trusted_proxies) {
         return Ok(peer);
     }
+    // Peeked, not read: without a PROXY header these bytes belong to TLS or HTTP.
     let mut first = [0; 12];
     let seen = stream.peek(&mut first).await?;
     if begins_proxy(&first[..seen]) { proxied(stream, peer).await } else { Ok(peer) }
 }
 
-/// When a connection ends by itself.
+/// The conditions under which the gateway ends a connection.
 struct Ends<'c> {
     activity: &'c Activity,
-    /// Places for other connections.
+    /// The slots for other connections.
     free: &'c Semaphore,
-    /// How long it may be without a request.
+    /// How long the connection may be without a request.
     idle: Duration,
-    /// How long its caller may take nothing of what is ready.
+    /// How long its caller may leave ready bytes untaken.
     stuck: Duration,
-    /// How long its caller may read what is ready once the gateway drains.
+    /// How long its caller may read ready bytes after the drain began.
     drain: Duration,
-    /// Whether its caller is told of its end (GOAWAY, RFC 9113 section 6.8) before that comes.
+    /// Whether the caller gets an announcement (GOAWAY, RFC 9113 section 6.8) before the end.
     is_told: bool,
 }
 
 impl Ends<'_> {
-    /// How long it may be without a request now: less where others wait for its place.
+    /// How long it may be without a request at this moment: less if all connection slots are used.
     fn idle_now(&self) -> Duration {
         if self.free.available_permits() == 0 { self.idle.min(IDLE_LOOK) } else { self.idle }
     }
 
-    /// How long it may be without a request, as far as it has got.
+    /// How long it may be without a request in this stage of closing.
     fn allowed(&self, stage: &ClosingStage) -> Duration {
         match (stage.ending, stage.leave) {
             (true, _) => LEAVE,
@@ -221,7 +234,7 @@ impl Ends<'_> {
         }
     }
 
-    /// Whether nothing but its caller keeps it, for too long.
+    /// Whether only its caller keeps the connection open, and for too long.
     fn is_kept(&self, stage: &ClosingStage) -> bool {
         let reads_on = self
             .activity
@@ -233,24 +246,29 @@ impl Ends<'_> {
     }
 }
 
-/// How far a connection has got towards its end.
+/// The progress of a connection towards its end.
 struct ClosingStage {
-    /// What it was asked last.
+    /// The newest instruction to leave.
     leave: Leave,
-    /// Since when it has been asked to end, or has been ending.
+    /// When the connection was first instructed to end, or began to end.
     since: Option<Instant>,
     /// Whether it ends after its open requests.
     ending: bool,
 }
 
-/// Runs a connection to its end. It is asked to end after its open requests when the gateway drains, or when nothing was
-/// asked on it for a while; a peer that does not leave then is left. So is one that takes nothing of its answers: over HTTP/2
-/// it need not open its windows (RFC 9113 section 6.9), and its connection lives by pings.
+/// Runs a connection until it ends.
 ///
-/// Where another process has taken over, a connection over HTTP/1 does not end with its last stream, whose head could not say so:
-/// its caller may ask again before it hears of the end.
+/// The gateway ends it after its open requests when the gateway drains, or after an idle time. A
+/// peer that does not close then is disconnected. So is a peer that takes no byte of its answers.
+/// Over HTTP/2 such a peer keeps its flow-control windows closed (RFC 9113 section 6.9) and its
+/// connection alive by pings.
 ///
-/// The timers are polled before the connection: a peer that keeps its connection's turn busy does not keep them waiting.
+/// When another process has taken over, an HTTP/1 connection does not end with its last stream. The
+/// head of that stream was sent before and could not announce the end, so its caller may send
+/// another request first.
+///
+/// The timers are polled before the connection. A peer that keeps the connection's task busy
+/// therefore cannot delay them.
 async fn drive<C: GracefulConnection>(
     connection: C,
     shutdown: &mut watch::Receiver<Leave>,
@@ -266,6 +284,8 @@ async fn drive<C: GracefulConnection>(
             asked = shutdown.wait_for(|leave| *leave > heard), if !stage.ending && heard < Leave::Now => {
                 stage.leave = asked.map_or(Leave::Now, |leave| *leave);
                 stage.since = stage.since.or(Some(Instant::now()));
+                // HTTP/1 has no announcement of the end. The connection stays usable for a last
+                // request.
                 if stage.leave == Leave::WhenQuiet && !ends.is_told { Some(Duration::ZERO) } else { None }
             }
             () = look.as_mut() => {
@@ -291,27 +311,30 @@ async fn drive<C: GracefulConnection>(
     }
 }
 
-/// A body by which its connection knows that it is at work.
+/// The body of an answer, which keeps the activity of its connection up to date.
 struct Working {
     body: Body,
     busy: Arc<Busy>,
-    /// Until the gateway has nothing more to do for the answer.
+    /// Set until the gateway has produced the whole answer.
     unanswered: Option<Unanswered>,
-    /// While it is the caller's turn: HTTP/2 libraries ask for bytes when there is a window for them.
+    /// Set while the caller has bytes to take: HTTP/2 libraries poll a body when a flow-control
+    /// window has room.
     owed: Option<Owed>,
-    /// Counts what an HTTP/2 stream's reader takes.
+    /// Counts the bytes that the client of an HTTP/2 stream takes.
     taken: Option<Arc<DeliveredBytes>>,
-    /// Asks a caller that closed its side whether it still reads; none where the body is no stream of events.
+    /// Checks whether a caller that closed its sending side still reads. None if the body is no
+    /// event stream of this process.
     asks: Option<Asks>,
 }
 
-/// Asks, by an event that says nothing, whether a caller still reads.
+/// Timer of the comment events that check whether a caller still reads.
 struct Asks {
     next: Option<Pin<Box<Sleep>>>,
     wait: Duration,
 }
 
 impl Working {
+    /// Wraps the body of a response.
     fn wrap(
         response: http::Response<Body>,
         (busy, unanswered): (Busy, Unanswered),
@@ -320,15 +343,20 @@ impl Working {
         let is_whole = response.body().is_whole();
         let streams = response.body().is_relay();
         let events =
+            // Only a stream of events can contain a comment. In other bodies it would change the
+            // content.
             response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
         let asks = (streams && events).then_some(Asks { next: None, wait: HALF_CLOSED_FIRST });
         let owed = Some(busy.owes());
+        // A complete answer needs no more work of the gateway, so it counts as answered now.
         let unanswered = (!is_whole).then_some(unanswered);
         response.map(|body| Self { body, busy: Arc::new(busy), unanswered, owed, taken, asks })
     }
 }
 
 impl Asks {
+    /// Ready with a comment event when the next one is due. The interval doubles up to
+    /// `HALF_CLOSED_MAX`.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         let next = self.next.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.wait)));
         std::task::ready!(next.as_mut().poll(cx));
@@ -354,6 +382,7 @@ impl HttpBody for Working {
             polled = asks.poll(cx).map(|comment| Some(Ok(Frame::data(comment))));
         }
         match &polled {
+            // Pending means that the gateway has no bytes: the caller is not late.
             Poll::Pending => *owed = None,
             Poll::Ready(None) => (*owed, *unanswered) = (None, None),
             Poll::Ready(Some(_)) if owed.is_none() => *owed = Some(busy.owes()),
@@ -371,7 +400,7 @@ impl HttpBody for Working {
     }
 }
 
-/// Whether `error` comes from an error of that type, within I/O errors too.
+/// Whether an error of type `E` caused `error`, also within an I/O error.
 fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {
@@ -384,7 +413,7 @@ fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
     false
 }
 
-/// Tells a caller why the head of its request could not be read, where one had begun.
+/// Answers a caller whose request head could not be read, if a head had begun.
 async fn unread<S: AsyncRead + AsyncWrite + Unpin>(
     service: &impl Service,
     error: &hyper::Error,
@@ -394,6 +423,7 @@ async fn unread<S: AsyncRead + AsyncWrite + Unpin>(
         slow if caused_by::<HeadSlow>(slow) => Code::HeadersSlow,
         large if large.is_parse_too_large() => Code::HeadersTooLarge,
         malformed if malformed.is_parse() => Code::RequestMalformed,
+        // Other errors, such as a closed connection, leave no caller to answer.
         _ => return,
     };
     let Some(mut returned) = home.take() else { return };
@@ -401,7 +431,7 @@ async fn unread<S: AsyncRead + AsyncWrite + Unpin>(
     let told = async {
         returned.stream.write_all(&answer).await?;
         returned.stream.shutdown().await?;
-        // To close on bytes that were not read would reset the connection and might lose the answer.
+        // Closing with unread bytes resets the connection, and the caller may lose the answer.
         tokio::io::copy(&mut returned.stream, &mut tokio::io::sink()).await
     };
     if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, told).await {
@@ -409,7 +439,8 @@ async fn unread<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Tells an HTTP/2 peer, where that can be done at once, why its connection ends. What it goes on sending is not read.
+/// Sends GOAWAY to a flooding HTTP/2 peer, if one is ready and the peer takes it. Further bytes of
+/// the peer are not read.
 async fn calm<S: AsyncWrite + Unpin>(mut returned: Returned<S>) {
     let Some(goaway) = returned.goaway else { return };
     let told = async {
@@ -421,9 +452,11 @@ async fn calm<S: AsyncWrite + Unpin>(mut returned: Returned<S>) {
     }
 }
 
+/// The HTTP/1 settings of callers' connections.
 fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    // The tap keeps the times of heads, and decides what a half-closed connection means.
+    // The tap enforces the time limits of heads, and decides how a half-closed connection
+    // continues.
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(None)
@@ -432,11 +465,13 @@ fn http1() -> http1::Builder {
     builder
 }
 
+/// The HTTP/2 settings of callers' connections.
 fn http2(timeouts: &Timeouts) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        // What lies between is refused with a code; beyond this the HTTP/2 library answers by itself.
+        // Heads between the gateway's limit and this one are refused with a code. Above it the
+        // HTTP/2 library answers by itself.
         .max_header_list_size(2 * HEADERS_MAX as u32)
         .max_concurrent_streams(STREAMS_MAX)
         .keep_alive_interval(Duration::from_secs(30))

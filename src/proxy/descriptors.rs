@@ -1,8 +1,9 @@
-//! File descriptors: how many may be open, and how they are shared out.
+//! File descriptors: how many may be open, and the share of each use.
 //!
-//! A process without descriptors cannot open a tile of its log, and a log that cannot be written ends service. So strangers
-//! never get the last ones: everything that others can make the process open is bounded in number, and has its part of the
-//! limit. What is left over belongs to the log, and to what is opened for a moment.
+//! A process without free descriptors cannot open a tile of its log, and a log that cannot be
+//! written ends service. So unauthenticated callers never get the last descriptors. Everything that
+//! others can make the process open is limited in number and has its share. The rest is for the
+//! log, and for files that are open for a moment.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -10,46 +11,49 @@ use std::sync::{Arc, OnceLock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// Connections at once of operators, of scrapers, and of auditors at their own socket; others wait in the backlog.
+/// Simultaneous connections of operators, of scrapers, and of auditors, each at their own socket.
+/// Further ones wait in the backlog.
 pub const SOCKET_CONNECTIONS_MAX: usize = 16;
-/// Sockets with so many connections each.
+/// Sockets with that many connections each.
 const SOCKETS: usize = 3;
-/// Files of the log that are read at once for auditors and for receipts; other reads wait.
+/// Files of the log that are read at once for auditors and for receipts. Further reads wait.
 const READS_MAX: usize = 8;
-/// Descriptors for the log's own files, a take-over, names that are looked up, key sets and weights.
+/// Descriptors for the log's own files, a take-over, name resolution, key sets and weights.
 const OWN: usize = 40;
-/// Descriptors that are kept free of callers' connections and of those to upstreams.
+/// Descriptors that callers' connections and connections to upstreams never use.
 const KEPT: usize = OWN + READS_MAX + SOCKETS * SOCKET_CONNECTIONS_MAX;
-/// Callers' connections below which a gateway does not start.
+/// A gateway does not start with fewer callers' connections than this.
 const CONNECTIONS_MIN: usize = 16;
-/// More than anybody opens: the limit where there is none.
+/// The limit that is assumed when the system sets none. It is above any real use.
 const UNLIMITED: usize = 1 << 30;
 
-/// Reads of the log's files.
+/// Slots for reads of the log's files.
 static READS: Semaphore = Semaphore::const_new(READS_MAX);
 
-/// Connections to upstreams that may be open at once, all pools together, and to where content is fetched from.
+/// Slots for connections to upstreams, of all pools together, and to the hosts of fetched content.
 static UPSTREAMS: OnceLock<Places> = OnceLock::new();
 
+/// The slots for outgoing connections.
 struct Places {
     free: Arc<Semaphore>,
     all: usize,
-    /// Those that fetches may take: a quarter, so that slow servers of others never keep all from upstreams.
+    /// The slots that fetches may use: a quarter of all, so that slow foreign servers cannot block
+    /// the upstreams.
     fetches: Semaphore,
 }
 
-/// A place for a connection to where content is fetched from; given back when dropped.
+/// A slot for a connection to a host of fetched content. Dropping it releases the slot.
 pub struct FetchPlace {
     _place: Option<OwnedSemaphorePermit>,
     _fetch: Option<SemaphorePermit<'static>>,
 }
 
-/// How the descriptors are shared out.
+/// The share of each use of descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
     /// Descriptors that may be open (RLIMIT_NOFILE).
     pub limit: usize,
-    /// Descriptors that were open when they were shared out.
+    /// Descriptors that were open when the shares were computed.
     pub open: usize,
     /// Callers' connections at once.
     pub connections: usize,
@@ -57,11 +61,13 @@ pub struct Shares {
     pub upstreams: usize,
 }
 
-/// That the limit is too low for any service.
+/// The limit is too low for any service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the limit of open files (RLIMIT_NOFILE) is {limit}; {open} are open and {KEPT} are kept for the log and for operators, so \
-     that fewer than {CONNECTIONS_MIN} connections are left: raise it to {wanted} or more (LimitNOFILE= of the systemd unit, \
+    "the limit of open files (RLIMIT_NOFILE) is {limit}; {open} are open and {KEPT} are kept for \
+        the log and for operators, so \
+     that fewer than {CONNECTIONS_MIN} connections are left: raise it to {wanted} or more \
+     (LimitNOFILE= of the systemd unit, \
      ulimit -Hn of the shell, --ulimit nofile= of the container)"
 )]
 pub struct TooFew {
@@ -69,45 +75,50 @@ pub struct TooFew {
     pub limit: usize,
     /// Descriptors that are open.
     pub open: usize,
-    /// The limit at which nothing is lowered.
+    /// The limit at which the configured number of connections is not lowered.
     pub wanted: usize,
 }
 
 impl Shares {
-    /// Shares out `limit` descriptors of which `open` are in use: `connections` for callers where that leaves as many for
-    /// upstreams, else one half each.
+    /// Divides `limit` descriptors, of which `open` are in use. Callers get `connections` if as
+    /// many are left for upstreams; otherwise each side gets one half.
     ///
     /// # Errors
-    /// When hardly any would be left.
+    /// If fewer than `CONNECTIONS_MIN` callers' connections would be left.
     pub fn of(limit: usize, open: usize, connections: usize) -> Result<Self, TooFew> {
         let left = limit.saturating_sub(open).saturating_sub(KEPT);
         let connections_now = connections.min(left / 2);
+        // A config that wants fewer connections than the minimum may have them.
         if connections_now < CONNECTIONS_MIN.min(connections) {
             return Err(TooFew { limit, open, wanted: wanted(open, connections) });
         }
         Ok(Self { limit, open, connections: connections_now, upstreams: left - connections_now })
     }
 
-    /// What an operator is told where fewer than `connections` are served at once.
+    /// The warning for an operator if fewer than `connections` are served at once.
     #[must_use]
     pub fn lowered(&self, connections: usize) -> Option<String> {
         let Self { limit, open, connections: now, upstreams } = self;
         let wanted = wanted(*open, connections);
         (*now < connections).then(|| {
             format!(
-                "limits.connections = {connections} is lowered to {now}: the limit of open files (RLIMIT_NOFILE) is {limit}, of \
-                 which {open} are open, {KEPT} are kept for the log and for operators, and {upstreams} are for upstreams; raise \
-                 it to {wanted} (LimitNOFILE= of the systemd unit, ulimit -Hn of the shell, --ulimit nofile= of the container)"
+                "limits.connections = {connections} is lowered to {now}: the limit of open files \
+                    (RLIMIT_NOFILE) is {limit}, of \
+                 which {open} are open, {KEPT} are kept for the log and for operators, and \
+                 {upstreams} are for upstreams; raise \
+                 it to {wanted} (LimitNOFILE= of the systemd unit, ulimit -Hn of the shell, \
+                 --ulimit nofile= of the container)"
             )
         })
     }
 }
 
+/// The limit at which no share is lowered.
 const fn wanted(open: usize, connections: usize) -> usize {
     open + KEPT + 2 * connections
 }
 
-/// Raises the soft limit of open files to the hard one; gives the limit that holds.
+/// Raises the soft limit of open files to the hard limit. Returns the limit that applies.
 pub fn raise() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -120,15 +131,16 @@ pub fn raise() -> usize {
         .map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED).min(UNLIMITED))
 }
 
-/// Shares out what this process may open, once everything that it always needs is open.
+/// Computes the shares of this process, after everything that it always needs is open.
 ///
 /// # Errors
-/// When hardly any would be left.
+/// If too few descriptors are left.
 pub fn share(connections: usize) -> Result<Shares, TooFew> {
-    // Where nobody says what is open, the log, the listeners and the runtime come to about as many.
+    // Without `/proc` the number is estimated: the log, the listeners and the runtime use about
+    // this many.
     let open = std::fs::read_dir("/proc/self/fd").map_or(KEPT / 2, Iterator::count);
     let shares = Shares::of(raise(), open, connections)?;
-    // What one process shared out first holds: tests run several gateways in one.
+    // The first call decides: tests run several gateways in one process.
     let all = shares.upstreams.min(Semaphore::MAX_PERMITS);
     let fetches = (all / 4).max(1);
     UPSTREAMS.get_or_init(|| Places {
@@ -139,27 +151,29 @@ pub fn share(connections: usize) -> Result<Shares, TooFew> {
     Ok(shares)
 }
 
-/// Waits for a place for a connection to an upstream; it is given back when dropped.
+/// Waits for a slot for a connection to an upstream. Dropping it releases the slot. None before
+/// [`share`] ran.
 ///
 /// # Errors
-/// Never while the process serves.
+/// None while the process serves: the semaphore is never closed.
 pub async fn upstream_place() -> io::Result<Option<OwnedSemaphorePermit>> {
     let Some(places) = UPSTREAMS.get() else { return Ok(None) };
     Arc::clone(&places.free).acquire_owned().await.map(Some).map_err(io::Error::other)
 }
 
-/// A place for a connection that can do without one: nothing where none is free.
+/// A slot for an optional connection, without waiting; none if no slot is free.
 #[must_use]
 pub fn spare_place() -> Option<Option<OwnedSemaphorePermit>> {
     let Some(places) = UPSTREAMS.get() else { return Some(None) };
     Arc::clone(&places.free).try_acquire_owned().ok().map(Some)
 }
 
-/// Waits for a place for a connection to where content is fetched from.
+/// Waits for a slot for a connection to a host of fetched content.
 ///
 /// # Errors
-/// Never while the process serves.
+/// None while the process serves: the semaphore is never closed.
 pub async fn fetch_place() -> io::Result<FetchPlace> {
+    // The fetch slot comes first. A fetch that waits for it holds no slot of the upstreams.
     let fetch = match UPSTREAMS.get() {
         Some(places) => Some(places.fetches.acquire().await.map_err(io::Error::other)?),
         None => None,
@@ -167,21 +181,22 @@ pub async fn fetch_place() -> io::Result<FetchPlace> {
     Ok(FetchPlace { _place: upstream_place().await?, _fetch: fetch })
 }
 
-/// Waits for its turn to read a file of the log for an auditor or for a receipt.
+/// Waits for a slot to read a file of the log for an auditor or for a receipt.
 ///
 /// # Errors
-/// Never while the process serves.
+/// None while the process serves: the semaphore is never closed.
 pub async fn read_place() -> io::Result<SemaphorePermit<'static>> {
     READS.acquire().await.map_err(io::Error::other)
 }
 
-/// Whether an idle connection to an upstream may be kept: idle ones take half of the places at the most.
+/// Whether an idle connection to an upstream may stay open: idle ones use at most half of the
+/// slots.
 #[must_use]
 pub fn may_stay_idle() -> bool {
     UPSTREAMS.get().is_none_or(|places| places.free.available_permits() > places.all / 2)
 }
 
-/// Whether an error says that something is short that comes back: descriptors or memory of the kernel.
+/// Whether an error reports a temporary shortage: of descriptors, or of kernel memory.
 #[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -222,6 +237,7 @@ mod tests {
 
     #[test]
     fn shortages_are_known() {
+        // EMFILE, ENFILE, ENOMEM and ENOBUFS; then ECONNABORTED and EINVAL.
         for (code, expect) in
             [(24, true), (23, true), (12, true), (105, true), (103, false), (22, false)]
         {

@@ -1,4 +1,5 @@
-//! Where requests enter: served here, kept waiting while another process takes over, or answered by that process.
+//! The entrance of requests. They are served here, wait while another process takes over, or are
+//! answered by that process.
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -23,9 +24,10 @@ use crate::proxy::respond::{self, Anonymous, RefusalResponse};
 use crate::proxy::{Gateway, Origin};
 use crate::refusal::{Code, Refusal};
 
-/// The header in which one process tells the other, and nobody else, who asks.
+/// The header in which one process sends the peer of a request to the other. It goes to no other
+/// party.
 const PEER: HeaderName = HeaderName::from_static("token-shield-peer");
-/// Headers that belong to a connection (RFC 9110 section 7.6.1).
+/// Headers that apply to one connection only (RFC 9110 section 7.6.1).
 const OF_CONNECTIONS: [HeaderName; 6] = [
     CONNECTION,
     TRANSFER_ENCODING,
@@ -35,34 +37,34 @@ const OF_CONNECTIONS: [HeaderName; 6] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// The process at the other end, which answers requests.
+/// The other process, which answers requests.
 #[derive(Clone)]
 pub struct RemoteProcess {
     requests: SendRequest<Incoming>,
-    /// A copy of the socket that carries them.
+    /// A copy of the socket that carries the requests.
     socket: Arc<UnixStream>,
 }
 
 impl RemoteProcess {
-    /// Requests over `requests`, which `socket` carries.
+    /// Sends requests over `requests`, whose connection uses `socket`.
     #[must_use]
     pub fn new(requests: SendRequest<Incoming>, socket: UnixStream) -> Self {
         Self { requests, socket: Arc::new(socket) }
     }
 }
 
-/// Where requests are served.
+/// The process that serves requests.
 #[derive(Clone)]
 enum Way {
-    /// Here.
+    /// This process.
     Open,
-    /// It is being decided.
+    /// Not decided yet: requests wait.
     Shut,
-    /// By the process at the other end.
+    /// The other process.
     Elsewhere(RemoteProcess),
 }
 
-/// The entrance of a process.
+/// The entrance of a process: its current state, which tasks can wait for.
 pub struct Entrance(watch::Sender<Way>);
 
 impl Default for Entrance {
@@ -72,22 +74,23 @@ impl Default for Entrance {
 }
 
 impl Entrance {
-    /// Lets requests and connections wait.
+    /// Makes requests and connections wait.
     pub fn shut(&self) {
         self.0.send_replace(Way::Shut);
     }
 
-    /// Serves here (again).
+    /// Serves requests in this process, also after [`Self::shut`].
     pub fn open(&self) {
         self.0.send_replace(Way::Open);
     }
 
-    /// Has the process at the other end serve from now on: no connection is accepted here any more.
+    /// Sends all further requests to the other process. This process accepts no more connections.
     pub fn leave(&self, elsewhere: RemoteProcess) {
         self.0.send_replace(Way::Elsewhere(elsewhere));
     }
 
-    /// Ends what the process at the other end still answers here: streams end with an event that says so.
+    /// Ends the answers of the other process that callers read through this one. Streams end with
+    /// an event that reports it.
     pub fn cut(&self) {
         if let Way::Elsewhere(elsewhere) = &*self.0.borrow()
             && let Err(error) = elsewhere.socket.shutdown(Shutdown::Both)
@@ -96,14 +99,14 @@ impl Entrance {
         }
     }
 
-    /// Waits until it is clear where requests are served; true where that is here.
+    /// Waits until the serving process is decided; true if it is this one.
     pub async fn is_here(&self) -> bool {
         let mut ways = self.0.subscribe();
         let way = ways.wait_for(|way| !matches!(way, Way::Shut)).await;
         way.is_ok_and(|way| matches!(*way, Way::Open))
     }
 
-    /// Waits until requests are not served here, or not for now.
+    /// Waits until this process does not serve, permanently or for the moment.
     pub async fn closed(&self) {
         let mut ways = self.0.subscribe();
         if ways.wait_for(|way| !matches!(way, Way::Open)).await.is_err() {
@@ -111,7 +114,7 @@ impl Entrance {
         }
     }
 
-    /// Waits until another process serves.
+    /// Waits until the other process serves.
     pub async fn left(&self) {
         let mut ways = self.0.subscribe();
         if ways.wait_for(|way| matches!(way, Way::Elsewhere(_))).await.is_err() {
@@ -119,7 +122,7 @@ impl Entrance {
         }
     }
 
-    /// Answers one request.
+    /// Answers one request, here or through the other process. Waits while that is undecided.
     pub async fn serve(
         &self,
         gateway: &Arc<Gateway>,
@@ -127,22 +130,24 @@ impl Entrance {
         origin: Origin,
     ) -> Response<Body> {
         let mut ways = self.0.subscribe();
+        // The request waits here while a take-over is undecided. It is not refused.
         let way = ways.wait_for(|way| !matches!(way, Way::Shut)).await.map(|way| way.clone());
         let Ok(Way::Elsewhere(elsewhere)) = way else {
             return Arc::clone(gateway).serve(request, origin).await;
         };
         let over_http1 = request.version() <= Version::HTTP_11;
-        // Boxed, as it is rare: every request would keep room for it.
+        // Boxed because it is rare: otherwise every request would reserve room for it.
         let mut response = Box::pin(ask(elsewhere.requests, gateway, request, origin)).await;
         if over_http1 {
-            // The next connection is the other process's own.
+            // The caller's next connection goes directly to the other process.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
 }
 
-/// Has another process answer. What is refused for how it came over this connection is refused here.
+/// Has the other process answer. Faults of this connection's framing are refused here, because the
+/// other process cannot see them.
 async fn ask(
     mut elsewhere: SendRequest<Incoming>,
     gateway: &Arc<Gateway>,
@@ -151,6 +156,7 @@ async fn ask(
 ) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let asked = Request::from_parts(parts, ());
+    // HTTP/2 to the other process hides this connection's framing, so it is checked before.
     let authority = framing(&asked, origin.framing).ok().and_then(|()| authority(&asked));
     let dialect = dialect(&asked);
     let (mut parts, ()) = asked.into_parts();
@@ -165,8 +171,12 @@ async fn ask(
         return Arc::clone(gateway).serve(Request::from_parts(parts, body), origin).await;
     };
     parts.uri = uri;
+    // HTTP/2 needs an absolute URI (RFC 9113 section 8.3.1), and forbids headers of a connection
+    // (section 8.2.2).
     parts.version = Version::HTTP_2;
     OF_CONNECTIONS.iter().chain([&HOST]).for_each(|name| drop(parts.headers.remove(name)));
+    // `insert` replaces a header of this name that the caller sent: a caller cannot choose its
+    // peer.
     if let Ok(peer) = HeaderValue::from_str(&origin.peer.to_string()) {
         parts.headers.insert(PEER, peer);
     }
@@ -176,21 +186,25 @@ async fn ask(
     }
 }
 
-/// Where a request is addressed to.
+/// The authority that a request names: its Host header, or the one of its URI.
 fn authority(request: &Request<()>) -> Option<Authority> {
     let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
     named.map_or_else(|| request.uri().authority().cloned(), |host| host.parse().ok())
 }
 
+/// Converts the other process's response. A stream gets the event that ends it if it breaks off.
 fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
+    // The caller's connection may have another version. hyper sets the right one.
     parts.version = Version::default();
     OF_CONNECTIONS.iter().for_each(|name| drop(parts.headers.remove(name)));
     let text = |name: &str| {
         parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     };
+    // Only a stream without a length needs the event: with a length the cut is visible.
     let is_stream = text(CONTENT_TYPE.as_str()).starts_with("text/event-stream")
         && !parts.headers.contains_key(CONTENT_LENGTH);
+    // The event carries the request's name, so that the caller can find the request in the log.
     let broken = || {
         Bytes::from(error::event(
             dialect,
@@ -202,10 +216,11 @@ fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
     Response::from_parts(parts, Body::elsewhere(body, broken))
 }
 
-/// Who asks, as the other process says; the header goes no further. Only for requests that come from that process.
+/// The peer of a request, from the header of the other process. The header is removed. Only for
+/// requests from that process.
 ///
 /// # Errors
-/// When it does not say.
+/// If the header is missing or invalid.
 pub fn origin(headers: &mut HeaderMap) -> Result<Origin, Refusal> {
     let peer = headers.remove(PEER).and_then(|peer| peer.to_str().ok()?.parse().ok());
     let peer = peer.ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! One request and its answer, and what is recorded, counted and logged of them.
+//! One request and its answer: the data for its records, its metrics and its log line.
 
 mod report;
 
@@ -31,9 +31,9 @@ use crate::proxy::times::Times;
 use crate::proxy::{DataPlaneConfig, Gateway};
 use crate::refusal::{Code, Refusal};
 
-/// The code of an answer by which the upstream says that it failed.
+/// The code of an answer in which the upstream reports its own failure.
 const UPSTREAM_ERROR: &str = "upstream-error";
-/// How requests end that surely did not run: no server was reached, or none had room.
+/// Codes of requests that certainly did not run: no server was reached, or none had a free slot.
 const NOT_RUN: [&str; 6] = [
     Code::UpstreamUnavailable.as_str(),
     Code::UpstreamFull.as_str(),
@@ -43,7 +43,7 @@ const NOT_RUN: [&str; 6] = [
     Code::Internal.as_str(),
 ];
 
-/// What the caller is shown beside the body of an answer.
+/// The head of the caller's answer, except the gateway's own headers.
 pub struct ResponseParts {
     /// The HTTP status.
     pub status: u16,
@@ -54,7 +54,7 @@ pub struct ResponseParts {
 }
 
 impl ResponseParts {
-    /// A good answer of the gateway's own.
+    /// The head of a successful answer that the gateway makes itself.
     #[must_use]
     pub const fn own(content_type: &'static str) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl ResponseParts {
     }
 }
 
-/// What a request occupies. Dropping it gives everything back.
+/// The slots and the memory that a request uses. Dropping the value releases them.
 #[derive(Default)]
 pub struct Occupied {
     /// The caller's slots.
@@ -76,26 +76,26 @@ pub struct Occupied {
     pub room: Option<Room>,
 }
 
-/// One request and its answer: what is known of it, from its head to its outcome.
+/// One request and its answer: the facts from its head to its outcome.
 ///
-/// The records of its admission and its outcome are made from it. Dropping it closes its entry, counts the request in the
-/// metrics, and writes its log line.
+/// The records of its admission and outcome are made from it. Dropping it closes its entry, counts
+/// the request in the metrics, and writes its log line.
 pub struct Exchange {
     /// The request's id.
     pub id: RequestId,
     /// The id as text.
     pub id_text: String,
-    /// The shape of errors for this caller.
+    /// The dialect of errors for this caller.
     pub dialect: Dialect,
-    /// The config that was in force when the request came.
+    /// The config that was active when the request arrived. A reload does not change it.
     pub config: Arc<DataPlaneConfig>,
     /// The caller's address.
     pub peer: Option<IpAddr>,
-    /// What the caller has read of the answer, where that is known.
+    /// The bytes of the answer that the caller has read, if the connection counts them.
     pub reader: Option<Arc<DeliveredBytes>>,
-    /// Whether the caller wants its outcome named too (`want-receipt: 1`).
+    /// Whether the caller also wants the name of its outcome's record (`want-receipt: 1`).
     pub wants_receipt: bool,
-    /// The caller, once it is known.
+    /// The caller, after its token was parsed. Set for a refused token too, if its names are known.
     pub caller: Option<Arc<CachedToken>>,
     /// The handle that was presented instead of the token.
     pub handle: Option<HandleId>,
@@ -103,39 +103,43 @@ pub struct Exchange {
     pub operation: &'static str,
     /// The model's canonical name, once it is known.
     pub model: Option<Arc<str>>,
-    /// The upstream that is asked.
+    /// The upstream that the request is sent to.
     pub upstream: Option<Server>,
     /// The digest of the weights that answer.
     pub model_digest: Option<Arc<ModelDigest>>,
-    /// What is left of the agent's rate.
+    /// The requests that remain of the agent's tightest rate.
     pub headroom: Option<Headroom>,
-    /// What was changed in the request and in its answer.
+    /// The changes to the request and to its answer.
     pub adjustments: Adjustments,
-    /// What it occupies.
+    /// The slots and memory that the request uses.
     pub occupied: Occupied,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
-    /// Upstreams that were asked before the last one, each with the reason why it did not serve.
+    /// The upstreams that were tried before the last one, each with the reason for its failure.
     tried: Vec<String>,
+    /// When the request arrived. This and the next three are on the monotonic clock.
     began: Duration,
     forwarded: Option<Duration>,
     answered: Option<Duration>,
     first: Option<Duration>,
+    /// The size of the forwarded body and its output cap. None if no upstream was tried.
     sent: Option<Sent>,
     heard: Heard,
-    /// The status of the upstream's head.
+    /// The status in the head of the upstream's answer; 0 without one.
     upstream_status: u16,
+    /// The uncontrolled destinations in the answer, as recorded, and their full count.
     outbound: (Vec<OutboundReference>, u64),
     status: u16,
+    /// The code of the outcome. It is "aborted" until the request ends in another form.
     code: &'static str,
     detail: Option<String>,
-    /// A refusal that is in no counter yet.
+    /// A refusal that no metric has counted yet.
     uncounted: Option<Code>,
     entry: Option<Entry>,
 }
 
 impl Exchange {
-    /// Begins with a request that has just come. Boxed: it is moved several times, and every future would reserve room for it.
+    /// Starts an exchange. Boxed: it is moved often, and every future would reserve room for it.
     #[must_use]
     pub fn start(gateway: &Gateway, dialect: Dialect, peer: Option<IpAddr>) -> Box<Self> {
         let id = gateway.request_ids.next(gateway.clock.now());
@@ -169,6 +173,7 @@ impl Exchange {
             upstream_status: 0,
             outbound: (Vec::new(), 0),
             status: 0,
+            // A caller that disconnects drops the exchange at any await. Then this code remains.
             code: "aborted",
             detail: None,
             uncounted: None,
@@ -176,13 +181,13 @@ impl Exchange {
         })
     }
 
-    /// When the request has had its time, on the monotonic clock.
+    /// The end of the request's total time, on the monotonic clock.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.began + self.config.timeouts.whole
     }
 
-    /// The time limits of its answer.
+    /// The time limits of the answer.
     #[must_use]
     pub fn times(&self) -> Times {
         Times {
@@ -200,7 +205,7 @@ impl Exchange {
         }
     }
 
-    /// What every record says of the request; `None` where the caller is not known.
+    /// The part that all records of the request have; `None` if the caller is unknown.
     #[must_use]
     pub fn about(&self) -> Option<RequestContext> {
         Some(RequestContext {
@@ -214,7 +219,8 @@ impl Exchange {
         })
     }
 
-    /// The record of its admission; `None` where the caller is not known.
+    /// The record of the admission; `None` if the caller is unknown. Its digests are keyed, so that
+    /// only a party with `digest_key` can test guesses of a prompt.
     #[must_use]
     pub fn admission(
         &self,
@@ -228,6 +234,7 @@ impl Exchange {
             let (path, target) = (reach.path.clone(), reach.target.clone());
             stripped.push(Stripped { kind: reach.kind.as_str(), path, target });
         }
+        // Contents that the gateway will fetch itself. The record names them before the fetch.
         let mut fetches = Vec::new();
         if let Some(wanted) = admitted.call().and_then(|call| call.fetches.as_ref()) {
             for WantedContent { reach, .. } in &wanted.wanted {
@@ -252,12 +259,12 @@ impl Exchange {
         })
     }
 
-    /// The request is admitted. Its entry is open until the exchange is closed or dropped.
+    /// Sets the entry of the admission. It is open until the exchange is closed or dropped.
     pub fn admitted(&mut self, entry: Entry) {
         self.entry = Some(entry);
     }
 
-    /// The open entry.
+    /// The open entry, if there is one.
     pub const fn entry(&mut self) -> Option<&mut Entry> {
         self.entry.as_mut()
     }
@@ -268,14 +275,14 @@ impl Exchange {
         }
     }
 
-    /// Milliseconds since the request came.
+    /// Milliseconds since the request arrived.
     #[must_use]
     pub fn ms(&self) -> u64 {
         u64::try_from(self.clock.monotonic().saturating_sub(self.began).as_millis())
             .unwrap_or(u64::MAX)
     }
 
-    /// What became of the upstreams that were asked and, where the request was refused, why.
+    /// The failures of the tried upstreams and the detail of the refusal, joined by `; `.
     fn cause(&self) -> Option<String> {
         let causes: Vec<&str> =
             self.tried.iter().map(String::as_str).chain(self.detail.as_deref()).collect();
@@ -295,11 +302,11 @@ impl Exchange {
         }
     }
 
-    /// The usage. A request that was not forwarded has none, and an error status means that it did not
-    /// run. Of all others at least the tokens that were sent count, no matter which side ended them.
+    /// The usage. None for a request that was not forwarded. Zero after a status that shows that
+    /// the request did not run. All others count at least the tokens that were sent.
     fn used(&self) -> Option<Used> {
         let Some(sent) = self.sent else {
-            // The built-in model reports of itself.
+            // No upstream was used: the built-in model reports its own usage.
             let told = self.heard.usage?;
             return Some(Used {
                 input: told.input,
@@ -307,20 +314,22 @@ impl Exchange {
                 source: UsageSource::Reported.as_str(),
             });
         };
+        // After a head from an upstream the request may have run, even if a later step failed.
         if self.answered.is_none() && NOT_RUN.contains(&self.code) {
             return None;
         }
         let (used, source) = match self.upstream_status {
+            // 4xx and 503 refuse the request before the model runs. Other errors may come later.
             400..=499 | 503 => (Usage::default(), UsageSource::Bound),
             _ => settle(sent, &self.heard),
         };
         Some(Used { input: used.input, output: used.output, source: source.as_str() })
     }
 
-    /// The same with the open entry.
+    /// The same exchange, with the proof that it has an open entry.
     ///
     /// # Errors
-    /// Itself, where it has none.
+    /// Itself without one.
     pub fn open(self: Box<Self>) -> Result<OpenExchange, Box<Self>> {
         if self.entry.is_some() { Ok(OpenExchange(self)) } else { Err(self) }
     }
@@ -330,64 +339,67 @@ impl Exchange {
         Some(entry.close(self.ending()))
     }
 
-    /// The open entry and how it ends, for a request that is refused after it was admitted.
+    /// The open entry and its outcome, for a request that is refused after its admission.
     pub fn take_entry(&mut self) -> Option<(Entry, Ending)> {
         let entry = self.entry.take()?;
         Some((entry, self.ending()))
     }
 
-    /// An upstream was asked, and did not serve for the reason `why`.
+    /// Records that an upstream was tried and failed for the reason `why`.
     pub fn tried(&mut self, why: Option<String>) {
+        // The reason may contain text of the server, and so a credential.
         let why = why.map(|why| self.redacted(&why));
         self.tried.extend(why);
     }
 
-    /// The upstream is asked now.
+    /// Records that the request is sent to an upstream now.
     pub fn forwarded(&mut self) {
         self.forwarded = Some(self.clock.monotonic());
     }
 
-    /// What the upstream is sent.
+    /// Records the size of the request for the upstream.
     pub const fn sends(&mut self, sent: Sent) {
         self.sent = Some(sent);
     }
 
-    /// The upstream's head came.
+    /// Records that the head of the upstream's answer arrived.
     pub fn head(&mut self, status: u16) {
         self.answered = Some(self.clock.monotonic());
         self.upstream_status = status;
     }
 
-    /// The caller is sent a head of that status; the rest streams.
+    /// Records that the caller gets a head with that status; the body streams.
     pub const fn begun(&mut self, status: u16) {
         self.status = status;
     }
 
-    /// The answer is complete. A request that ends before was aborted by its caller.
+    /// Records that the answer is complete. Without this call, the caller aborted the request.
     pub fn done(&mut self) {
+        // Without an upstream the gateway made the answer itself.
         self.status = if self.upstream_status == 0 { 200 } else { self.upstream_status };
         self.code = if self.status >= 400 { UPSTREAM_ERROR } else { "ok" };
     }
 
-    /// The upstream has told of an error within the answer.
+    /// Records that the upstream reported an error inside its answer.
     pub const fn failed(&mut self) {
         self.code = UPSTREAM_ERROR;
     }
 
-    /// The first byte of the answer goes out.
+    /// Records that the first byte of the answer is sent now.
     pub fn first_byte(&mut self) {
         if self.first.is_none() {
             self.first = Some(self.clock.monotonic());
         }
     }
 
-    /// What the model has said and reported.
+    /// Records the usage and text of the model's answer.
     pub const fn heard(&mut self, heard: Heard) {
         self.heard = heard;
     }
 
-    /// What the answer would have made its reader reach.
+    /// Records the destinations that the answer would have made its client reach.
     pub fn found(&mut self, findings: &Findings) {
+        // Targets come from the answer and may contain a credential.
         let named = findings.named.iter().map(|outbound| OutboundReference {
             target: self.redacted(&outbound.target),
             ..outbound.clone()
@@ -395,7 +407,7 @@ impl Exchange {
         self.outbound = (named.collect(), findings.count);
     }
 
-    /// The request is to be refused, if that can be recorded.
+    /// Records that the request is to be refused, if the refusal can be recorded.
     pub fn judged(&mut self, refusal: &Refusal) {
         self.status = refusal.code.status();
         self.ends(refusal);
@@ -407,18 +419,19 @@ impl Exchange {
         self.uncounted = Some(refusal.code);
     }
 
-    /// The request is refused.
+    /// Records that the request is refused.
     pub fn refused(&mut self, refusal: &Refusal) {
         self.judged(refusal);
         self.counted(refusal.code);
     }
 
-    /// The answer ends here, behind a head that is gone.
+    /// Records that the answer ends here, after its head was already sent.
     pub fn cut(&mut self, refusal: &Refusal) {
         self.ends(refusal);
         self.counted(refusal.code);
     }
 
+    /// Counts a refusal in the metrics. The drop of the exchange then does not count it again.
     fn counted(&mut self, code: Code) {
         self.uncounted = None;
         self.metrics.refused(code);
@@ -428,7 +441,7 @@ impl Exchange {
     }
 }
 
-/// An exchange whose entry is open: its request is admitted, and its outcome is not recorded yet.
+/// An exchange with an open entry: the request is admitted, and its outcome is not recorded yet.
 pub struct OpenExchange(Box<Exchange>);
 
 impl OpenExchange {
@@ -438,7 +451,7 @@ impl OpenExchange {
         &self.0
     }
 
-    /// Bytes of the answer.
+    /// Adds bytes of the answer to the outcome.
     pub fn deliver(&mut self, bytes: &[u8]) {
         self.0.deliver(bytes);
     }
@@ -479,7 +492,7 @@ impl OpenExchange {
         self.0.cut(refusal);
     }
 
-    /// Closes the entry with what is known now. The last bytes of the answer may go once the outcome is durable.
+    /// Closes the entry. The last bytes of the answer may be sent after the outcome is durable.
     #[must_use]
     pub fn close(mut self) -> (Closing, Box<Exchange>) {
         (self.0.close().unwrap_or_else(Closing::never), self.0)

@@ -1,7 +1,9 @@
-//! Fetches content that a request names and puts it into the request, so that the model's server needs no network.
+//! Fetches the content that a request names and puts it into the request, so that the model server
+//! needs no network.
 //!
-//! After the seal, from addresses that were judged, with nothing of the caller's. No redirects, nothing encoded, nothing that does not
-//! begin as what may stand in its place; bounded in size, in time and in what its agent may fetch within an hour.
+//! A fetch starts after the admission is durable, goes only to checked addresses, and sends no data
+//! of the caller. Redirects, content codings and content of a wrong type are refused. Size, time
+//! and the bytes per agent and hour are limited.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,44 +37,47 @@ use crate::proxy::resolve::Resolver;
 use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal};
 
-/// How much room a byte of content takes: itself as it grows, its base64, and that in the body.
+/// Buffer room for each byte of content: the growing buffer, its base64 text, and that text in the
+/// body.
 const ROOM: usize = 5;
-/// When to come back where an hour's bytes are nearly used up.
+/// The retry delay when the hour's bytes are nearly used up.
 const LATER: Duration = Duration::from_secs(60);
 
-/// Who fetches.
+/// Fetches content for requests, with the settings of the config.
 pub struct Fetcher {
-    /// Who is asked for addresses.
+    /// Resolves host names.
     pub resolver: Resolver,
-    /// TLS towards servers; why there is none where there is none.
+    /// The TLS client, or the reason why there is none.
     pub tls: Result<TlsConnector, String>,
-    /// Bytes of one piece of content.
+    /// The largest size of one piece of content, in bytes.
     pub bytes_max: u64,
-    /// All of one request together.
+    /// The time for all content of one request together.
     pub time_max: Duration,
 }
 
-/// For whom is fetched.
+/// The caller and limits of one request's fetches.
 pub struct FetchJob<'e> {
-    /// Which addresses may be dialled.
+    /// Checks which addresses may be dialled.
     pub policy: &'e EgressPolicy,
-    /// The agent, and those that it was delegated from.
+    /// The agent and its ancestors in the delegation.
     pub agents: &'e [Subject],
-    /// What they have had.
+    /// The bytes that agents have fetched.
     pub fetch_quota: &'e Arc<FetchQuota>,
-    /// What they may have within an hour.
+    /// The bytes that each of the agents may fetch within an hour.
     pub per_hour: u64,
-    /// The room for it.
+    /// The buffer room that the content uses.
     pub room: Room,
-    /// What is left of the request's own time.
+    /// The time that remains of the request's own limit.
     pub time: Duration,
 }
 
 impl Fetcher {
-    /// Fetches all of it, one after the other; what has come stands in `contents`, whatever becomes of the rest.
+    /// Fetches all content, one piece after the other. `contents` has the fetched pieces, also
+    /// after an error.
     ///
     /// # Errors
-    /// `egress-uncontrolled`, `fetch-failed`, `fetch-slow`, `fetch-fetch_quota` or `body-memory`, with the place in the body.
+    /// `egress-uncontrolled`, `fetch-failed`, `fetch-slow`, `fetch-quota` or `body-memory`, with
+    /// the position in the body.
     pub async fn all(
         &self,
         fetches: &Fetches,
@@ -83,6 +88,7 @@ impl Fetcher {
             Refusal::new(Code::FetchSlow)
                 .because(format_args!("not all of it within {:?}", self.time_max))
         };
+        // One limit for all pieces: a request with many slow pieces must not hold its slots longer.
         let ends = tokio::time::Instant::now() + self.time_max.min(errand.time);
         for wanted in &fetches.wanted {
             let fetched = tokio::time::timeout_at(ends, self.one(wanted, errand)).await;
@@ -95,6 +101,10 @@ impl Fetcher {
         Ok(())
     }
 
+    /// Fetches one piece: quota, slot, address check, connection, request, body, type check.
+    ///
+    /// # Errors
+    /// See [`Self::all`].
     async fn one(
         &self,
         wanted: &WantedContent,
@@ -103,11 +113,15 @@ impl Fetcher {
         let destination = wanted.controlled.destination();
         let place_max = u64::try_from(wanted.reach.inline_bytes_max()).unwrap_or(u64::MAX);
         let max = self.bytes_max.min(place_max);
+        // The quota is reserved before the fetch. Parallel requests of an agent cannot exceed it
+        // together.
         let mut taken = errand.fetch_quota.take(errand.agents, (max, errand.per_hour))?;
         let failed = |why: &dyn std::fmt::Display| {
             Refusal::new(Code::FetchFailed).because(format_args!("{destination}: {why}"))
         };
         let _place = fetch_place().await.map_err(|error| failed(&error))?;
+        // The connection uses the checked addresses. A second resolution could return others (DNS
+        // rebinding).
         let judged = self.resolver.judged(errand.policy, &wanted.controlled).await?;
         let stream = judged.connect().await.map_err(|error| failed(&error))?;
         let stream = self.secured(stream, destination).await.map_err(|error| failed(&error))?;
@@ -125,6 +139,8 @@ impl Fetcher {
                 wanted.reach.inline_types().join(", ")
             ))
         })?;
+        // The type comes from the content itself. A contradicting label can be a sign of content
+        // that two parsers read differently.
         if !agrees(said.as_deref(), media_type) {
             return Err(failed(&format_args!(
                 "it begins as {media_type}, and its server calls it something else"
@@ -133,6 +149,8 @@ impl Fetcher {
         Ok(Content { media_type: media_type.to_owned(), bytes })
     }
 
+    /// Adds TLS to a connection if the scheme needs it. The certificate must match the host of the
+    /// URL.
     async fn secured(
         &self,
         stream: tokio::net::TcpStream,
@@ -145,6 +163,7 @@ impl Fetcher {
                 let connector =
                     self.tls.as_ref().map_err(|why| std::io::Error::other(why.clone()))?;
                 let host = destination.host.to_string();
+                // An IPv6 literal has brackets in a URL and none in a certificate's name.
                 let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
                     .map_err(std::io::Error::other)?;
                 Ok(UpstreamStream::Tls(Box::new(connector.connect(name, stream).await?)))
@@ -154,7 +173,10 @@ impl Fetcher {
 }
 
 impl Gateway {
-    /// The call with the content in it that it names, and the room that this takes.
+    /// The call with the fetched content in its body, and the room that the content uses.
+    ///
+    /// # Errors
+    /// As [`Fetcher::all`], or a revocation during the fetch.
     pub(super) async fn fetched(
         &self,
         mut call: Committed<Call>,
@@ -182,7 +204,8 @@ impl Gateway {
             fetched = fetcher.all(fetches, &mut errand, &mut contents) => fetched,
             refusal = watch.revoked() => Err(refusal),
         };
-        // What has come is recorded, whatever becomes of the rest.
+        // Every fetched piece is recorded, also if a later one failed: the gateway did contact its
+        // host.
         for (wanted, content) in fetches.wanted.iter().zip(&contents) {
             if let Some(entry) = exchange.entry() {
                 entry.fetched(
@@ -199,6 +222,7 @@ impl Gateway {
         let Some(body) = fill(&call.get().body, &fetches.mark, &contents) else {
             return Err(Refusal::new(Code::Internal).because("a mark without content"));
         };
+        // The fetch took time: the caller may have been revoked since the admission.
         watch.check()?;
         let Some(entry) = exchange.entry() else {
             return Err(Refusal::new(Code::Internal).because("a call without an entry"));
@@ -211,7 +235,7 @@ impl Gateway {
     }
 }
 
-/// A connection that is closed when this is dropped.
+/// The task of a connection. Dropping the value ends the task and closes the connection.
 struct FetchConnection(tokio::task::JoinHandle<()>);
 
 impl Drop for FetchConnection {
@@ -220,13 +244,16 @@ impl Drop for FetchConnection {
     }
 }
 
-/// An answer's body, and the connection that it comes over.
+/// The body of an answer, and the connection that it arrives over.
 struct FetchBody {
     body: Incoming,
     _connection: FetchConnection,
 }
 
-/// Asks for the content. Nothing but the URL says who asks or why.
+/// Sends the request for the content. The URL is the only data from the caller's request in it.
+///
+/// # Errors
+/// The fault of the URL or of the connection, as text.
 async fn ask(
     stream: UpstreamStream,
     wanted: &WantedContent,
@@ -262,8 +289,12 @@ async fn ask(
     Ok(answer.map(|body| FetchBody { body, _connection: connection }))
 }
 
-/// What the server calls what it sends, once its head says that it is the content itself.
+/// The media type that the server gives its content, if the head permits the content.
+///
+/// # Errors
+/// If the status is not 200, or the content is encoded.
 fn said(status: StatusCode, headers: &HeaderMap) -> Result<Option<String>, String> {
+    // A redirect leads to an unchecked destination, so it is never followed.
     if status.is_redirection() {
         return Err(format!("status {status}: where else it leads is not followed"));
     }
@@ -282,23 +313,29 @@ fn said(status: StatusCode, headers: &HeaderMap) -> Result<Option<String>, Strin
     Ok(Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
 }
 
-/// Whether what a server calls its content is of the kind that it is. Many servers call everything octets.
+/// Whether the server's media type fits the real type of the content. Many servers label all
+/// content as octets.
 fn agrees(said: Option<&str>, media_type: &str) -> bool {
     let kind = |media_type: &str| media_type.split('/').next().unwrap_or_default().to_owned();
     match said {
         None | Some("" | "application/octet-stream" | "binary/octet-stream") => true,
+        // Ogg contains audio or video (RFC 5334), and older servers use this one label for both.
         Some("application/ogg") => matches!(kind(media_type).as_str(), "audio" | "video"),
         Some(said) if kind(media_type) == "application" => said == media_type,
         Some(said) => kind(said) == kind(media_type),
     }
 }
 
-/// Why reading ended before its end.
+/// Why reading a body ended early.
 enum Stop {
     Failed(String),
     Refused(Refusal),
 }
 
+/// Reads a body of at most `max` bytes, within the reserved quota and the buffer room.
+///
+/// # Errors
+/// [`Stop`], with the limit that was exceeded.
 async fn read(
     mut coming: FetchBody,
     (max, taken): (u64, &mut QuotaReservation),
@@ -307,7 +344,8 @@ async fn read(
     let too_large =
         |bytes: u64| Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"));
     let used_up = || {
-        let says = "It is larger than what is left of the bytes that may be fetched for this agent within an hour.";
+        let says = "It is larger than what is left of the bytes that may be fetched for this agent \
+            within an hour.";
         Stop::Refused(Refusal::new(Code::FetchQuota).saying(says).after(LATER))
     };
     let announced = coming.body.size_hint().lower();
@@ -322,6 +360,8 @@ async fn read(
         let frame = frame.map_err(|error| Stop::Failed(error.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
         let bytes = u64::try_from(whole.len() + data.len()).unwrap_or(u64::MAX);
+        // The bytes were transferred in any case, so they count against the quota before the limits
+        // are checked.
         let paid = taken.spend(data.len() as u64);
         if bytes > max {
             return Err(too_large(bytes));

@@ -1,4 +1,5 @@
-//! To the upstream and back: a request made anew, and an answer of which only what is known passes.
+//! Requests to an upstream and the heads of its answers. Each request is built from the beginning.
+//! Of an answer only known parts are forwarded.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -26,61 +27,69 @@ use crate::refusal::{Code, Refusal};
 pub struct UpstreamClient {
     /// Its name in the config.
     pub name: Arc<str>,
+    /// Its connections.
     pool: Arc<Pool>,
+    /// The value of the `Host` header.
     host: HeaderValue,
+    /// The path prefix, without a trailing slash.
     path: String,
+    /// The URI of each operation, built once.
     uris: Vec<(Operation, Uri)>,
+    /// The header with its credential.
     credential: Option<(HeaderName, HeaderValue)>,
-    /// True where connections are kept apart by principal.
+    /// True if connections are separated by principal.
     by_principal: bool,
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-/// Headers that a request to an upstream has room for without growing: ours, and hyper's Content-Length.
+/// Headers that a request to an upstream has room for without a new allocation: ours, and hyper's
+/// Content-Length.
 const HEADERS: usize = 12;
-/// Characters of an answer's media type that operators are told.
+/// Characters of an unknown media type that are reported to operators.
 const MEDIA_TYPE_TOLD: usize = 80;
-/// What the gateway calls itself.
+/// The gateway's `User-Agent`.
 pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
-/// Largest answer to a question of the gateway's own, in bytes.
+/// The largest answer to a request of the gateway itself, in bytes.
 const READ_MAX: usize = 4 << 20;
 
 /// Why an upstream has not answered.
 pub enum UpstreamFailure {
-    /// No connection can be had.
+    /// No connection was possible.
     Unreached(Refusal),
-    /// The connection ended before the last byte of the request was written: the upstream surely did not run it.
+    /// The connection ended before the last byte of the request was written. The upstream certainly
+    /// did not run the request.
     Unsent(Refusal),
     /// The connection broke. The request may have run.
     Broke(Refusal),
 }
 
-/// What an upstream answers, once its head was judged.
+/// The form of an upstream's answer, after its head was checked.
 pub enum AnswerForm {
-    /// A whole JSON document.
+    /// One JSON document.
     Json,
     /// A stream of server-sent events.
     Events,
 }
 
-/// The head of an upstream's answer, as far as it passes on.
+/// The parts of an answer's head that are forwarded to the caller.
 pub struct AnswerHead {
     /// The HTTP status.
     pub status: u16,
-    /// What follows.
+    /// The form of the body.
     pub heard: AnswerForm,
     /// The media type, without parameters.
     pub content_type: HeaderValue,
-    /// When to come back.
+    /// The value of `Retry-After`, if it is valid.
     pub retry_after: Option<HeaderValue>,
 }
 
 impl UpstreamClient {
-    /// An upstream of that `Host` and path (without a trailing slash), reached by `dialler`.
+    /// An upstream with that `Host` and path (without a trailing slash), connected by `dialler`.
     ///
     /// # Errors
-    /// When `host` is no header value, or `path` and that of an operation make no URI.
+    /// If `host` is an invalid header value, or if `path` and an operation's path form an invalid
+    /// URI.
     pub fn new(
         name: Arc<str>,
         (host, path): (&str, &str),
@@ -102,7 +111,7 @@ impl UpstreamClient {
         })
     }
 
-    /// The same with connections that are kept apart by principal, where `apart`.
+    /// Sets whether connections are separated by principal.
     #[must_use]
     pub fn by_principal(mut self, apart: bool) -> Self {
         self.by_principal = apart;
@@ -115,13 +124,15 @@ impl UpstreamClient {
         &self.pool
     }
 
-    /// Sends the body of `call`. Nothing of the caller's headers goes along.
+    /// Sends the body of `call`. No header of the caller is forwarded.
     ///
-    /// The admission of `call` is durable, and `fresh` shows that its caller may act now: no wait lies between that check and
-    /// this call. What is revoked later ends the future, which the caller of this function drops.
+    /// The admission of `call` is durable, and `fresh` proves that its caller may act now: there is
+    /// no await between that check and this call. A later revocation makes the caller of this
+    /// function drop the future.
     ///
     /// # Errors
-    /// `upstream-unavailable` when no connection can be had, `upstream-invalid` when the connection broke.
+    /// [`UpstreamFailure`]: `upstream-unavailable` if the request was not sent completely,
+    /// `upstream-invalid` if the connection broke later.
     pub fn send<'s>(
         &'s self,
         fresh: Fresh,
@@ -132,6 +143,7 @@ impl UpstreamClient {
         self.send_now(call.get(), request_id)
     }
 
+    /// Sends the body of `call` over a connection of the pool.
     async fn send_now(
         &self,
         call: &Call,
@@ -142,12 +154,15 @@ impl UpstreamClient {
         let uri = uri.ok_or_else(|| UpstreamFailure::Broke(Code::Internal.into()))?;
         let request =
             || self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id);
+        // A separate connection per principal prevents that bytes of one principal's answer reach
+        // another's.
         let owner = self.by_principal.then_some(call.owner);
         self.pool.send(owner, request).await.map_err(|fault| {
             let because = format!("upstream {}: {fault}", self.name);
             let refusal = |code| Refusal::new(code).because(because);
             match fault {
                 SendFault::Dial(_) => UpstreamFailure::Unreached(
+                    // A later attempt may succeed, so the caller gets a short delay.
                     refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)),
                 ),
                 SendFault::Ended(_) | SendFault::NotSent(_) => UpstreamFailure::Unsent(
@@ -158,10 +173,11 @@ impl UpstreamClient {
         })
     }
 
-    /// Asks for `path`, which begins with a slash, and gives the body of an answer of 200.
+    /// Sends a GET request for `path`, which begins with a slash. Returns the body of an answer
+    /// with status 200.
     ///
     /// # Errors
-    /// When nobody answers, or not so, or with more than 4 MiB.
+    /// If no answer comes, if its status is not 200, or if it has more than 4 MiB.
     pub async fn read(&self, path: &str) -> Result<Vec<u8>, String> {
         let uri: Uri =
             format!("{}{path}", self.path).parse().map_err(|error| format!("{path}: {error}"))?;
@@ -191,6 +207,7 @@ impl UpstreamClient {
         Ok(whole)
     }
 
+    /// A new request with only the gateway's own headers.
     fn request(
         &self,
         operation: Operation,
@@ -208,6 +225,7 @@ impl UpstreamClient {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let accept = if stream { "text/event-stream" } else { "application/json" };
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        // Filters and redaction need plain bytes.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(REQUEST_ID, request_id.clone());
@@ -221,10 +239,10 @@ impl UpstreamClient {
     }
 }
 
-/// The header that carries an upstream's credential.
+/// The header with an upstream's credential.
 ///
 /// # Errors
-/// When the secret has characters that no header may carry.
+/// If the secret has characters that a header cannot contain.
 pub fn credential(
     secret: &str,
     api_key: bool,
@@ -235,15 +253,17 @@ pub fn credential(
         (AUTHORIZATION, format!("Bearer {secret}"))
     };
     let mut value = HeaderValue::from_str(&text)?;
+    // Keeps the value out of debug output and of HTTP/2's compression table.
     value.set_sensitive(true);
     Ok((name, value))
 }
 
-/// Judges the head of an upstream's answer.
+/// Checks the head of an upstream's answer.
 ///
 /// # Errors
-/// `upstream-credential` for 401, 403 and 407 (they speak of the gateway, not of the caller), `upstream-invalid` for
-/// redirects, upgrades, encoded bodies and media types that no dialect here answers with.
+/// `upstream-credential` for 401, 403 and 407, because they concern the gateway's credential and
+/// not the caller. `upstream-invalid` for redirects, upgrades, encoded bodies and unknown media
+/// types.
 pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
     let invalid = |what: &str| Refusal::new(Code::UpstreamInvalid).because(what);
     match status {
@@ -270,14 +290,15 @@ pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHea
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    // In these words and no others: a parameter could say that the bytes are of another encoding than was read.
+    // The gateway writes the media type itself. A parameter of the server could declare an encoding
+    // that the filters did not read.
     let (heard, content_type) = match essence.as_str() {
         "application/json" => (AnswerForm::Json, HeaderValue::from_static("application/json")),
         "text/event-stream" if status < 300 => {
             (AnswerForm::Events, HeaderValue::from_static("text/event-stream"))
         }
         other => {
-            // Bounded: it is the server's text.
+            // Limited: this is text of the server.
             let told: String =
                 other.chars().filter(|letter| !letter.is_control()).take(MEDIA_TYPE_TOLD).collect();
             return Err(invalid(&format!("a media type that is not passed on: {told:?}")));
@@ -291,8 +312,8 @@ pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHea
     })
 }
 
-/// Whether a value of `Retry-After` is one: seconds, or a date in the form that RFC 9110 section 5.6.7 prefers. Anything else could carry
-/// what is not to go out.
+/// Whether a value of `Retry-After` is valid: seconds, or a date in the preferred form of RFC 9110
+/// section 5.6.7. Any other value could leak data, such as a credential.
 fn is_wait(value: &HeaderValue) -> bool {
     const SECONDS_MAX: usize = 9;
     const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
@@ -316,7 +337,7 @@ fn is_wait(value: &HeaderValue) -> bool {
         && clock.iter().all(|part| number(part, 2))
 }
 
-/// What it means that the body of an answer broke off: it was cut, or it is not HTTP.
+/// The refusal for a body that broke off: it was cut, or it is invalid HTTP.
 #[must_use]
 pub fn broke(error: &hyper::Error) -> Refusal {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
@@ -329,7 +350,8 @@ pub fn broke(error: &hyper::Error) -> Refusal {
         .because(pool::cause(error))
 }
 
-/// Reads a whole answer, bounded in size, in time and in the silence between two chunks; `room` grows with it.
+/// Reads a complete answer, limited in size, in total time and in the time between two chunks.
+/// `room` grows with it.
 ///
 /// # Errors
 /// `upstream-slow`, `upstream-endless`, `truncated`, `upstream-invalid` or `body-memory`.
@@ -354,7 +376,7 @@ pub async fn collect(
                 .because(format_args!("the answer has more than {bytes_max} bytes")));
         }
         room.grow(data.len())?;
-        // The common answer is one frame: it is passed on without a copy.
+        // Most answers are one frame: that frame is forwarded without a copy.
         if whole.is_empty() && first.is_empty() {
             first = data;
         } else {

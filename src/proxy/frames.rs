@@ -1,11 +1,16 @@
-//! A budget of frames for each HTTP/2 connection (RFC 9113 section 10.5, "Denial-of-Service Considerations").
+//! A budget of frames for each HTTP/2 connection against floods (RFC 9113 section 10.5).
 //!
-//! The HTTP/2 library answers or drops control frames as fast as they come, and does not bound their rate. This scanner
-//! reads the nine bytes of each frame's header (section 4.1) as bytes pass in either direction, without a copy. Each frame
-//! from the peer costs one, but for `DATA`. While a request's stream is open, flow control and the largest body bound its
-//! `DATA`: large frames are free, small ones cost a part. After that, nothing bounds it but this budget, because the library
-//! drops what comes and gives its window back. What is sent to the peer earns credit, because an honest client answers it:
-//! `WINDOW_UPDATE` for `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer that it no longer wants.
+//! The HTTP/2 library answers or drops control frames as fast as they arrive, and does not limit
+//! their rate. This scanner reads the nine bytes of each frame header (section 4.1) in both
+//! directions, without a copy.
+//!
+//! Each frame from the peer costs one, except `DATA`. While a request's stream is open, flow
+//! control and the largest body limit its `DATA`: large frames are free, small ones cost a part.
+//! After that only this budget limits it: the library drops the bytes and returns their window.
+//!
+//! Frames to the peer earn credit, because an honest client answers them. It sends `WINDOW_UPDATE`
+//! for `DATA`, acknowledgements for `SETTINGS` and `PING`, `RST_STREAM` for an answer that it no
+//! longer wants.
 
 use std::collections::BTreeSet;
 
@@ -13,30 +18,30 @@ use tokio::time::Instant;
 
 /// Frames that a peer may send at once without credit.
 const BURST: u32 = 1000;
-/// Frames a second that a peer may send for good without credit.
+/// Frames per second that a peer may send permanently without credit.
 const REFILL: u32 = 200;
-/// Credit at the most, in frames.
+/// The largest credit, in frames.
 const CREDIT_MAX: u32 = 1 << 20;
-/// Credit for each answer's `HEADERS`: the request's own, a reset, a `WINDOW_UPDATE`.
+/// Credit for each answer's `HEADERS`: for the request's own, a reset and a `WINDOW_UPDATE`.
 const CREDIT_ANSWER: u32 = 3;
-/// Credit for each `DATA`: a `WINDOW_UPDATE` for the stream and one for the connection.
+/// Credit for each `DATA`: it covers a `WINDOW_UPDATE` for the stream and one for the connection.
 const CREDIT_DATA: u32 = 2;
-/// Bytes of `DATA` that earn one more: a client may give back a large frame's window in pieces.
+/// Bytes of `DATA` that earn one more: a client may return a large frame's window in pieces.
 const CREDIT_BYTES: u32 = 1024;
-/// Bytes of a body in one `DATA` from which on it is free while its stream is open.
+/// A `DATA` frame with this many body bytes or more is free while its stream is open.
 const DATA_FREE: u32 = 256;
-/// Bytes of one `DATA` that may be padding (section 6.1), its length included.
+/// Bytes of one `DATA` that padding may use (section 6.1), including the byte with its length.
 const PADDING_MAX: u32 = 256;
-/// Parts of a frame's cost.
+/// Parts that make up the cost of one frame.
 const WHOLE: u32 = 256;
-/// What a smaller `DATA` with a body costs while its stream is open: a client may write a body in small pieces.
+/// The cost of a smaller `DATA` on an open stream, in parts: a body may come in small pieces.
 const DATA_SMALL: u32 = 1;
-/// What `DATA` costs on a stream that has ended: what was on its way when the answer came may be one window of it.
+/// The cost of `DATA` on an ended stream, in parts: one window may still be in transit then.
 const DATA_LATE: u32 = 32;
-/// Open streams that are known at once. The library refuses streams beyond a much lower number; `DATA` on more costs as if
-/// they had ended.
+/// Open streams that the scanner tracks. The library refuses streams above a much lower number.
+/// `DATA` on further streams costs as if they had ended.
 const OPEN_MAX: usize = 1024;
-/// Bytes of one header block at the most, `CONTINUATION` frames included. The library's own limit is lower.
+/// The largest header block in bytes, with `CONTINUATION` frames. The library's limit is lower.
 const BLOCK_MAX: u32 = 256 << 10;
 
 const DATA: u8 = 0;
@@ -46,22 +51,22 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
-/// `END_STREAM` of `DATA` and `HEADERS`, `ACK` of `SETTINGS` and `PING`.
+/// The flag `END_STREAM` of `DATA` and `HEADERS`. `ACK` of `SETTINGS` and `PING` is the same bit.
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// Of `DATA`: padding follows the body.
+/// The flag of `DATA` with padding after the body.
 const PADDED: u8 = 8;
-/// `ENHANCE_YOUR_CALM` (section 7).
+/// The error code `ENHANCE_YOUR_CALM` (section 7).
 const CALM: u8 = 0xb;
 const HEADER: usize = 9;
 
-/// That a peer sent more control frames than its budget allows.
+/// The peer sent more control frames than its budget allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more HTTP/2 control frames than the connection's budget allows")]
 pub struct Flood;
 
-/// What a frame's header says.
+/// The fields of a frame header (section 4.1).
 #[derive(Clone, Copy)]
 struct Frame {
     length: u32,
@@ -73,6 +78,7 @@ struct Frame {
 impl Frame {
     const fn read([l0, l1, l2, kind, flags, s0, s1, s2, s3]: [u8; HEADER]) -> Self {
         let length = u32::from_be_bytes([0, l0, l1, l2]);
+        // The highest bit is reserved and ignored (section 4.1).
         let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
         Self { length, kind, flags, stream }
     }
@@ -81,12 +87,14 @@ impl Frame {
         self.flags & flag != 0
     }
 
-    /// The cost of this `DATA` from the peer, in parts. `open` says whether its request's body may still come.
+    /// The cost of this `DATA` from the peer, in parts. `open`: its body may still arrive.
     const fn data_cost(self, open: bool) -> u32 {
+        // The real padding length is in the payload, which is not read: the largest is assumed.
         let body = self.length.saturating_sub(if self.has(PADDED) { PADDING_MAX } else { 0 });
         match (open, body) {
-            // The end of a body may have no bytes.
+            // The last frame of a body may be empty.
             (true, _) if self.has(END_STREAM) => 0,
+            // An empty frame moves no data. It is the cheapest flood, so it costs a whole frame.
             (_, 0) => WHOLE,
             (true, DATA_FREE..) => 0,
             (true, _) => DATA_SMALL,
@@ -95,20 +103,22 @@ impl Frame {
     }
 }
 
-/// Where a direction of a connection stands between two frame headers.
+/// The position of one direction of a connection, relative to its frames.
 struct FrameScan {
+    /// The bytes of the current header, of which `have` are read.
     header: [u8; HEADER],
     have: usize,
-    /// Bytes of payload that are still to come.
+    /// Payload bytes to skip before the next header.
     skip: usize,
 }
 
 impl FrameScan {
+    /// A position before the first frame, after `skip` other bytes.
     const fn after(skip: usize) -> Self {
         Self { header: [0; HEADER], have: 0, skip }
     }
 
-    /// Calls `seen` for each frame header that `bytes` complete.
+    /// Calls `seen` for each frame header that `bytes` complete. Headers may be split at any byte.
     fn push<F>(&mut self, mut bytes: &[u8], mut seen: F) -> Result<(), Flood>
     where
         F: FnMut(Frame) -> Result<(), Flood>,
@@ -131,21 +141,25 @@ impl FrameScan {
         Ok(())
     }
 
+    /// Whether the next byte begins a frame header.
     const fn is_between_frames(&self) -> bool {
         self.have == 0 && self.skip == 0
     }
 }
 
-/// What a peer may still send: a token bucket that is filled when it is empty, so that the clock is asked rarely.
+/// A token bucket of the peer's frames. It is filled only when empty, to read the clock rarely.
 struct Budget {
-    /// Parts of a frame's cost that were used and not yet spent.
+    /// Parts of a frame's cost that are used and not charged yet.
     parts: u32,
+    /// Frames that are left in the bucket.
     left: u32,
+    /// Frames that are paid by frames to the peer.
     credit: u32,
     filled: Instant,
 }
 
 impl Budget {
+    /// Charges one frame: first to the credit, then to the bucket. Fails if both are used up.
     fn spend(&mut self, now: impl Fn() -> Instant) -> Result<(), Flood> {
         if self.credit > 0 {
             self.credit -= 1;
@@ -155,7 +169,7 @@ impl Budget {
             let now = now();
             let earned =
                 now.saturating_duration_since(self.filled).as_secs_f64() * f64::from(REFILL);
-            // A saturating conversion: a day's rest fills the bucket and no more.
+            // The cast saturates: a day without frames fills the bucket to `BURST` and no further.
             self.left = (earned as u32).min(BURST);
             self.filled = now;
         }
@@ -163,7 +177,7 @@ impl Budget {
         Ok(())
     }
 
-    /// Spends one for each [`WHOLE`] of `parts`.
+    /// Charges `parts`; each full [`WHOLE`] costs one frame.
     fn spend_parts(&mut self, parts: u32, now: impl Fn() -> Instant) -> Result<(), Flood> {
         self.parts += parts;
         if self.parts < WHOLE {
@@ -173,6 +187,7 @@ impl Budget {
         self.spend(now)
     }
 
+    /// Adds credit for frames to the peer.
     fn earn(&mut self, frames: u32) {
         self.credit = (self.credit + frames).min(CREDIT_MAX);
     }
@@ -183,16 +198,16 @@ pub struct Frames {
     incoming: FrameScan,
     outgoing: FrameScan,
     budget: Budget,
-    /// The highest stream that the peer opened.
+    /// The highest stream id that the peer opened.
     last_stream: u32,
-    /// Requests whose bodies may still come: neither side has ended their streams.
+    /// Requests whose bodies may still arrive: neither side has ended their streams.
     open: BTreeSet<u32>,
-    /// Bytes of the header block that is still open; none where none is.
+    /// Bytes of the open header block; none if no block is open.
     block: Option<u32>,
 }
 
 impl Frames {
-    /// A connection whose first `preface` bytes are no frames.
+    /// A connection whose first `preface` bytes belong to no frame.
     #[must_use]
     pub fn new(preface: usize) -> Self {
         let budget = Budget { parts: 0, left: BURST, credit: 0, filled: Instant::now() };
@@ -200,10 +215,10 @@ impl Frames {
         Self { incoming, outgoing, budget, last_stream: 0, open: BTreeSet::new(), block: None }
     }
 
-    /// Counts what came from the peer.
+    /// Counts bytes from the peer.
     ///
     /// # Errors
-    /// When the peer's budget is used up, or one header block is larger than any that is read.
+    /// If the peer's budget is used up, or if one header block exceeds its limit.
     pub fn came(&mut self, bytes: &[u8]) -> Result<(), Flood> {
         self.came_at(bytes, Instant::now)
     }
@@ -212,6 +227,7 @@ impl Frames {
         let Self { incoming, budget, last_stream, open, block, .. } = self;
         incoming.push(bytes, |frame| {
             match frame.kind {
+                // A higher id opens a stream; a known id carries trailers (section 5.1.1).
                 HEADERS => {
                     if frame.stream > *last_stream {
                         *last_stream = frame.stream;
@@ -224,6 +240,7 @@ impl Frames {
                     *block = (!frame.has(END_HEADERS)).then_some(frame.length);
                 }
                 CONTINUATION => {
+                    // Without a limit a header block could grow forever (CONTINUATION flood).
                     let whole = block.unwrap_or(0).saturating_add(frame.length);
                     if whole > BLOCK_MAX {
                         return Err(Flood);
@@ -246,11 +263,11 @@ impl Frames {
         })
     }
 
-    /// Counts what went to the peer.
+    /// Counts bytes to the peer.
     pub fn went(&mut self, bytes: &[u8]) {
         let Self { outgoing, budget, open, .. } = self;
         let counted = outgoing.push(bytes, |frame| {
-            // The answer may end before the request's body has come.
+            // The answer may end before the request's body: from then on its `DATA` costs.
             if frame.kind == RST_STREAM
                 || matches!(frame.kind, HEADERS | DATA) && frame.has(END_STREAM)
             {
@@ -259,6 +276,7 @@ impl Frames {
             budget.earn(match frame.kind {
                 HEADERS => CREDIT_ANSWER,
                 DATA => CREDIT_DATA + frame.length / CREDIT_BYTES,
+                // A peer sends no frame in reply to an acknowledgement, so it earns no credit.
                 SETTINGS | PING if !frame.has(ACK) => 1,
                 _ => 0,
             });
@@ -273,9 +291,10 @@ impl Frames {
         self.block.is_some()
     }
 
-    /// The `GOAWAY` that tells a peer why its connection ends, where a frame may stand now.
+    /// The `GOAWAY` frame that reports the flood, if the next byte to the peer can begin a frame.
     #[must_use]
     pub fn farewell(&self) -> Option<[u8; 17]> {
+        // Written inside another frame, its bytes would be read as that frame's payload.
         self.outgoing.is_between_frames().then(|| {
             let [s0, s1, s2, s3] = self.last_stream.to_be_bytes();
             [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, s0, s1, s2, s3, 0, 0, 0, CALM]
@@ -362,7 +381,7 @@ mod tests {
         }
     }
 
-    /// How many times `bytes` pass, of `most`.
+    /// How many times `bytes` pass, of at most `most` attempts.
     fn passed(frames: &mut Frames, bytes: &[u8], most: usize) -> usize {
         (0..most).take_while(|_| sent(frames, bytes).is_ok()).count()
     }
@@ -380,7 +399,7 @@ mod tests {
                 sent(&mut frames, &frame(HEADERS, END_HEADERS, 1, 40)).expect("a request");
                 frames.went(&ending);
                 let taken = passed(&mut frames, &frame(DATA, 0, 1, length), 100_000);
-                // One window of it may have been on its way, in pieces of whatever size.
+                // One window of the stream may have been in transit, in pieces of any size.
                 assert!((1000..10_000).contains(&taken), "{taken} of {length} bytes");
             }
         }

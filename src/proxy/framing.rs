@@ -1,4 +1,5 @@
-//! Refuses requests whose framing or host two readers could understand differently.
+//! Refuses requests whose framing or host two parsers could interpret differently (request
+//! smuggling).
 
 use http::header::HOST;
 use http::{HeaderValue, Request};
@@ -6,13 +7,15 @@ use http::{HeaderValue, Request};
 use crate::proxy::heads::Framing;
 use crate::refusal::{Code, Refusal};
 
-/// Bytes of a request's line and headers at the most: a chain of 40 KiB and what else a caller sends.
+/// The largest size of a request's line and headers in bytes: a chain of 40 KiB and the caller's
+/// other headers.
 pub(super) const HEADERS_MAX: usize = 64 << 10;
 
-/// Headers of a request at the most: what hyper reads of HTTP/1.
+/// The largest number of headers. It is hyper's limit for HTTP/1, applied to HTTP/2 too.
 const HEADERS_COUNT_MAX: usize = 100;
 
-/// The size of a header list as RFC 9113 section 10.5.1 counts it.
+/// The size of a header list as RFC 9113 section 10.5.1 counts it: with 32 bytes of overhead per
+/// field.
 fn list_size<B>(request: &Request<B>) -> usize {
     let headers =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
@@ -20,10 +23,12 @@ fn list_size<B>(request: &Request<B>) -> usize {
     headers.sum::<usize>() + target
 }
 
-/// Asks whether a request is framed and addressed in one way only.
+/// Checks that a request has one possible framing and one possible host. `shown` is the framing in
+/// the raw head, if it was scanned.
 ///
 /// # Errors
-/// `headers-too-large` (of HTTP/2; hyper holds the limit for HTTP/1), `framing-invalid` or `host-not-served`.
+/// `headers-too-large` (for HTTP/2; hyper enforces the limit for HTTP/1), `framing-invalid` or
+/// `host-not-served`.
 pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result<(), Refusal> {
     let many = request.headers().len() > HEADERS_COUNT_MAX;
     if request.version() == http::Version::HTTP_2 && (many || list_size(request) > HEADERS_MAX) {
@@ -31,7 +36,8 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
     }
     let headers = request.headers();
     let chunked = headers.contains_key(http::header::TRANSFER_ENCODING);
-    // hyper leaves out the Content-Length of a chunked request. Where the head was not seen, nobody knows.
+    // hyper removes the Content-Length of a chunked request. Only the raw head shows that it was
+    // there.
     if chunked && shown.is_some_and(|shown| shown.length || !shown.chunked) {
         return Err(
             Refusal::new(Code::FramingInvalid).because("Transfer-Encoding beside Content-Length")
@@ -39,6 +45,7 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
     }
     let upgrade =
         headers.contains_key(http::header::UPGRADE) || headers.contains_key("http2-settings");
+    // The gateway implements only 100-continue. An intermediary could act on another expectation.
     let expects = headers
         .get(http::header::EXPECT)
         .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
@@ -47,9 +54,12 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
     }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();
+    // With two Host headers, a proxy and the gateway could choose different ones (RFC 9112 section
+    // 3.2).
     if hosts.next().is_some() {
         return Err(Refusal::new(Code::HostNotServed).because("two Host headers"));
     }
+    // An absolute URI also names a host. If both are present, they must be equal.
     let authority = request.uri().authority().map(http::uri::Authority::as_str);
     let named = match (host.map(HeaderValue::as_bytes), authority) {
         (Some(host), Some(authority)) if host != authority.as_bytes() => None,

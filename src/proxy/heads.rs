@@ -1,29 +1,35 @@
-//! Where the heads of an HTTP/1 connection's requests are, and which framing each one shows (RFC 9112 section 6).
+//! Finds the heads of an HTTP/1 connection's requests, and the framing that each one shows (RFC
+//! 9112 section 6).
 //!
-//! hyper follows RFC 9112 section 6.3: where `Transfer-Encoding` and `Content-Length` stand in one request it reads by the
-//! former and forgets the latter, so that nobody behind it can see the disagreement any more. This gateway refuses such a
-//! request. The tracker follows the framing of each message (head, then a body of a length or in chunks, then the next
-//! head), looks at heads alone, and keeps what each head showed for the request that hyper makes of it, in order.
+//! hyper follows RFC 9112 section 6.3. If a request has both `Transfer-Encoding` and
+//! `Content-Length`, hyper uses the former and removes the latter, so no later code can see the
+//! conflict. This gateway refuses such a request.
 //!
-//! What hyper would not read the tracker does not follow: it is lost from there on and says so, and a chunked request that
-//! it did not see is refused.
+//! The tracker follows the framing of each message: a head, then a body with a length or in chunks,
+//! then the next head. It parses only heads, and keeps the framing of each head in order, for the
+//! request that hyper makes of it.
+//!
+//! If the tracker meets input that hyper rejects, it stops following and reports that. A chunked
+//! request whose head it did not see is refused.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of a line that are looked at: a name of interest, and a length of any size that is taken.
+/// Bytes of a line that are kept: enough for the names that matter, and for a length of any
+/// accepted size.
 const LINE_MAX: usize = 64;
 
-/// The framing that one head showed.
+/// The framing that one head shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Framing {
-    /// A `Content-Length` line was there.
+    /// The head had a `Content-Length` line.
     pub length: bool,
-    /// A `Transfer-Encoding` line was there.
+    /// The head had a `Transfer-Encoding` line.
     pub chunked: bool,
 }
 
-/// The framings of heads whose requests were not served yet, oldest first.
+/// The framings of heads whose requests were not served yet, oldest first. The connection and the
+/// service share it.
 #[derive(Clone, Default)]
 pub struct Framings(Arc<Mutex<VecDeque<Framing>>>);
 
@@ -32,44 +38,47 @@ impl Framings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The framing of the next request; none where its head was not seen.
+    /// The framing of the next request; none if its head was not seen.
     #[must_use]
     pub fn next(&self) -> Option<Framing> {
         self.lock().pop_front()
     }
 }
 
-/// Where in a message the next byte stands.
+/// The position of the next byte in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MessagePosition {
-    /// Before or in a request line; `begun` once a byte of it came, or of an empty line before it (section 2.2).
+    /// Before or in a request line. `begun` is true after a byte of it, or of an empty line before
+    /// it (section 2.2).
     Start { begun: bool },
     /// In a header line.
     Header,
-    /// In a body, so many bytes before its end.
+    /// In a body, with the number of bytes before its end.
     Body(u64),
-    /// In chunks (section 7.1).
+    /// In a chunked body (section 7.1).
     Chunks(Chunk),
-    /// Something came that hyper does not read either.
+    /// Unknown: the input was one that hyper also rejects.
     Lost,
 }
 
-/// Where in a chunked body the next byte stands.
+/// The position of the next byte in a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Chunk {
     /// In the hexadecimal size; none before its first digit.
     Size(Option<u64>),
-    /// Behind the size: blanks or an extension.
+    /// After the size: blanks or an extension.
     Extension(u64),
-    /// At the line feed behind the size.
+    /// At the line feed after the size.
     SizeEnd(u64),
+    /// In the data, with the number of bytes before its end.
     Data(u64),
-    /// At the carriage return behind the data.
+    /// At the carriage return after the data.
     DataReturn,
-    /// At the line feed behind the data.
+    /// At the line feed after the data.
     DataEnd,
     /// At the first byte of a trailer line, or of the last line.
     TrailerStart,
+    /// In a trailer line.
     Trailer,
     /// At the line feed of a trailer line.
     TrailerEnd,
@@ -77,19 +86,22 @@ enum Chunk {
     Last,
 }
 
-/// Follows the messages of one connection.
+/// Follows the messages of one connection, in constant memory.
 pub struct Heads {
     at: MessagePosition,
+    /// The beginning of the current line.
     line: [u8; LINE_MAX],
-    /// Bytes of the line so far; more than [`LINE_MAX`] where its rest was not kept.
+    /// Length of the line so far. More than [`LINE_MAX`] if its end was not kept.
     line_len: usize,
+    /// The framing of the current head so far.
     head: Framing,
+    /// The value of its `Content-Length`.
     length: u64,
     framings: Framings,
 }
 
 impl Heads {
-    /// At the beginning of a connection.
+    /// The state at the beginning of a connection.
     #[must_use]
     pub fn new() -> Self {
         let (head, framings) = (Framing::default(), Framings::default());
@@ -103,7 +115,7 @@ impl Heads {
         }
     }
 
-    /// What the heads showed, for whoever serves their requests.
+    /// The framings of the heads, for the service of the connection.
     #[must_use]
     pub fn framings(&self) -> Framings {
         self.framings.clone()
@@ -115,13 +127,13 @@ impl Heads {
         matches!(self.at, MessagePosition::Start { begun: true } | MessagePosition::Header)
     }
 
-    /// True where all that came were whole requests.
+    /// True if all bytes so far were complete requests.
     #[must_use]
     pub const fn is_between_requests(&self) -> bool {
         matches!(self.at, MessagePosition::Start { begun: false })
     }
 
-    /// Follows `bytes`, the next ones of the connection.
+    /// Follows `bytes`, the next bytes of the connection.
     pub fn came(&mut self, mut bytes: &[u8]) {
         while let [first, after @ ..] = bytes {
             bytes = match self.at {
@@ -150,14 +162,16 @@ impl Heads {
         }
     }
 
-    /// Takes the bytes up to the line's end; gives the rest.
+    /// Takes the bytes up to the end of the line. Returns the rest.
     fn in_head<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        // A lone line feed ends a line for hyper, so it does here (RFC 9112 section 2.2).
         let end = memchr::memchr(b'\n', bytes);
         let (part, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
         if let Some(room) = self.line.get_mut(self.line_len..) {
             let kept = room.len().min(part.len());
             room[..kept].copy_from_slice(&part[..kept]);
         }
+        // The full length counts, also when only a part is kept: a cut length must not be parsed.
         self.line_len = self.line_len.saturating_add(part.len());
         if self.at == (MessagePosition::Start { begun: false }) {
             self.at = MessagePosition::Start { begun: true };
@@ -169,12 +183,14 @@ impl Heads {
         rest
     }
 
+    /// Evaluates a complete line of a head.
     fn ends_line(&mut self) {
         let kept = &self.line[..self.line_len.min(LINE_MAX)];
         let whole = self.line_len <= LINE_MAX;
         let empty = kept.is_empty() || kept == b"\r";
         self.line_len = 0;
         match self.at {
+            // Empty lines before a request line are ignored (RFC 9112 section 2.2).
             MessagePosition::Start { .. } if empty => {}
             MessagePosition::Start { .. } => {
                 (self.head, self.length) = (Framing::default(), 0);
@@ -182,6 +198,7 @@ impl Heads {
             }
             MessagePosition::Header if empty => {
                 self.framings.lock().push_back(self.head);
+                // As hyper does: with both headers, the chunks decide the end of the body.
                 self.at = if self.head.chunked {
                     MessagePosition::Chunks(Chunk::Size(None))
                 } else {
@@ -194,6 +211,8 @@ impl Heads {
                 if name.eq_ignore_ascii_case(b"transfer-encoding") {
                     self.head.chunked = true;
                 } else if name.eq_ignore_ascii_case(b"content-length") {
+                    // Two lengths are accepted only if they are equal (RFC 9112 section 6.3). Any
+                    // other value is an error in hyper too.
                     let length = whole.then(|| number(value.trim_ascii())).flatten();
                     match length.filter(|length| !self.head.length || self.length == *length) {
                         Some(length) => self.length = length,
@@ -213,17 +232,18 @@ impl Default for Heads {
     }
 }
 
-/// Within a message of so many bytes more, or behind it.
+/// The position in a message with `left` more bytes, or after its end.
 fn message(left: u64, within: fn(u64) -> MessagePosition) -> MessagePosition {
     if left == 0 { MessagePosition::Start { begun: false } } else { within(left) }
 }
 
+/// Parses a decimal number that has only digits.
 fn number(digits: &[u8]) -> Option<u64> {
     let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
     plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
 }
 
-/// The place behind `byte`, as hyper's decoder reads chunks.
+/// The position after `byte`. It follows the state machine of hyper's decoder.
 fn chunked(chunk: Chunk, byte: u8) -> MessagePosition {
     let digit = char::from(byte).to_digit(16).map(u64::from);
     MessagePosition::Chunks(match (chunk, byte) {
@@ -231,6 +251,8 @@ fn chunked(chunk: Chunk, byte: u8) -> MessagePosition {
             let Some(size) =
                 size.unwrap_or(0).checked_mul(16).and_then(|size| size.checked_add(digit))
             else {
+                // An overflowing size must not wrap: the tracker and hyper would disagree about the
+                // end.
                 return MessagePosition::Lost;
             };
             Chunk::Size(Some(size))
@@ -261,7 +283,7 @@ mod tests {
     const BOTH: Framing = Framing { length: true, chunked: true };
     const NEITHER: Framing = Framing { length: false, chunked: false };
 
-    /// Asks for the framings of `stream`, sent in pieces of every size.
+    /// Compares the framings of `stream`, sent in pieces of every size.
     #[track_caller]
     fn check(stream: &str, expect: &[Framing]) -> Heads {
         let mut last = Heads::new();
@@ -295,10 +317,12 @@ mod tests {
         let body = "\r\ncontent-length: 1\r\n\r\n";
         let first = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         let second = format!(
-            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x};a=b\r\n{body}\r\n0\r\nx: y\r\n\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{:x};a=b\r\n{body}\r\n0\r\nx: \
+                y\r\n\r\n",
             body.len()
         );
-        let third = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n11\r\nContent-Length: 1\r\n0\r\n\r\n";
+        let third = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n11\r\nContent-Length: \
+            1\r\n0\r\n\r\n";
         let heads =
             check(&format!("{first}{second}{third}{first}"), &[LENGTH, CHUNKED, CHUNKED, LENGTH]);
         assert!(heads.is_between_requests());

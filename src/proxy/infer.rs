@@ -1,4 +1,4 @@
-//! An inference request: from its route to its answer.
+//! An inference request, from its route to its answer.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ use crate::refusal::{Code, Refusal};
 
 impl Gateway {
     /// Answers a request that has a route.
+    ///
+    /// # Errors
+    /// The refusal of any step: body, policy, slots, admission, upstream.
     pub(super) async fn infer(
         &self,
         routed: Routed,
@@ -38,6 +41,8 @@ impl Gateway {
     ) -> Result<Answer, Refused> {
         exchange.wants_receipt = headers.get("want-receipt").is_some_and(|value| value == "1");
         exchange.operation = routed.operation().as_str();
+        // Authentication and rates come before the body: an unauthenticated caller cannot fill the
+        // buffers.
         let held = if reads_body(routed.operation()) {
             let (max, timeouts) = (exchange.config.tables.body_max, &exchange.config.timeouts);
             let times = Times {
@@ -55,22 +60,27 @@ impl Gateway {
         let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
         let stamp = BodyStamp { request: exchange.id, cache_salts: &self.cache_salts };
         let turn = self.turn(&capped, exchange).await?;
-        // A caller that waited for its turn may have been suspended, or its token may have expired.
+        // While a caller waited for its slot, it may have been suspended, or its token may have
+        // expired.
         let fresh = watch.check()?;
         let admitted = admit(reserve(capped, turn, &self.limiter)?, &stamp);
-        // What follows the body is boxed: a caller that does not send its body holds none of it.
+        // The steps after the body are boxed: a caller that never sends its body holds none of that
+        // memory.
         let open = Box::pin(self.commit(fresh, admitted, held.bytes(), exchange)).await?;
-        // What goes on is about as long as what came: the room stays taken until the server has it.
+        // The forwarded body is about as long as the received one. Its room stays taken until the
+        // server has it.
         let room = held.into_room();
         exchange.admitted(open.entry);
-        // Before anything is answered. An upstream is sent nothing without a check of its own.
+        // Checked before any answer, because the commit took time. Each upstream attempt has its
+        // own check too.
         watch.check()?;
         let answer = Box::pin(self.work(open.committed, watch, exchange)).await;
         drop(room);
         Ok(answer?)
     }
 
-    /// Records what was admitted, before its server sees a byte. Not an `async fn`: the proof is used up before the first wait.
+    /// Records the admission before the server receives a byte. Not an `async fn`: the proof
+    /// `fresh` is consumed before the first await.
     fn commit<'s>(
         &'s self,
         fresh: Fresh,
@@ -82,6 +92,10 @@ impl Gateway {
         self.record(admitted, received, exchange)
     }
 
+    /// Builds the admission and waits until it is durable.
+    ///
+    /// # Errors
+    /// If the log cannot record it.
     async fn record(
         &self,
         admitted: Admitted,
@@ -99,7 +113,7 @@ impl Gateway {
         self.recorder.commit(admitted, admission).await
     }
 
-    /// Does the work whose admission is durable.
+    /// Does the work of a request whose admission is durable.
     async fn work(
         &self,
         committed: Committed<Admitted>,
@@ -125,17 +139,21 @@ impl Gateway {
         mut watch: RevocationWatcher,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
+        // Filters are built before the call consumes `routed`.
         let filter = self.response_filters(&routed, call.get().continues);
         let (call, _room) = match call.get().fetches {
             None => (call, None),
-            // Boxed, as it is rare: every request would keep room for it.
+            // Boxed because it is rare: otherwise every request would reserve room for it.
             Some(_) => Box::pin(self.fetched(call, &routed, &mut watch, exchange)).await?,
         };
+        // The caller's slots now belong to the exchange, which holds them until the answer is
+        // delivered.
         exchange.occupied.caller = routed.into_permit();
         self.call(call, filter, watch, exchange).await
     }
 
-    /// The response filters for this caller.
+    /// The response filters for this caller. `continues` is true if the answer continues text of
+    /// the request.
     fn response_filters(&self, routed: &Routed, continues: bool) -> ResponseFilters {
         let caller = routed.paced().caller();
         let metrics = Arc::clone(&self.metrics);
@@ -149,7 +167,7 @@ impl Gateway {
     }
 }
 
-/// Answers what needs no upstream.
+/// The answer to a request that needs no upstream.
 fn local_answer(work: &Local, routed: Routed, exchange: &mut Exchange) -> Result<Answer, Refusal> {
     let bytes = match work {
         Local::Models(one) => list(&routed, one.as_deref(), exchange.dialect)?,
@@ -159,6 +177,7 @@ fn local_answer(work: &Local, routed: Routed, exchange: &mut Exchange) -> Result
     Ok(Answer::Whole(ResponseParts::own(JSON), Bytes::from(bytes)))
 }
 
+/// Whether requests of an operation have a body.
 const fn reads_body(operation: Operation) -> bool {
     match operation {
         Operation::ChatCompletions

@@ -1,4 +1,5 @@
-//! The life of a request: `arrive` (who asks), `infer` (the inference itself), `public` (what needs no token).
+//! The data plane: the path of a request. `arrive` authenticates, `infer` runs the inference,
+//! `public` serves paths without a token.
 
 pub mod activity;
 mod answer;
@@ -68,69 +69,70 @@ use crate::proxy::tree::LogTree;
 use crate::registry::Registry;
 use crate::weights::Weights;
 
-/// What changes when the config is read again.
+/// The parts of the data plane that a reload of the config replaces.
 pub struct DataPlaneConfig {
     /// Classes, principals, models.
     pub tables: Arc<Tables>,
     /// Upstreams by name.
     pub upstreams: HashMap<Arc<str>, Arc<UpstreamClient>>,
-    /// Which of them answer.
+    /// The health of the upstreams.
     pub health: Arc<Health>,
     /// Time limits.
     pub timeouts: Timeouts,
-    /// Whether anybody may have the public keys.
+    /// Whether the gateway serves its public keys without a token.
     pub publish_keys: bool,
-    /// The log's tree, where anybody gets something of it.
+    /// The log's tree, if any of it is served.
     pub tree: Option<Arc<LogTree>>,
-    /// The hash of the rules and config in force.
+    /// The hash of the active rules and config.
     pub policy: Arc<str>,
-    /// Who fetches content, where a class has it put into requests.
+    /// Fetches content, if a class has content put into requests.
     pub fetcher: Option<Fetcher>,
-    /// How long answers may be.
+    /// The limits on the size of answers.
     pub answers: AnswerLimits,
-    /// Takes the gateway's own secrets out of answers.
+    /// Removes the gateway's own secrets from answers.
     pub redactor: Arc<Redactor>,
 }
 
-/// The data plane: small handles on the books, and the way through them.
+/// The data plane: handles on all state that serving a request needs.
 pub struct Gateway {
-    /// The config in force.
+    /// The active config.
     pub config: ArcSwap<DataPlaneConfig>,
-    /// Who is asking.
+    /// Authenticates callers.
     pub authenticator: Arc<Authenticator>,
-    /// Rates and places.
+    /// Rates and slots.
     pub limiter: Arc<Limiter>,
-    /// Places at upstreams, and those who wait for one.
+    /// Slots at upstreams, and the requests that wait for one.
     pub slots: Arc<Slots>,
-    /// Agents and tokens, for their changes.
+    /// Agents and tokens; announces their changes.
     pub registry: Arc<Registry>,
-    /// Which weights answer.
+    /// The weights digest of each model and upstream.
     pub weights: Arc<Weights>,
-    /// The seal.
+    /// Records admissions, outcomes and refusals in the log.
     pub recorder: AuditRecorder,
-    /// Bytes of bodies held at once.
+    /// The memory for bodies.
     pub buffers: Arc<Buffers>,
-    /// What is measured.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Names of requests.
+    /// Makes the ids of requests.
     pub request_ids: RequestIds,
     /// Salts of prompt caches.
     pub cache_salts: CacheSalts,
-    /// What stands in bodies for content that is still to come.
+    /// Makes the marks that stand for content in a body until it is fetched.
     pub marks: Draws,
-    /// What was fetched for whom.
+    /// The bytes fetched for each agent.
     pub fetch_quota: Arc<FetchQuota>,
 }
 
-/// What the connection knows of a request.
+/// The facts that a connection knows about a request.
 pub struct Origin {
-    /// The peer's address, or that of the client behind a trusted proxy.
+    /// The peer's address, or the client's address if a trusted proxy names it.
     pub peer: IpAddr,
-    /// What the head of an HTTP/1 request showed of its framing; none over HTTP/2.
+    /// The framing in the head of an HTTP/1 request; none over HTTP/2.
     pub framing: Option<Framing>,
-    /// What the caller took: the progress of an HTTP/1 connection, or of an HTTP/2 stream. None where that is not known.
+    /// The bytes that the caller took, of an HTTP/1 connection or of an HTTP/2 stream. None if they
+    /// are not counted.
     pub reader: Option<Arc<DeliveredBytes>>,
 }
 

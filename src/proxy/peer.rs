@@ -1,7 +1,8 @@
-//! Who is at the other end: the connection's address or, from a trusted proxy, the one that it speaks for.
+//! The client's address: the address of the connection or, from a trusted proxy, the address that
+//! the proxy names.
 //!
-//! Read are the PROXY protocol version 2 (haproxy's `doc/proxy-protocol.txt`, sections 2.2 and 2.3) and `X-Forwarded-For`,
-//! both from trusted addresses only.
+//! Supported are the PROXY protocol version 2 (haproxy's `doc/proxy-protocol.txt`, sections 2.2 and
+//! 2.3) and `X-Forwarded-For`. Both are accepted from trusted addresses only.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,20 +12,20 @@ use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Address block and TLVs of a PROXY header at the most, in bytes.
+/// The largest address block with TLVs of a PROXY header, in bytes.
 const LENGTH_MAX: usize = 2048;
 
-/// True where `peer` is a proxy that is believed.
+/// Whether `peer` is a trusted proxy.
 #[must_use]
 pub fn trusted(peer: IpAddr, proxies: &[IpNet]) -> bool {
     let peer = peer.to_canonical();
     proxies.iter().any(|network| network.contains(&peer))
 }
 
-/// Reads the PROXY header that a trusted proxy must send first, if `first` (already read from the stream) begins one.
+/// Reads the PROXY header at the beginning of a trusted proxy's connection.
 ///
 /// # Errors
-/// When the header is not well formed.
+/// If the header is malformed.
 pub async fn proxied(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> io::Result<IpAddr> {
     let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut head = [0; 16];
@@ -34,10 +35,11 @@ pub async fn proxied(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> io:
     if !head.starts_with(SIGNATURE) || command >> 4 != 2 || length > LENGTH_MAX {
         return Err(invalid("not a PROXY protocol version 2 header"));
     }
+    // The whole block is read before it is interpreted: the bytes after it belong to TLS or HTTP.
     let mut rest = vec![0; length];
     stream.read_exact(&mut rest).await?;
     match (command & 15, family >> 4) {
-        // LOCAL: the proxy speaks for itself (health checks).
+        // LOCAL: the proxy's own connection, such as a health check.
         (0, _) => Ok(peer),
         (1, 1) => {
             let address: [u8; 4] = rest
@@ -57,14 +59,14 @@ pub async fn proxied(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> io:
     }
 }
 
-/// True where a connection begins with a PROXY header rather than with TLS or HTTP.
+/// Whether a connection begins with a PROXY header, and not with TLS or HTTP.
 #[must_use]
 pub fn begins_proxy(first: &[u8]) -> bool {
     first.len() >= SIGNATURE.len() && first.starts_with(SIGNATURE)
 }
 
-/// The client that a trusted proxy forwards for: the rightmost address of `X-Forwarded-For` that is not itself a trusted
-/// proxy. From anybody else the header means nothing.
+/// The client that a trusted proxy forwards for: the rightmost address of `X-Forwarded-For` that is
+/// no trusted proxy. From other peers the header has no effect.
 #[must_use]
 pub fn forwarded(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
     if proxies.is_empty() || !trusted(peer, proxies) {
@@ -73,6 +75,8 @@ pub fn forwarded(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr
     let lines = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
     let mut hops: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
     let mut client = peer;
+    // From the right: each proxy appends the address that it saw. Entries further left come from
+    // the client and can be forged.
     while let Some(hop) = hops.pop() {
         let Ok(address) = hop.parse::<IpAddr>() else { break };
         client = address.to_canonical();

@@ -1,4 +1,4 @@
-//! Connections to one upstream, kept from request to request.
+//! Connections to one upstream, reused for several requests.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,29 +19,30 @@ use crate::proxy::connect::{DialFault, Dialler};
 use crate::proxy::descriptors::{may_stay_idle, upstream_place};
 use crate::proxy::wire::{RequestProgress, Wire};
 
-/// Idle connections kept.
+/// The largest number of idle connections.
 const IDLE_MAX: usize = 256;
-/// How long an idle connection is kept.
+/// How long an idle connection is kept open.
 const IDLE_FOR: Duration = Duration::from_secs(30);
 
-/// Why a request was not answered.
+/// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendFault {
-    /// Nobody could be dialled.
+    /// No connection was possible.
     #[error("no connection: {0}")]
     Dial(std::io::Error),
-    /// The server took a connection and ended it before anything was written.
+    /// The server accepted a connection and ended it before a byte was written.
     #[error("closed: the server ended the connection as soon as it was open: {0}")]
     Ended(std::io::Error),
-    /// The connection broke, or what came was no HTTP, before the last byte of the request was written: it surely did not run.
+    /// Before the last byte of the request was written, the connection broke or invalid HTTP
+    /// arrived. The request certainly did not run.
     #[error("{}, before the request was written", cause(.0))]
     NotSent(hyper::Error),
-    /// The connection broke, or what came was no HTTP. The request may have run.
+    /// The connection broke, or invalid HTTP arrived. The request may have run.
     #[error("{}", cause(.0))]
     Broke(hyper::Error),
 }
 
-/// What broke a connection, in words. Nothing of what was sent or received stands in it.
+/// The cause of a broken connection, in words. It contains no bytes that were sent or received.
 pub(super) fn cause(error: &hyper::Error) -> String {
     let io =
         std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
@@ -67,25 +68,28 @@ pub(super) fn cause(error: &hyper::Error) -> String {
     }
 }
 
+/// An open connection, and the progress of the request on it.
 struct PooledConnection {
     sender: SendRequest<Full<Bytes>>,
     line: Arc<RequestProgress>,
 }
 
+/// A connection without a request.
 struct IdleConnection {
     connection: PooledConnection,
+    /// The principal whose requests it carried, if connections are separated by principal.
     owner: Option<Subject>,
     since: Instant,
 }
 
-/// The connections to one upstream.
+/// The connections to one upstream. Idle ones are in order of their last use.
 pub struct Pool {
     dialler: Dialler,
     idle: Mutex<Vec<IdleConnection>>,
 }
 
 impl Pool {
-    /// No connections yet.
+    /// A pool without connections.
     #[must_use]
     pub const fn new(dialler: Dialler) -> Self {
         Self { dialler, idle: Mutex::new(Vec::new()) }
@@ -95,12 +99,15 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request of origin-form target, with a Host, over a connection that served nobody but `owner`. Where a kept
-    /// connection turns out to have ended before the last byte of the request was written, `request` is asked for another, which
-    /// goes over a new connection. What may have run is never repeated.
+    /// Sends a request over a connection that served only `owner`. The request has an origin-form
+    /// target and a Host.
+    ///
+    /// A kept connection may turn out to have ended before the last byte of the request was
+    /// written. Then `request` makes another one, which is sent over another connection. A request
+    /// that may have run is never repeated.
     ///
     /// # Errors
-    /// When nobody can be dialled, or the connection broke.
+    /// If no connection is possible, or if the connection broke.
     pub async fn send(
         self: &Arc<Self>,
         owner: Option<Subject>,
@@ -111,18 +118,25 @@ impl Pool {
             let was_kept = kept.is_some();
             let connection = match kept.take() {
                 Some(connection) => connection,
-                // Boxed: it is over long before the answer comes.
+                // Boxed: its future ends long before the answer arrives.
                 None => Box::pin(self.open()).await?,
             };
             match self.over(connection, owner, request()).await {
+                // The server closed the idle connection at the same moment. `kept` is now empty, so
+                // the next one is new.
                 Err(SendFault::NotSent(_)) if was_kept => {}
                 done => return done,
             }
         }
     }
 
-    /// A new connection.
+    /// Opens a new connection.
+    ///
+    /// # Errors
+    /// Why none could be opened.
     async fn open(&self) -> Result<PooledConnection, SendFault> {
+        // The slot comes before the dial, so that outgoing connections never exceed their share of
+        // descriptors.
         let place = if self.dialler.opens_descriptor() {
             upstream_place().await.map_err(SendFault::Dial)?
         } else {
@@ -144,6 +158,7 @@ impl Pool {
         Ok(PooledConnection { sender, line })
     }
 
+    /// Sends one request over `connection`.
     async fn over(
         self: &Arc<Self>,
         mut connection: PooledConnection,
@@ -156,7 +171,7 @@ impl Pool {
                 body,
                 lease: Some(Lease { pool: Arc::clone(self), connection, owner }),
             })),
-            // An answer that cannot be read is an answer all the same.
+            // An answer that cannot be parsed is still an answer: the request may have run.
             Err(error) if connection.line.abandon() || error.is_parse() => {
                 Err(SendFault::Broke(error))
             }
@@ -164,11 +179,12 @@ impl Pool {
         }
     }
 
-    /// A connection kept for `owner` that is open as far as anybody knows.
+    /// A kept connection of `owner` that is open as far as the gateway can see.
     async fn kept(&self, owner: Option<Subject>) -> Option<PooledConnection> {
         loop {
             let IdleConnection { mut connection, since, .. } = {
                 let mut idle = self.lock();
+                // The newest one first: it is the least likely to be closed by the server.
                 let place = idle.iter().rposition(|idle| idle.owner == owner)?;
                 idle.remove(place)
             };
@@ -178,41 +194,44 @@ impl Pool {
         }
     }
 
+    /// Puts a connection back, if it is open and idle connections have a free share.
     fn keep(&self, connection: PooledConnection, owner: Option<Subject>) {
         let mut idle = self.lock();
         if connection.sender.is_closed() || !may_stay_idle() {
             return;
         }
         if idle.len() >= IDLE_MAX {
-            // The one that was not used for the longest gives way: its owner may never come back.
+            // The connection that was unused for the longest time is replaced: its owner may never
+            // return.
             idle.remove(0);
         }
         idle.push(IdleConnection { connection, owner, since: Instant::now() });
     }
 
-    /// Lets connections go that were not used for a while.
+    /// Closes connections that were unused for 30 s.
     pub fn sweep(&self) {
         self.lock()
             .retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() < IDLE_FOR);
     }
 
-    /// Dials once, to see whether anybody is there.
+    /// Dials once, to check whether the server accepts connections.
     ///
     /// # Errors
-    /// Why nobody is.
+    /// Why it does not.
     pub async fn probe(&self) -> Result<(), DialFault> {
         self.dialler.dial().await.map(drop)
     }
 }
 
+/// A connection in use, and the pool that gets it back.
 struct Lease {
     pool: Arc<Pool>,
     connection: PooledConnection,
     owner: Option<Subject>,
 }
 
-/// The body of an answer as it comes. When it has come to its end the connection is kept for another request; dropped
-/// before that, it closes the connection, and the server may stop.
+/// The body of an arriving answer. At its end the connection returns to the pool. Dropping it
+/// before closes the connection, so that the server can stop the generation.
 pub struct Arriving {
     body: Incoming,
     lease: Option<Lease>,
@@ -229,6 +248,8 @@ impl Arriving {
             None => true,
             Some(Ok(_)) => self.body.is_end_stream(),
             Some(Err(_)) => {
+                // After an error the position in the stream is unknown, so the connection is not
+                // reused.
                 self.lease = None;
                 false
             }
@@ -239,7 +260,7 @@ impl Arriving {
         Poll::Ready(frame)
     }
 
-    /// The next frame, waited for.
+    /// Waits for the next frame.
     pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         std::future::poll_fn(|cx| self.poll_frame(cx)).await
     }

@@ -1,4 +1,4 @@
-//! What the gateway serves without a token: public keys and the log's tree. Receipts need one.
+//! The paths that need no token: public keys and the log's tree. Receipts need a token.
 
 use std::net::IpAddr;
 
@@ -24,11 +24,12 @@ pub(super) enum Public<'r> {
 }
 
 impl<'r> Public<'r> {
-    /// What `path` names, if the config serves it and `method` reads.
+    /// The public resource at `path`, if the config serves it and `method` reads.
     pub(super) fn of(method: &Method, path: &'r str, config: &DataPlaneConfig) -> Option<Self> {
         if !reads(method) {
             return None;
         }
+        // Unpublished paths continue to authentication, as every unknown path does.
         if config.publish_keys && path == KEYS_PATH {
             return Some(Self::Keys);
         }
@@ -38,7 +39,10 @@ impl<'r> Public<'r> {
 }
 
 impl Gateway {
-    /// Answers it.
+    /// Answers a request for a public resource.
+    ///
+    /// # Errors
+    /// If it does not exist, or the peer's network sends too many such requests.
     pub(super) async fn public(
         &self,
         public: Public<'_>,
@@ -49,6 +53,7 @@ impl Gateway {
         match public {
             Public::Keys => {
                 exchange.operation = "keys";
+                // The peer's network has a rate here, because no credential limits these requests.
                 let keys = self.authenticator.published_keys(peer)?;
                 Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET))
             }
@@ -63,7 +68,7 @@ impl Gateway {
     }
 }
 
-/// Refuses other methods than those that read, on the paths beside the operations: keys, the log's tree, receipts.
+/// Refuses methods that do not read on the paths of keys, the log's tree and receipts.
 pub(super) fn readable(
     method: &Method,
     path: &str,

@@ -1,4 +1,4 @@
-//! What becomes of a request that is refused: counted, sealed where its caller is known, and told.
+//! The end of a refused request: it is counted, recorded if its caller is known, and answered.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::proxy::exchange::{Exchange, Occupied};
 use crate::proxy::respond::{self, Anonymous, RefusalResponse};
 use crate::refusal::{Code, Refusal, Stage};
 
-/// A refusal on its way out, with the rate limit to show in its headers.
+/// A refusal, with the rate limit for the headers of its answer.
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) limit: Option<Limit>,
@@ -25,7 +25,8 @@ impl From<Refusal> for Refused {
 }
 
 impl Gateway {
-    /// The whole HTTP/1.1 answer to a request whose head could not be read, for the reason `code`.
+    /// The complete HTTP/1.1 answer to a request whose head could not be parsed, for the reason
+    /// `code`.
     #[must_use]
     pub fn unread(&self, code: Code) -> Vec<u8> {
         let mut exchange = Exchange::start(self, Dialect::OpenAi, None);
@@ -36,7 +37,8 @@ impl Gateway {
         respond::written(respond::refuse(&no, Dialect::OpenAi, &exchange.id_text, None))
     }
 
-    /// The answer to a refused request: sealed where the caller is known, counted where not.
+    /// The answer to a refused request. The refusal is recorded if the caller is known, otherwise
+    /// counted.
     pub(super) async fn refuse(
         &self,
         refused: Refused,
@@ -44,11 +46,14 @@ impl Gateway {
         peer: IpAddr,
     ) -> Response<Body> {
         let Refused { refusal, limit } = refused;
-        // Others may have its slots while the refusal is recorded.
+        // The slots are free for other requests while the refusal is recorded.
         exchange.occupied = Occupied::default();
         let refusal = respond::clock_named(refusal, &*self.clock);
         exchange.judged(&refusal);
+        // Before the stage `Authenticated` the caller's names are not verified. A record must not
+        // contain them.
         let about = exchange.about().filter(|_| refusal.code.stage() >= Stage::Authenticated);
+        // An admitted request has an open entry: the refusal is its outcome.
         let no = if let Some((entry, ending)) = exchange.take_entry() {
             RefusalResponse::Recorded(self.recorder.close_refused(entry, ending, refusal).await)
         } else if let Some(about) = about {
@@ -59,12 +64,14 @@ impl Gateway {
             self.recorder.count_unauthenticated(&exchange.id, &refusal, Some(peer));
             RefusalResponse::Anonymous(Anonymous::new(refusal))
         };
-        // What is told is what counts, once: where it cannot be recorded, that has become the refusal.
+        // The refusal that the caller gets is counted, once. If recording failed, that failure has
+        // become the refusal.
         exchange.refused(no.refusal());
         respond::refuse(&no, exchange.dialect, &exchange.id_text, limit)
     }
 
-    /// A refusal of somebody without a credential, counted against the peer's network.
+    /// The refusal of a caller without a credential, counted against its network. It becomes the
+    /// network's rate refusal if that rate is exceeded.
     pub(super) fn count_unauthenticated(&self, refusal: Refusal, peer: IpAddr) -> Refused {
         self.authenticator.limit_unauthenticated(peer).err().unwrap_or(refusal).into()
     }

@@ -1,4 +1,4 @@
-//! Names of requests: unlike any other, telling nothing but the time, and made without a call to the system.
+//! Ids of requests. They are unique, reveal only the time, and need no system call.
 
 use crate::clock::Timestamp;
 use crate::crypto::{Draws, EntropyFault};
@@ -8,15 +8,15 @@ use crate::id::RequestId;
 pub struct RequestIds(Draws);
 
 impl RequestIds {
-    /// A source with a key of its own.
+    /// A source with its own random key.
     ///
     /// # Errors
-    /// When the system gives no randomness.
+    /// If the system provides no randomness.
     pub fn new() -> Result<Self, EntropyFault> {
         Draws::new().map(Self)
     }
 
-    /// The id of a request that comes at `now`.
+    /// The id of a request that arrives at `now`.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> RequestId {
         RequestId::new(

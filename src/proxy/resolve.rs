@@ -1,4 +1,5 @@
-//! Addresses of what is fetched: asked for once, judged all together, and those that were judged are dialled.
+//! Addresses for fetches. They are resolved once and checked together, and only checked addresses
+//! are dialled.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -15,20 +16,21 @@ use crate::guard::egress::destination::Host;
 use crate::guard::egress::policy::{Controlled, EgressPolicy, Uncontrolled};
 use crate::refusal::{Code, Refusal};
 
-/// How long one of several addresses is tried.
+/// How long one address of several is tried.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 
-/// Who is asked for addresses.
+/// Resolves host names.
 pub struct Resolver(TokioResolver);
 
-/// Addresses of a controlled destination, each of which may be dialled. Only [`Resolver::judged`] makes them.
+/// Addresses of a controlled destination. All of them may be dialled. Only [`Resolver::judged`]
+/// makes them.
 pub struct CheckedAddresses(Vec<SocketAddr>);
 
 impl Resolver {
-    /// Asks `server`, or the system's resolvers.
+    /// A resolver that uses `server`, or the system's resolvers.
     ///
     /// # Errors
-    /// When the system's settings cannot be read.
+    /// If the system's settings cannot be read.
     pub fn new(server: Option<SocketAddr>) -> Result<Self, NetError> {
         let mut builder = match server {
             None => TokioResolver::builder_tokio()?,
@@ -40,15 +42,17 @@ impl Resolver {
                 TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
             }
         };
-        // Both families: an address that may not be dialled spoils the name, whichever is dialled first.
+        // Both families: one forbidden address makes the whole name forbidden, whichever address is
+        // dialled first.
         builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         Ok(Self(builder.build()?))
     }
 
+    /// The addresses of a host.
     async fn addresses(&self, host: &Host) -> Result<Vec<IpAddr>, String> {
         match host {
             Host::Address(address) => Ok(vec![*address]),
-            // The whole name: nothing is put behind it.
+            // The trailing dot makes the name absolute, so that no search domain is appended.
             Host::Name(name) => {
                 let found = self
                     .0
@@ -60,10 +64,10 @@ impl Resolver {
         }
     }
 
-    /// The addresses of a destination, where all of them may be dialled.
+    /// The addresses of a destination, if all of them may be dialled.
     ///
     /// # Errors
-    /// `egress-uncontrolled` where one may not, `fetch-failed` where there are none.
+    /// `egress-uncontrolled` if one may not, `fetch-failed` if there are none.
     pub async fn judged(
         &self,
         policy: &EgressPolicy,
@@ -87,11 +91,13 @@ impl Resolver {
         };
         for address in &addresses {
             policy.address(controlled, *address).map_err(|why| refused(address, why))?;
+            // A listener on all addresses is reachable at each local address, and no list can name
+            // them all.
             if policy.listens_everywhere(address.port()) && is_own(*address) {
                 return Err(refused(address, Uncontrolled::SelfEndpoints));
             }
         }
-        // An upstream is one under each of its names and addresses.
+        // An upstream must not be reached by a fetch, under any of its names and addresses.
         for upstream in policy.upstreams_at(destination.port) {
             let own = upstream_addresses(upstream, destination.port).await.map_err(|why| {
                 let because = format!(
@@ -99,7 +105,8 @@ impl Resolver {
                 );
                 Refusal::new(Code::FetchFailed).because(because)
             })?;
-            // The same name leads there, whoever is asked for it.
+            // The same name leads to the upstream, even if the two resolvers return different
+            // addresses.
             let named = upstream == &destination.host;
             let same = |address: &&SocketAddr| {
                 named || own.iter().any(|own| own.to_canonical() == address.ip().to_canonical())
@@ -113,10 +120,10 @@ impl Resolver {
 }
 
 impl CheckedAddresses {
-    /// Connects to the first that answers. Nobody is asked for an address again.
+    /// Connects to the first address that accepts. The name is not resolved again.
     ///
     /// # Errors
-    /// What the last of them said.
+    /// The error of the last address.
     pub async fn connect(&self) -> std::io::Result<TcpStream> {
         let mut last = std::io::Error::other("no address");
         for address in &self.0 {
@@ -130,7 +137,7 @@ impl CheckedAddresses {
     }
 }
 
-/// The addresses of an upstream, as who dials it has them.
+/// The addresses of an upstream, from the same resolver that dials it.
 async fn upstream_addresses(upstream: &Host, port: u16) -> std::io::Result<Vec<IpAddr>> {
     match upstream {
         Host::Address(address) => Ok(vec![*address]),
@@ -141,7 +148,8 @@ async fn upstream_addresses(upstream: &Host, port: u16) -> std::io::Result<Vec<I
     }
 }
 
-/// Whether an address is one of this machine's: only such a one can be bound. Nothing is sent.
+/// Whether an address belongs to this machine: only such an address can be bound. No packet is
+/// sent.
 fn is_own(address: SocketAddr) -> bool {
     UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
 }

@@ -1,7 +1,7 @@
-//! Answers of our own: refusals, and the headers that every answer carries.
+//! Answers that the gateway makes itself: refusals, and the headers of every answer.
 //!
-//! Only what was sealed is answered, or a refusal from before anybody was known: an answer that skipped the seal does not
-//! compile.
+//! An answer needs the proof of its record, or a refusal from a stage before the caller was known.
+//! Code that answers without a record does not compile.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ use crate::proxy::stream::{Relay, StreamSource};
 use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal, Retry, Stage};
 
-/// The header that names the request in every answer.
+/// The header with the request's id, in every answer.
 pub const REQUEST: HeaderName = HeaderName::from_static("token-shield-request");
-/// The header that names the record of the admission, or of the refusal.
+/// The header with the name of the record of the admission, or of the refusal.
 const RECORD: HeaderName = HeaderName::from_static("audit-record");
-/// The header that names the record of the outcome.
+/// The header with the name of the record of the outcome.
 const OUTCOME: HeaderName = HeaderName::from_static("audit-outcome");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -35,24 +35,26 @@ const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-rema
 const RESET_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-reset-requests");
 const OUTPUT_TOKENS: HeaderName = HeaderName::from_static("token-shield-output-tokens");
 const DROPPED: HeaderName = HeaderName::from_static("token-shield-dropped");
-/// What was taken out of a request because it would have made the model server reach outside: JSON paths.
+/// The header with the JSON paths that were removed from a request, because they would have made
+/// the model server reach other hosts.
 const STRIPPED: HeaderName = HeaderName::from_static("token-shield-stripped");
-/// How many URLs of an answer gave way to a mark.
+/// The header with the number of URLs in an answer that a mark replaced.
 const REMOVED: HeaderName = HeaderName::from_static("token-shield-removed");
-/// Headers that an answer has room for without growing: all of the above, and hyper's Date and Content-Length.
+/// Headers that an answer has room for without a new allocation: all of the above, and hyper's Date
+/// and Content-Length.
 const HEADERS: usize = 16;
 
 /// The media type of a JWK Set (RFC 7517 section 8.5.2).
 pub const JWK_SET: &str = "application/jwk-set+json";
-/// The media type of what C2SP writes as text: notes, keys, proofs.
+/// The media type of C2SP's text formats: notes, keys, proofs.
 pub const TEXT: &str = "text/plain; charset=utf-8";
 
-/// A refusal from before the caller was known: counted, not sealed one by one.
+/// A refusal from before the caller was known. Such refusals are counted, not recorded one by one.
 pub struct Anonymous(Refusal);
 
 impl Anonymous {
-    /// Takes a refusal of the stages accepted, presented or verified. One of a later stage must be sealed: it is not told, and
-    /// becomes `internal`.
+    /// Accepts a refusal of the stages accepted, presented or verified. A refusal of a later stage
+    /// needs a record. Here it is replaced by `internal`.
     #[must_use]
     pub fn new(refusal: Refusal) -> Self {
         if refusal.code.stage() <= Stage::Verified {
@@ -63,16 +65,16 @@ impl Anonymous {
     }
 }
 
-/// A refusal that may be answered.
+/// A refusal that may be sent to the caller.
 pub enum RefusalResponse {
-    /// Nobody was known yet.
+    /// The caller was not known.
     Anonymous(Anonymous),
-    /// The caller was known, and the refusal is sealed.
+    /// The caller was known, and the refusal is recorded.
     Recorded(RecordedRefusal),
 }
 
 impl RefusalResponse {
-    /// What was refused.
+    /// The refusal.
     #[must_use]
     pub const fn refusal(&self) -> &Refusal {
         match self {
@@ -81,6 +83,7 @@ impl RefusalResponse {
         }
     }
 
+    /// The name of the refusal's record, if it has one.
     fn record(&self) -> Option<&str> {
         match self {
             Self::Anonymous(_) => None,
@@ -89,15 +92,17 @@ impl RefusalResponse {
     }
 }
 
+/// A number as a header value.
 fn number(value: u64) -> HeaderValue {
     HeaderValue::from(value)
 }
 
+/// A text as a header value; `-` if a header cannot contain it.
 fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
-/// The same without a copy.
+/// The same as [`text`], without a copy.
 fn owned(value: String) -> HeaderValue {
     HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
@@ -114,6 +119,7 @@ pub fn refuse(
     let mut response =
         Response::new(Body::whole(Bytes::from(error::body(dialect, refusal, request))));
     *response.status_mut() =
+        // The table of refusals has only valid statuses. A typing error there must not panic here.
         StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.reserve(HEADERS);
@@ -126,6 +132,7 @@ pub fn refuse(
     if let Some(methods) = refusal.allow {
         headers.insert(ALLOW, HeaderValue::from_static(methods.as_str()));
     }
+    // RFC 9110 section 15.5.2: a 401 has a challenge. Its form is in RFC 6750 section 3.
     if refusal.code.status() == 401 {
         headers.insert(
             WWW_AUTHENTICATE,
@@ -133,31 +140,34 @@ pub fn refuse(
         );
     }
     match refusal.code.retry() {
+        // The OpenAI and Anthropic SDKs obey this header and do not retry.
         Retry::Never => {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         Retry::Later => {}
     }
     if let Some(wait) = refusal.retry_after {
-        // Whole seconds, rounded up: a caller that waits them finds the door open.
+        // Whole seconds, rounded up, so that a retry after this delay is accepted.
         headers.insert(
             RETRY_AFTER,
             number(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)),
         );
     }
     if let Some(limit) = limit {
+        // One second more than the truncated wait, so that a retry after it is not too early.
         let reset = refusal.retry_after.map_or(limit.period.seconds(), |wait| wait.as_secs() + 1);
         rate_headers(headers, limit, 0, reset);
     }
     response
 }
 
-/// A whole answer as it goes over an HTTP/1.1 connection that closes after it.
+/// A complete answer as bytes of an HTTP/1.1 connection that closes after it.
 #[must_use]
 pub fn written(response: Response<Body>) -> Vec<u8> {
     let (parts, body) = response.into_parts();
     let body = body.into_bytes();
     let reason = parts.status.canonical_reason().unwrap_or_default();
+    // hyper has given the connection up, so the bytes are written here without it.
     let mut out = format!(
         "HTTP/1.1 {} {reason}\r\ncontent-length: {}\r\nconnection: close\r\n",
         parts.status.as_str(),
@@ -170,7 +180,8 @@ pub fn written(response: Response<Body>) -> Vec<u8> {
     [out.as_bytes(), &body].concat()
 }
 
-/// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers), and OpenAI's own names.
+/// `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers), and OpenAI's own
+/// names.
 fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, reset_s: u64) {
     let name = match limit.period {
         Period::Second => "second",
@@ -178,13 +189,14 @@ fn rate_headers(headers: &mut http::HeaderMap, limit: Limit, remaining: u64, res
     };
     let policy = format!("\"{name}\";q={};w={}", limit.rate, limit.period.seconds());
     headers.insert(RATELIMIT_POLICY, owned(policy));
+    // OpenAI's clients know the `x-ratelimit` names; the IETF draft has the other two.
     headers.insert(RATELIMIT, owned(format!("\"{name}\";r={remaining};t={reset_s}")));
     headers.insert(LIMIT_REQUESTS, number(u64::from(limit.rate)));
     headers.insert(REMAINING_REQUESTS, number(remaining));
     headers.insert(RESET_REQUESTS, owned(format!("{reset_s}s")));
 }
 
-/// The head of an answer to an admitted request. `record` names the record of its admission.
+/// The response to an admitted request. `record` is the name of the record of its admission.
 fn head(exchange: &Exchange, parts: ResponseParts, record: &str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(parts.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -193,6 +205,7 @@ fn head(exchange: &Exchange, parts: ResponseParts, record: &str, body: Body) -> 
     headers.insert(REQUEST, text(&exchange.id_text));
     headers.insert(CONTENT_TYPE, parts.content_type);
     headers.insert(RECORD, text(record));
+    // Answers contain prompts' data. A shared cache must not store them.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(left) = exchange.headroom {
         rate_headers(headers, left.limit, left.remaining, left.reset_ns.div_ceil(1_000_000_000));
@@ -217,7 +230,8 @@ fn head(exchange: &Exchange, parts: ResponseParts, record: &str, body: Body) -> 
     response
 }
 
-/// What is no decision about anybody and has no entry: public keys (RFC 7517 section 8.5.2), and receipts.
+/// An answer that has no record, because it is no decision about a caller: public keys (RFC 7517
+/// section 8.5.2), and receipts.
 #[must_use]
 pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::whole(bytes));
@@ -239,13 +253,15 @@ pub fn public(request: &str, bytes: Bytes, content_type: &'static str) -> Respon
 #[must_use]
 pub fn headers_alone(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
+    // HEAD reports the length that GET would have. A stream has none.
     if body.is_whole() {
         head.headers.insert(CONTENT_LENGTH, number(body.into_bytes().len() as u64));
     }
     Response::from_parts(head, Body::whole(Bytes::new()))
 }
 
-/// A whole answer, whose outcome is durable. `record` names the record of its admission.
+/// A complete answer, whose outcome is durable. `record` is the name of the record of its
+/// admission.
 #[must_use]
 pub fn whole(
     recorded: &RecordedAnswer,
@@ -255,13 +271,15 @@ pub fn whole(
     bytes: Bytes,
 ) -> Response<Body> {
     let mut response = head(exchange, parts, record, Body::whole(bytes));
+    // The name of the outcome's record exists only now; for a stream it comes too late for the
+    // head.
     if exchange.wants_receipt {
         response.headers_mut().insert(OUTCOME, text(recorded.record()));
     }
     response
 }
 
-/// An answer that streams. Its body holds the open entry, and closes it before the last bytes.
+/// An answer that streams. Its body owns the open entry, and closes it before the last bytes.
 #[must_use]
 pub fn stream(
     exchange: OpenExchange,
@@ -270,22 +288,26 @@ pub fn stream(
     watch: RevocationWatcher,
 ) -> Response<Body> {
     let record = exchange.record().to_owned();
+    // The head needs the exchange, and the relay then owns it: the head is built with an empty
+    // body.
     let response = head(exchange.get(), parts, &record, Body::whole(Bytes::new()));
     let (head, _) = response.into_parts();
     Response::from_parts(head, Body::relay(Relay::new(source, exchange, watch)))
 }
 
-/// A wall clock that has stepped back by less is not worth a word in a refusal.
+/// A wall clock that has stepped back by less is not mentioned in a refusal.
 const CLOCK_STEP: Duration = Duration::from_secs(1);
 
-/// A refusal for a token's times, with the gateway's clock named where that has stepped back: then the token may be good.
+/// Adds a note to a refusal for a token's times, if the gateway's clock has stepped back. In that
+/// case the token may be valid.
 pub(super) fn clock_named(refusal: Refusal, clock: &dyn Clock) -> Refusal {
     let behind = clock.behind();
     if behind < CLOCK_STEP || !matches!(refusal.code, Code::TokenExpired | Code::TokenNotYetValid) {
         return refusal;
     }
     let message = format!(
-        "{} The gateway's clock has stepped back by {} s, and the gateway decides by {}; tell the operator.",
+        "{} The gateway's clock has stepped back by {} s, and the gateway decides by {}; tell the \
+            operator.",
         refusal.message,
         behind.as_secs(),
         clock.now()

@@ -1,4 +1,4 @@
-//! What a listener serves, and the service of the inference API.
+//! The service of a listener, and the service of the inference API.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::proxy::entrance::Entrance;
 use crate::proxy::{Gateway, Origin};
 use crate::refusal::Code;
 
-/// What a listener serves. A listener for another protocol brings a service of its own.
+/// The requests' side of a listener. A listener for another protocol has another implementation.
 pub trait Service: Send + Sync + 'static {
     /// Answers one request.
     fn serve(
@@ -20,30 +20,31 @@ pub trait Service: Send + Sync + 'static {
         origin: Origin,
     ) -> impl Future<Output = Response<Body>> + Send;
 
-    /// The whole HTTP/1.1 answer to a request whose head could not be read, for the reason `code`.
+    /// The complete HTTP/1.1 answer to a request whose head could not be parsed, for the reason
+    /// `code`.
     fn unread(&self, code: Code) -> Vec<u8>;
 
-    /// A peer has sent more HTTP/2 control frames than it may.
+    /// Called when a peer has sent more HTTP/2 control frames than its budget allows.
     fn flooded(&self);
 
-    /// Waits until it is clear which process serves. True where it is this one.
+    /// Waits until the serving process is decided; true if it is this one.
     fn is_here(&self) -> impl Future<Output = bool> + Send;
 
-    /// Waits until this process does not serve, or not for now.
+    /// Waits until this process does not serve, permanently or for the moment.
     fn closed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Ends the requests that are still at work in this process. Their streams end with an event that says so.
+    /// Ends the open requests of this process. Their streams end with an event that reports it.
     fn cut(&self);
 
-    /// Ends what another process still answers over connections of this one.
+    /// Ends the answers of another process over connections of this one.
     fn cut_elsewhere(&self);
 }
 
 /// The inference API.
 pub struct Api {
-    /// Answers its requests.
+    /// Answers the requests.
     pub gateway: Arc<Gateway>,
-    /// Knows which process serves.
+    /// Decides which process serves.
     pub entrance: Arc<Entrance>,
 }
 
@@ -69,6 +70,7 @@ impl Service for Api {
     }
 
     fn cut(&self) {
+        // The announcement wakes all watchers, which then see the cut and end their streams.
         self.gateway.recorder.cut();
         self.gateway.registry.announce();
     }

@@ -1,4 +1,4 @@
-//! What the data plane is set to: checked data, no defaults of its own.
+//! Settings of the data plane: validated data without defaults. The defaults are in `config`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,52 +10,52 @@ use crate::guard::settings::Wait;
 use crate::model::usage::AnswerLimits;
 use crate::secret::SecretRef;
 
-/// Everything that the data plane goes by.
+/// All settings of the data plane.
 #[derive(Clone, Debug)]
 pub struct ProxySettings {
-    /// Where agents connect.
+    /// The address where agents connect.
     pub listen: Listen,
-    /// Servers.
+    /// The servers of models.
     pub upstreams: Vec<UpstreamSettings>,
     /// Time limits.
     pub timeouts: Timeouts,
-    /// How long answers may be.
+    /// The limits on the size of answers.
     pub answers: AnswerLimits,
-    /// Where metrics are scraped.
+    /// The address where metrics are scraped.
     pub metrics: SocketAddr,
     /// The admin socket.
     pub admin: PathBuf,
-    /// Proxies whose PROXY headers and `X-Forwarded-For` are believed.
+    /// Proxies whose PROXY headers and `X-Forwarded-For` are accepted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// Connections at once.
+    /// Callers' connections at once.
     pub connections_max: usize,
-    /// Connections at once of one network that is no trusted proxy.
+    /// Connections at once of one network, if it is no trusted proxy.
     pub peer_connections_max: usize,
-    /// Who may have the log's tree.
+    /// The access of auditors to the log's tree.
     pub auditors: Auditors,
-    /// Agents that get a label of their own in the metrics; none: no agent label.
+    /// The number of agents with their own label in the metrics. None: no agent label.
     pub agent_label: Option<usize>,
 }
 
-/// Who may have the log's tree, read-only.
+/// The parties that may read the log's tree.
 #[derive(Clone, Debug, Default)]
 pub struct Auditors {
-    /// A Unix socket: whoever may open it.
+    /// A Unix socket. Its file permissions control access.
     pub socket: Option<PathBuf>,
-    /// Whoever sends this credential where agents connect.
+    /// The credential of auditors at the address of the agents.
     pub credential: Option<SecretRef>,
-    /// Whether anybody may have checkpoints and public keys.
+    /// Whether checkpoints and public keys need no credential.
     pub public_checkpoints: bool,
 }
 
-/// Where agents connect.
+/// The address where agents connect, and its TLS.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// Whether anybody may have the public keys (`GET /.well-known/jwks.json`).
+    /// Whether the public keys need no token (`GET /.well-known/jwks.json`).
     pub publish_keys: bool,
     /// The address.
     pub address: SocketAddr,
-    /// TLS; without it the address is loopback, or the operator has said `danger_plaintext`.
+    /// TLS. Without it the address is loopback, or the operator has set `danger_plaintext`.
     pub tls: Option<Tls>,
 }
 
@@ -73,29 +73,29 @@ pub struct Tls {
 pub struct UpstreamSettings {
     /// Its name.
     pub name: String,
-    /// Where it is.
+    /// Its address.
     pub target: ServerAddress,
-    /// What stands before `/v1` in its paths, without a slash at the end.
+    /// The part before `/v1` in its paths, without a slash at the end.
     pub base_path: String,
-    /// Which profile describes it.
+    /// The name of the profile that describes it.
     pub profile: String,
-    /// Whether its operator is ours.
+    /// Whether the operator of the gateway controls the server.
     pub controlled: bool,
-    /// Where it stands.
+    /// The jurisdiction that it is in.
     pub jurisdiction: Option<String>,
-    /// The gateway's own credential there.
+    /// The gateway's credential for it.
     pub credential: Option<SecretRef>,
-    /// True where the credential goes into `x-api-key` instead of `Authorization: Bearer`.
+    /// True if the credential is sent in `x-api-key` instead of `Authorization: Bearer`.
     pub credential_as_api_key: bool,
-    /// Its own caps.
+    /// Its rates and slots.
     pub caps: Caps,
-    /// How requests wait where all its places are taken.
+    /// How requests wait when all its slots are taken.
     pub wait: Wait,
-    /// True where connections are kept apart by principal.
+    /// True if connections are separated by principal.
     pub pool_by_principal: bool,
 }
 
-/// Where a server is.
+/// The address of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
     /// Plain HTTP over TCP.
@@ -111,7 +111,7 @@ pub enum ServerAddress {
         host: String,
         /// Port.
         port: u16,
-        /// The CA that signs its certificate; none: the system's.
+        /// The CA that signs its certificate. None: the system's CAs.
         ca: Option<PathBuf>,
     },
     /// HTTP over a Unix socket.
@@ -120,7 +120,7 @@ pub enum ServerAddress {
     Echo,
 }
 
-/// A host and a port.
+/// A host and a port of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint<'t> {
     /// A name or an address, without brackets.
@@ -130,7 +130,7 @@ pub struct Endpoint<'t> {
 }
 
 impl ServerAddress {
-    /// Where it is in the network. `None` for a target on this machine that has no port.
+    /// Its network endpoint. `None` for a target on this machine without a port.
     #[must_use]
     pub fn endpoint(&self) -> Option<Endpoint<'_>> {
         match self {
@@ -151,7 +151,7 @@ impl ServerAddress {
     }
 }
 
-/// The authority of a URL (RFC 3986 section 3.2).
+/// Formats the authority of a URL (RFC 3986 section 3.2): an IPv6 address gets brackets.
 impl fmt::Display for Endpoint<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
@@ -163,27 +163,27 @@ impl fmt::Display for Endpoint<'_> {
     }
 }
 
-/// Time limits.
+/// The time limits of the data plane.
 #[derive(Clone, Debug)]
 pub struct Timeouts {
-    /// A TLS handshake or PROXY header.
+    /// For a TLS handshake or a PROXY header.
     pub handshake: Duration,
-    /// A request's headers, from their first byte.
+    /// For a request's headers, from their first byte.
     pub header: Duration,
-    /// A connection without a request.
+    /// For a connection without a request.
     pub idle: Duration,
-    /// Silence within a request's body.
+    /// For the silence between two parts of a request's body.
     pub body_idle: Duration,
-    /// A dial to an upstream.
+    /// For a dial to an upstream.
     pub connect: Duration,
-    /// From the request to the head of its answer.
+    /// From sending the request to the head of its answer.
     pub first_byte: Duration,
-    /// Silence within an answer.
+    /// For the silence between two parts of an answer.
     pub stream_idle: Duration,
-    /// The whole request.
+    /// For the whole request.
     pub whole: Duration,
-    /// Open requests at the end.
+    /// For open requests when the gateway stops.
     pub drain: Duration,
-    /// Open requests at the end, where another process has taken over.
+    /// For open requests when another process has taken over.
     pub drain_streams: Duration,
 }

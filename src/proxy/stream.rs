@@ -1,8 +1,11 @@
-//! A stream on its way to the caller: filtered, timed, and cut when the caller may no longer act.
+//! A stream to the caller: filtered, limited in time, and cut when the caller may no longer act.
 //!
-//! Back-pressure is the poll itself: the upstream is read when the caller's connection asks for more. When the caller
-//! leaves, the body is dropped, and with it the upstream's connection and the exchange. A caller who stays and
-//! does not read is not polled for, so a guard beside the stream keeps its times and asks for its standing.
+//! Back-pressure comes from polling: the upstream is read when the caller's connection wants more.
+//! When the caller disconnects, the body is dropped, and with it the upstream's connection and the
+//! exchange.
+//!
+//! A caller that stays connected and does not read causes no polls. Therefore a guard task beside
+//! the stream enforces its time limits and watches the caller's status.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -23,29 +26,30 @@ use crate::proxy::times::Times;
 use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal};
 
-/// Where a stream comes from.
+/// The source of a stream.
 pub enum StreamSource {
-    /// An upstream, what its events pass through, and how it ends, once that is known.
+    /// An upstream's body, the filter for its events, and its end, after that is known.
     Upstream(Arriving, Box<StreamFilter<ResponseFilters>>, Option<End>),
-    /// Prepared events, last first.
+    /// Prepared events; the last event is first.
     Pieces(Vec<Vec<u8>>),
 }
 
-/// How an upstream's stream ends.
+/// The end of an upstream's stream.
 pub enum End {
-    /// With its last event.
+    /// Complete, with the bytes of its last event.
     Last(Vec<u8>),
-    /// Without one, before it was complete.
+    /// Incomplete, without a last event.
     Cut(Box<Refusal>),
 }
 
+/// The result of one poll of a source.
 enum StreamStep {
     More(Bytes),
     End(Bytes),
 }
 
 impl StreamSource {
-    /// Bytes of the upstream's that have come so far.
+    /// Bytes of the upstream that have arrived so far.
     const fn came(&self) -> u64 {
         match self {
             Self::Upstream(_, filter, _) => filter.taken(),
@@ -53,7 +57,7 @@ impl StreamSource {
         }
     }
 
-    /// Whether the upstream has told of an error of its own.
+    /// Whether the upstream has reported an error inside its stream.
     const fn failed(&self) -> bool {
         match self {
             Self::Upstream(_, filter, _) => filter.failed(),
@@ -61,6 +65,10 @@ impl StreamSource {
         }
     }
 
+    /// The next filtered bytes.
+    ///
+    /// # Errors
+    /// Why the stream must end: a finding, an invalid event, or a broken connection.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<StreamStep, Refusal>> {
         let (upstream, filter, held) = match self {
             Self::Pieces(rest) => {
@@ -78,7 +86,8 @@ impl StreamSource {
                 End::Last(last) => last,
                 End::Cut(refusal) => return Poll::Ready(Err(*refusal)),
             };
-            // Nothing may follow; an end that has come already lets the connection serve again.
+            // No event may follow. If the end of the body has already arrived, this poll returns
+            // the connection to the pool.
             let _ = upstream.poll_frame(cx);
             let mut out = last;
             let finished = filter
@@ -88,13 +97,15 @@ impl StreamSource {
             return Poll::Ready(finished.map(|()| StreamStep::End(Bytes::from(out))));
         }
         loop {
+            // Checked before each read: after a finding, no further byte of the upstream may pass.
             unblocked(filter)?;
             match std::task::ready!(upstream.poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
                     let mut out = Vec::with_capacity(data.len());
                     let last = filter.push(&data, &mut out).map_err(|fault| invalid(&fault))?;
-                    // The last event waits until the outcome is durable; behind what is refused there is none.
+                    // The last event waits until the outcome is durable. After a refusing finding
+                    // there is no last event.
                     if let Some(place) = last.filter(|_| unblocked(filter).is_ok()) {
                         *held = Some(End::Last(out.split_off(place)));
                         return if out.is_empty() {
@@ -114,7 +125,8 @@ impl StreamSource {
                     if filter.is_complete() {
                         return Poll::Ready(Ok(StreamStep::End(Bytes::from(out))));
                     }
-                    // What had come goes on, and behind it the caller is told.
+                    // Bytes that arrived before the cut are sent first. The event about the cut
+                    // follows them.
                     let cut =
                         ended.and_then(Result::err).map_or_else(unfinished, |error| broke(&error));
                     if out.is_empty() {
@@ -128,39 +140,43 @@ impl StreamSource {
     }
 }
 
-/// An end without finish reason and last event.
+/// The refusal for an end without a finish reason and without the last event.
 fn unfinished() -> Refusal {
     Refusal::new(Code::Truncated)
         .because("the stream ended without a finish reason and without its last event")
 }
 
+/// The refusal for a fault of the stream's form or size.
 fn invalid(fault: &StreamFault) -> Refusal {
     let code =
         if *fault == StreamFault::Endless { Code::UpstreamEndless } else { Code::UpstreamInvalid };
     Refusal::new(code).because(fault)
 }
 
-/// What the body and its guard share.
+/// The state that the body and its guard share.
 struct StreamState {
-    /// Nothing once the stream is over.
+    /// None after the stream has ended.
     work: Option<(StreamSource, OpenExchange)>,
-    /// The last bytes, which wait until the outcome is durable.
+    /// The last bytes. They wait until the outcome is durable.
     last: Option<Bytes>,
-    /// The outcome on its way to the disk, and whom to tell if it does not get there.
+    /// The outcome that is being written, and the dialect and request id for the error event if
+    /// that fails.
     closing: Option<(Closing, Dialect, String)>,
-    /// When something moved last, or when the caller began to wait.
+    /// When bytes last moved, or when the caller began to wait. On the monotonic clock.
     moved: Duration,
-    /// Bytes of the upstream's that have come so far.
+    /// Bytes of the upstream that had arrived at the last check.
     came: u64,
-    /// Bytes that the caller had taken when that was last looked at.
+    /// Bytes that the caller had taken at the last check.
     written: u64,
-    /// True while the caller waits for more; else the stream waits for the caller.
+    /// True while the caller waits for more bytes. False while the stream waits for the caller.
     awaited: bool,
+    /// Wakes the caller's connection when the guard cuts the stream.
     waker: Option<Waker>,
 }
 
 impl StreamState {
-    /// Ends the stream: the upstream is let go, places are given back, and the caller is told in its last event.
+    /// Ends the stream. The upstream's connection closes, slots are released, and the last event
+    /// reports the reason to the caller.
     fn cut(&mut self, refusal: &Refusal) {
         let Some((source, mut exchange)) = self.work.take() else { return };
         told(&source, &mut exchange);
@@ -173,7 +189,7 @@ impl StreamState {
         }
     }
 
-    /// Closes the entry; `last` waits for that.
+    /// Closes the entry. `last` is sent after the outcome is durable.
     fn end(&mut self, mut exchange: OpenExchange, last: Bytes) {
         exchange.deliver(&last);
         self.last = (!last.is_empty()).then_some(last);
@@ -181,10 +197,12 @@ impl StreamState {
         self.closing = Some((closing, exchange.dialect, exchange.id_text.clone()));
     }
 
-    /// The last bytes, once the outcome is durable; what says that it cannot be, where it cannot.
+    /// The last bytes, after the outcome is durable. If it cannot be made durable, an event that
+    /// reports that.
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some((closing, dialect, request)) = &mut self.closing {
             if let Err(refusal) = std::task::ready!(std::pin::Pin::new(closing).poll(cx)) {
+                // Without a durable outcome the caller must not get the prepared last event.
                 self.last = Some(Bytes::from(error::event(*dialect, &refusal, request)));
             }
             self.closing = None;
@@ -192,10 +210,11 @@ impl StreamState {
         Poll::Ready(self.last.take())
     }
 
-    /// The refusal for a stream that stood still too long, or how long it may go on so.
+    /// The refusal for a stream without progress for too long, or the remaining time.
     ///
-    /// A caller that reads slowly is not asked for more for a while: what it takes meanwhile counts. It is looked at only
-    /// when the time is over, so that a caller who stops is cut after twice that time at the latest.
+    /// A slow caller's connection may not poll for a while, so the bytes that it takes count as
+    /// progress. They are checked only at the end of the time. A caller that stops is therefore cut
+    /// after twice that time at the latest.
     fn overdue(&mut self, times: &Times) -> Result<Duration, Refusal> {
         let now = times.clock.monotonic();
         let written = times.reader.as_ref().map_or(0, |reader| reader.total());
@@ -216,7 +235,7 @@ impl StreamState {
     }
 }
 
-/// What a source has told of its answer.
+/// Copies the usage and findings of a source to its exchange.
 fn told(source: &StreamSource, exchange: &mut OpenExchange) {
     if let StreamSource::Upstream(_, filter, _) = source {
         exchange.heard(filter.heard());
@@ -224,11 +243,12 @@ fn told(source: &StreamSource, exchange: &mut OpenExchange) {
     }
 }
 
-/// That nothing was found for which the answer must not go on.
+/// Checks that no finding stops the answer.
 fn unblocked(filter: &StreamFilter<ResponseFilters>) -> Result<(), Refusal> {
     filter.filters().first().findings().passes()
 }
 
+/// The locked state. Each step leaves it valid, so a poisoned lock is usable.
 fn lock(running: &Mutex<StreamState>) -> MutexGuard<'_, StreamState> {
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -241,7 +261,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Relays `source` for as long as the time limits of `exchange` and `watch` allow.
+    /// Relays `source` as long as the time limits of `exchange` and `watch` allow.
     #[must_use]
     pub fn new(source: StreamSource, exchange: OpenExchange, watch: RevocationWatcher) -> Self {
         let times = exchange.get().times();
@@ -258,14 +278,17 @@ impl Relay {
             waker: None,
         };
         let running = Arc::new(Mutex::new(running));
+        // The guard has a weak reference: a dropped body must drop the exchange, also while the
+        // guard sleeps.
         let guard = tokio::spawn(guard(Arc::downgrade(&running), watch, times)).abort_handle();
         Self { running, clock, guard }
     }
 
-    /// The next bytes for the caller.
+    /// The next bytes for the caller; none at the end.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         let mut running = lock(&self.running);
         let running = &mut *running;
+        // Without work only the last bytes remain, which wait for the outcome.
         let Some((source, exchange)) = &mut running.work else { return running.poll_last(cx) };
         match source.poll(cx) {
             Poll::Ready(Ok(StreamStep::More(bytes))) => {
@@ -291,7 +314,8 @@ impl Relay {
                 running.poll_last(cx)
             }
             Poll::Pending => {
-                // What is held back has come all the same.
+                // Bytes that the filter holds back have arrived too: they show that the upstream is
+                // alive.
                 let came = source.came();
                 if !running.awaited || came != running.came {
                     running.awaited = true;
@@ -309,6 +333,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        // The caller disconnected. The exchange gets the usage so far before its drop records the
+        // outcome.
         self.guard.abort();
         if let Some((source, mut exchange)) = lock(&self.running).work.take() {
             told(&source, &mut exchange);
@@ -316,7 +342,7 @@ impl Drop for Relay {
     }
 }
 
-/// Stands beside a stream until it is over, whether or not anybody reads it.
+/// Enforces limits on a stream until it ends, also if its caller does not read.
 async fn guard(stream: Weak<Mutex<StreamState>>, mut watch: RevocationWatcher, times: Times) {
     loop {
         let Some(wait) = stream.upgrade().map(|running| lock(&running).overdue(&times)) else {

@@ -1,15 +1,18 @@
-//! What hyper does not do with a connection: learn its version within a time, watch what comes in, and give it back.
+//! Watches a caller's connection below hyper: it detects the HTTP version within a time, inspects
+//! incoming bytes, and can return the stream.
 //!
-//! The version is told from the first bytes (RFC 9113 section 3.4). What comes in over HTTP/1 is followed from head to head
-//! ([`Heads`]), and over HTTP/2 from frame to frame ([`Frames`]).
+//! The first bytes show the version (RFC 9113 section 3.4). Bytes over HTTP/1 are followed from
+//! head to head ([`Heads`]), and bytes over HTTP/2 from frame to frame ([`Frames`]).
 //!
-//! A caller that closes its side after a request may still read the answer (RFC 9112 section 9.6), and nothing tells it from
-//! one that has left until something is written. The tap keeps the end of the stream to itself while a request is at work,
-//! and writes an interim answer (`100 Continue`, which every HTTP/1.1 client must be able to skip, RFC 9110 section 15.2)
-//! from time to time: who has left answers with a reset, and the next one fails.
+//! A caller that closes its sending side after a request may still read the answer (RFC 9112
+//! section 9.6). Only a write can show whether it still reads or has left. The tap therefore hides
+//! the end of the stream from hyper while a request is open. From time to time it writes an interim
+//! answer (`100 Continue`, which every HTTP/1.1 client must be able to skip, RFC 9110 section
+//! 15.2). A caller that has left replies with a reset, and the next write fails.
 //!
-//! What hyper cannot read it answers with a bare status. The tap keeps that answer to itself: a connection on which a
-//! request has begun that nobody answered goes back [`ReclaimedStream`], so that its caller can be told why.
+//! hyper answers an invalid request with only a status. The tap drops that answer. If a request has
+//! begun without an answer, the connection returns as [`ReclaimedStream`], so that the caller gets
+//! the reason.
 
 use std::io;
 use std::pin::Pin;
@@ -26,40 +29,41 @@ use crate::proxy::frames::Frames;
 use crate::proxy::heads::{Framings, Heads};
 use crate::proxy::respond::REQUEST;
 
-/// What hyper's own answers to requests that it cannot read begin with.
+/// The beginning of hyper's own answers to requests that it cannot parse.
 const BARE: &[u8] = b"HTTP/1.1 4";
-/// What an HTTP/2 connection begins with.
+/// The beginning of an HTTP/2 connection.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// An interim answer, which asks nothing of the caller.
+/// An interim answer. The caller has to do no action for it.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// When a caller that has closed its side is first asked whether it still reads; the next times are twice as far apart each.
+/// The delay before the first check whether a half-closed caller still reads. Each next delay is
+/// twice as long.
 pub const HALF_CLOSED_FIRST: Duration = Duration::from_millis(250);
-/// The longest time between two of them.
+/// The longest delay between two checks.
 pub const HALF_CLOSED_MAX: Duration = Duration::from_secs(30);
 
-/// A stream that came back, and what may still be said on it.
+/// A stream that the tap returned, and the frame that may still be sent on it.
 pub struct Returned<S> {
     /// The stream.
     pub stream: S,
-    /// True where an HTTP/2 connection ends for a flood.
+    /// True if an HTTP/2 connection ends because of a flood.
     pub is_flooded: bool,
-    /// What a flooder is told, where a frame may stand.
+    /// The GOAWAY for a flooding peer, if a frame may begin now.
     pub goaway: Option<[u8; 17]>,
 }
 
-/// Where a stream goes when the tap on it is dropped while a request waits for an answer.
+/// The slot for the stream, filled when its tap is dropped while a request waits for an answer.
 pub struct ReclaimedStream<S>(Arc<Mutex<Option<Returned<S>>>>);
 
 impl<S> ReclaimedStream<S> {
-    /// The stream, if it came back.
+    /// The stream, if it was returned.
     #[must_use]
     pub fn take(&self) -> Option<Returned<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// The version that a connection speaks.
+/// The HTTP version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpVersion {
     /// HTTP/1.1 or 1.0.
@@ -68,56 +72,60 @@ pub enum HttpVersion {
     Http2,
 }
 
-/// How long a peer may take.
+/// Time limits for the peer.
 #[derive(Clone, Copy)]
 pub struct Patience {
-    /// For a head that has begun: of a request, or a header block of HTTP/2.
+    /// For a begun head: of a request, or a header block of HTTP/2.
     pub head: Duration,
-    /// Until a write moves anything.
+    /// For a write without progress.
     pub write: Duration,
 }
 
-/// What follows the bytes that come in.
+/// The tracker of incoming bytes, by version.
 enum Watched {
     Http1(Heads),
     Http2(Box<Frames>),
 }
 
-/// A caller that has closed its side while its request is at work.
+/// The timer of a caller that has closed its sending side during its request.
 struct HalfClosed {
     next: Pin<Box<Sleep>>,
     wait: Duration,
 }
 
-/// A stream whose incoming bytes are watched.
+/// A stream with inspected bytes. This is the tap.
 pub struct SniffedStream<S> {
+    /// None after the drop returned it.
     stream: Option<S>,
-    /// Bytes that were read to learn the version.
+    /// Bytes that were read to detect the version. hyper reads them first.
     first: BytesMut,
     watched: Watched,
     activity: Arc<Activity>,
-    /// True when bytes came in since something was last written.
+    /// True if bytes have arrived since the last write.
     waiting: bool,
-    /// True when all that was written was flushed, so that the next write begins something new.
+    /// True if all written bytes are flushed, so that the next write begins a new message.
     flushed: bool,
-    /// True when an answer was kept: the end of the stream is kept with it.
+    /// True if an answer of hyper was dropped. Then the shutdown of the stream is dropped too.
     kept: bool,
+    /// Shared with [`ReclaimedStream`].
     home: Arc<Mutex<Option<Returned<S>>>>,
     patience: Patience,
-    /// Runs while nothing can be written.
+    /// Runs while the socket accepts no bytes.
     stall: Option<Pin<Box<Sleep>>>,
     /// Runs while a head has begun and not ended.
     head: Option<Pin<Box<Sleep>>>,
+    /// Set after the caller closed its sending side while a request was open.
     half_closed: Option<HalfClosed>,
     is_flooded: bool,
 }
 
-/// That a head has begun and did not end in time.
+/// A head has begun and did not end in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a head did not end in time")]
 pub struct HeadSlow;
 
 impl<S> SniffedStream<S> {
+    /// A tap in its initial state.
     fn new(
         stream: S,
         watched: Watched,
@@ -146,7 +154,8 @@ impl<S> SniffedStream<S> {
         matches!(self.watched, Watched::Http1(_))
     }
 
-    /// Keeps `bytes` where they are hyper's own answer to what it could not read. Ours name the request and have a body.
+    /// Whether `bytes` are hyper's own answer to an invalid request. Such an answer is dropped. The
+    /// gateway's answers contain the request's id and have a body.
     fn keeps(&mut self, bytes: &[u8]) -> bool {
         self.kept |= self.is_http1()
             && self.waiting
@@ -158,11 +167,12 @@ impl<S> SniffedStream<S> {
         self.kept
     }
 
+    /// Records that an answer begins: the request is no longer unanswered.
     fn begins_to_write(&mut self) {
         (self.waiting, self.flushed) = (false, false);
     }
 
-    /// Passes on what became of a write, and turns one that takes too long into a fault.
+    /// Returns the result of a write, or an error if the write has had no progress for too long.
     fn moves<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -182,7 +192,7 @@ impl<S> SniffedStream<S> {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
     }
 
-    /// The version that the connection speaks.
+    /// The HTTP version of the connection.
     #[must_use]
     pub const fn version(&self) -> HttpVersion {
         match self.watched {
@@ -191,7 +201,7 @@ impl<S> SniffedStream<S> {
         }
     }
 
-    /// The framings that the heads of an HTTP/1 connection showed.
+    /// The framings in the heads of an HTTP/1 connection; none over HTTP/2.
     #[must_use]
     pub fn framings(&self) -> Option<Framings> {
         match &self.watched {
@@ -200,12 +210,13 @@ impl<S> SniffedStream<S> {
         }
     }
 
-    /// Where the stream may come back.
+    /// The slot that the stream may be returned to.
     #[must_use]
     pub fn home(&self) -> ReclaimedStream<S> {
         ReclaimedStream(Arc::clone(&self.home))
     }
 
+    /// The stream.
     fn stream(&mut self) -> io::Result<Pin<&mut S>>
     where
         S: Unpin,
@@ -213,9 +224,10 @@ impl<S> SniffedStream<S> {
         self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Follows what came in.
+    /// Inspects incoming bytes.
     ///
-    /// A flood makes the connection go back [`ReclaimedStream`]: whoever takes it can say a last word.
+    /// # Errors
+    /// A flood. The connection then returns as [`ReclaimedStream`], so that a GOAWAY can be sent.
     fn watch(&mut self, came: &[u8]) -> io::Result<()> {
         self.waiting |= !came.is_empty();
         let (watched, in_head) = match &mut self.watched {
@@ -225,7 +237,8 @@ impl<S> SniffedStream<S> {
             }
             Watched::Http2(frames) => (frames.came(came), frames.is_in_head()),
         };
-        // While a request is at work hyper does not read the next one's head.
+        // While a request is open, hyper does not read the next head. The client is not slow in
+        // that case.
         let in_head = in_head && (!self.is_http1() || self.activity.quiet_for().is_some());
         if !in_head {
             self.head = None;
@@ -236,12 +249,13 @@ impl<S> SniffedStream<S> {
         watched.map_err(io::Error::other)
     }
 
-    /// Fails once a head has taken too long, whether bytes come or not.
+    /// Fails if a head has taken too long, whether bytes arrive or not.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let late = self.head.as_mut().is_some_and(|head| head.as_mut().poll(cx).is_ready());
         if late { Err(io::Error::new(io::ErrorKind::TimedOut, HeadSlow)) } else { Ok(()) }
     }
 
+    /// Counts written bytes.
     fn wrote(&mut self, bytes: &[u8]) {
         self.activity.wrote(bytes.len());
         if let Watched::Http2(frames) = &mut self.watched {
@@ -251,10 +265,10 @@ impl<S> SniffedStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> SniffedStream<S> {
-    /// Watches `stream` once its first bytes told the version.
+    /// Starts to watch `stream`, after its first bytes show the version.
     ///
     /// # Errors
-    /// What reading said; an end before the version is known is `UnexpectedEof`.
+    /// The error of reading. An end before the version is known is `UnexpectedEof`.
     pub async fn open(
         mut stream: S,
         patience: Patience,
@@ -264,6 +278,7 @@ impl<S: AsyncRead + Unpin> SniffedStream<S> {
         loop {
             let known =
                 first.iter().zip(PREFACE).take_while(|(byte, preface)| byte == preface).count();
+            // The first byte that differs from the preface decides for HTTP/1.
             if known < first.len() {
                 return Ok(Self::new(
                     stream,
@@ -285,15 +300,17 @@ impl<S: AsyncRead + Unpin> SniffedStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
-    /// Ready once the end of the stream may be seen: when no whole request is at work any more.
+    /// Ready when hyper may see the end of the stream: when no complete request is open any more.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Watched::Http1(heads) = &self.watched else { return Poll::Ready(Ok(())) };
+        // An end inside a request leaves that request incomplete. hyper has to see it at once.
         if !heads.is_between_requests() || !self.activity.is_busy(cx) {
             return Poll::Ready(Ok(()));
         }
         if self.half_closed.is_none() {
             self.activity.half_close();
-            // What streams an answer asks by itself, in this task: it hears of it.
+            // A streamed answer makes its own checks, in this same task. The wake lets it notice
+            // the half-close.
             cx.waker().wake_by_ref();
         }
         let half = self.half_closed.get_or_insert_with(|| HalfClosed {
@@ -303,14 +320,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
         while half.next.as_mut().poll(cx).is_ready() {
             half.wait = (half.wait * 2).min(HALF_CLOSED_MAX);
             half.next.as_mut().reset(tokio::time::Instant::now() + half.wait);
-            // Nothing of the answer was written yet, and nothing of another one is on its way.
+            // Only between messages: no byte of the answer is written, and no other answer is being
+            // written.
             if self.waiting && self.flushed && self.activity.takes_interim() {
                 let stream =
                     self.stream.as_mut().map(Pin::new).ok_or(io::ErrorKind::NotConnected)?;
                 match stream.poll_write(cx, INTERIM) {
                     Poll::Ready(Ok(count)) if count == INTERIM.len() => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    // A socket that nobody wrote to takes these few bytes from anybody who reads.
+                    // An unused socket has room for these few bytes if its peer reads.
                     Poll::Ready(Ok(_)) | Poll::Pending => {
                         return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
                     }
@@ -329,6 +347,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
 
 impl<S> Drop for SniffedStream<S> {
     fn drop(&mut self) {
+        // Returned only if a request is unanswered; otherwise the stream is simply closed.
         let Some(stream) = self.stream.take().filter(|_| self.waiting) else { return };
         let goaway = match &self.watched {
             Watched::Http2(frames) if self.is_flooded => frames.farewell(),
@@ -358,9 +377,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for SniffedStream<S> {
             Poll::Ready(Ok(()))
         };
         tap.watch(&buffer.filled()[before..])?;
-        // A head that has just begun is waited for from now on.
+        // The timer of a head that has just begun must be polled once, so that it can wake this
+        // task.
         tap.poll_head(cx)?;
         if matches!(polled, Poll::Ready(Ok(())))
+            // No new byte although there was room: the caller has closed its sending side.
             && buffer.filled().len() == before
             && buffer.remaining() > 0
         {
@@ -378,6 +399,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SniffedStream<S> {
     ) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
         if tap.keeps(bytes) {
+            // hyper continues as if its answer was sent.
             return Poll::Ready(Ok(bytes.len()));
         }
         tap.begins_to_write();
@@ -397,6 +419,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SniffedStream<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let tap = self.get_mut();
+        // After a dropped answer the stream is still needed, for the real one.
         if tap.kept { Poll::Ready(Ok(())) } else { tap.stream()?.poll_shutdown(cx) }
     }
 

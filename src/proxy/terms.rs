@@ -1,4 +1,4 @@
-//! What a listener and its connections go by.
+//! The terms of a listener and its connections.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,30 +7,32 @@ use ipnet::IpNet;
 
 use crate::proxy::settings::Timeouts;
 
-/// How long requests on kept connections are answered by the process that has taken over: a little longer than HTTP libraries keep an
-/// idle connection (5 s by default in httpx and so in the SDKs, 4 s in undici), so that none asks on one that is being closed.
+/// How long the process that has taken over answers requests on kept connections. It is a little
+/// longer than HTTP libraries keep an idle connection. That is 5 s by default in httpx and so in
+/// the SDKs, and 4 s in undici. So no client sends a request on a connection that is being closed.
 pub const KEPT: Duration = Duration::from_secs(6);
 
-/// What a drain asks of connections.
+/// The instruction of a drain to connections. The order of the variants is their urgency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Leave {
-    /// Nothing yet.
+    /// No drain.
     No,
-    /// To end once nothing was asked for [`KEPT`]; over HTTP/2, which can announce its end, to end after what is open.
+    /// End after [`KEPT`] without a request. HTTP/2 can announce its end, so there the connection
+    /// ends after its open requests.
     WhenQuiet,
-    /// To end after what is open.
+    /// End after the open requests.
     Now,
 }
 
-/// What a listener goes by.
+/// The settings of a listener.
 pub struct Terms {
-    /// TLS, where the listener speaks it; swapped on reload.
+    /// The TLS settings, if the listener uses TLS. A reload swaps them.
     pub tls: Option<Arc<arc_swap::ArcSwap<rustls::ServerConfig>>>,
-    /// Proxies that are believed.
+    /// The trusted proxies.
     pub trusted_proxies: Vec<IpNet>,
-    /// Connections at once.
+    /// Callers' connections at once.
     pub connections_max: usize,
-    /// Connections at once of one network that is no trusted proxy.
+    /// Connections at once of one network, if it is no trusted proxy.
     pub peer_connections_max: usize,
     /// Time limits.
     pub timeouts: Timeouts,

@@ -6,20 +6,20 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::proxy::activity::DeliveredBytes;
 
-/// Time limits, and what they are measured with.
+/// Time limits, with the clock that measures them.
 pub struct Times {
-    /// What they are measured with.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Longest silence of either side.
+    /// The longest silence of either side.
     pub idle_max: Duration,
-    /// When the whole request has had its time, on the monotonic clock.
+    /// The end of the whole request's time, on the monotonic clock.
     pub ends: Duration,
-    /// What the caller took, where that is known.
+    /// The bytes that the caller took, if they are counted.
     pub reader: Option<Arc<DeliveredBytes>>,
 }
 
 impl Times {
-    /// How long the next piece may take.
+    /// How long the next piece may take: the shorter one of the two limits.
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.idle_max.min(self.ends.saturating_sub(self.clock.monotonic()))

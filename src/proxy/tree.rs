@@ -1,4 +1,5 @@
-//! The log's tree, read-only, in the paths of C2SP tlog-tiles: for auditors, and its checkpoints for everybody where the config says so.
+//! The log's tree, read-only, in the paths of C2SP tlog-tiles. Auditors may read all of it. The
+//! config may make its checkpoints public.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,22 +19,23 @@ use crate::proxy::refused::Refused;
 use crate::proxy::{Gateway, respond};
 use crate::refusal::{Code, Refusal};
 
-/// Where the tree is: `/audit/NAME/EPOCH/checkpoint`, `/audit/NAME/EPOCH/tile/…`, `/audit/log.vkeys`.
+/// The prefix of the tree: `/audit/NAME/EPOCH/checkpoint`, `/audit/NAME/EPOCH/tile/…`,
+/// `/audit/log.vkeys`.
 pub const PATH: &str = "/audit/";
-/// The shortest credential that is taken.
+/// The shortest accepted credential of auditors, in bytes.
 pub const CREDENTIAL_BYTES_MIN: usize = 20;
 
-/// The log's files, and who may have them.
+/// The log's files, and the rules of access to them.
 pub struct LogTree {
     /// The folder of the epochs.
     dir: PathBuf,
     /// The public keys.
     vkeys: PathBuf,
-    /// The gateway's name, which every origin begins with.
+    /// The gateway's name. Every origin begins with it.
     name: String,
-    /// The hash of the auditors' credential.
+    /// The hash of the auditors' credential. The credential itself is not kept in memory.
     auditor: Option<[u8; 32]>,
-    /// Whether anybody may have checkpoints and public keys.
+    /// Whether checkpoints and public keys need no credential.
     public_checkpoints: bool,
 }
 
@@ -41,12 +43,12 @@ pub struct LogTree {
 pub struct TreeFile {
     path: PathBuf,
     content_type: &'static str,
-    /// Whether it says nothing but how much there is: a checkpoint, public keys.
+    /// Whether the file shows only the size of the log: a checkpoint, or public keys.
     head: bool,
 }
 
 impl LogTree {
-    /// The tree in `dir`; `auditor` is the credential of those who may have all of it over the network.
+    /// The tree in `dir`. `auditor` is the credential for reading all of it over the network.
     #[must_use]
     pub fn new(
         (dir, vkeys): (&Path, &Path),
@@ -64,13 +66,13 @@ impl LogTree {
         }
     }
 
-    /// Whether anybody gets anything of it over the network.
+    /// Whether any part of it is served over the network.
     #[must_use]
     pub const fn is_served(&self) -> bool {
         self.auditor.is_some() || self.public_checkpoints
     }
 
-    /// The file that a path behind [`PATH`] names: one of the layout, or none.
+    /// The file that a path after [`PATH`] names. None for a path outside the layout.
     #[must_use]
     pub fn file(&self, path: &str) -> Option<TreeFile> {
         if path == "log.vkeys" {
@@ -81,6 +83,7 @@ impl LogTree {
             });
         }
         let (epoch, rest) = path.strip_prefix(&self.name)?.strip_prefix('/')?.split_once('/')?;
+        // Only parsed names become paths, so that no `..` or other file can be named.
         epoch_number(epoch)?;
         let path = self.dir.join(epoch);
         if rest == "checkpoint" {
@@ -98,7 +101,11 @@ impl LogTree {
         })
     }
 
-    /// Whether those headers may have that file: true where they are an auditor's, false where anybody may have it.
+    /// Checks access to a file. True if the headers have the auditors' credential, false if the
+    /// file is public.
+    ///
+    /// # Errors
+    /// `auditor-unknown` in all other cases, also for a file that does not exist.
     pub(super) fn allows(
         &self,
         headers: &HeaderMap,
@@ -107,6 +114,8 @@ impl LogTree {
         let shown =
             headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
         let same = |known: &[u8; 32]| {
+            // Hashes of equal length, compared in constant time: timing reveals no part of the
+            // credential.
             shown.is_some_and(|shown| verify_slices_are_equal(known, &sha256(shown)).is_ok())
         };
         if self.auditor.as_ref().is_some_and(same) {
@@ -118,10 +127,10 @@ impl LogTree {
 }
 
 impl TreeFile {
-    /// Its bytes and their media type.
+    /// The bytes of the file and their media type.
     ///
     /// # Errors
-    /// When it is not there: a partial tile goes with the next checkpoint.
+    /// If the file does not exist. A partial tile is removed after a later checkpoint.
     pub async fn read(self) -> std::io::Result<(Bytes, &'static str)> {
         let _place = read_place().await?;
         Ok((tokio::fs::read(self.path).await?.into(), self.content_type))
@@ -129,15 +138,17 @@ impl TreeFile {
 }
 
 impl Gateway {
-    /// A file of the log's tree.
+    /// Answers a request for a file of the log's tree.
     pub(super) async fn tree(
         &self,
         tree: &LogTree,
         path: &str,
         (headers, peer): (&HeaderMap, IpAddr),
     ) -> Result<Answer, Refused> {
+        // Parsed before the access check, but reported after it: an unauthenticated caller learns
+        // no names.
         let file = tree.file(path);
-        // What anybody may have is counted against the peer's network, as published keys are.
+        // Public files count against the peer's network, as the published keys do.
         let auditor = tree
             .allows(headers, file.as_ref())
             .map_err(|code| self.count_unauthenticated(code.into(), peer))?;

@@ -1,5 +1,5 @@
-//! The wait for a place at an upstream. It lies between the rules and the record: who waits holds its agent's place in flight and
-//! its body, and nothing else.
+//! The wait for a slot at an upstream. It comes after the rules and before the record. A waiting
+//! request holds only its agent's slot and its body.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use crate::proxy::exchange::Exchange;
 use crate::refusal::Refusal;
 
 impl Gateway {
-    /// Takes a place at the first server of the route that is up and has one free; where none has, waits for one at all that are
-    /// up, each in its order: nobody who comes later goes first. Nothing where no server is asked.
+    /// Takes a slot at the first upstream of the route that is up and has a free one. If none has,
+    /// the request waits at all upstreams that are up, in the order of arrival at each. None if the
+    /// request needs no upstream.
     ///
     /// # Errors
-    /// `upstream-full`, or `rate-is-zero` where the server has no places at all.
+    /// `upstream-full`, or `rate-is-zero` if the server permits no slots.
     pub(super) async fn turn(
         &self,
         capped: &Capped<'_>,
@@ -34,10 +35,12 @@ impl Gateway {
         };
         let mut waited_at: Vec<&Arc<Upstream>> = candidates.iter().filter(up).collect();
         for upstream in &waited_at {
+            // `take` fails if other requests wait there: a new request must not overtake them.
             if let Some(slot) = self.slots.take(upstream, &holder) {
                 return Ok(candidates.turn(upstream, slot));
             }
         }
+        // All are down: the request waits at the first, because it may be up again by then.
         if waited_at.is_empty() {
             waited_at.push(candidates.first());
         }
@@ -50,7 +53,7 @@ impl Gateway {
     }
 }
 
-/// The first that succeeds; the others are given up. Where none does, the first fault.
+/// The first wait that succeeds. The others are dropped. If none succeeds, the first fault.
 async fn any_of<T, A, E>(
     mut waits: Vec<Pin<Box<impl Future<Output = (A, Result<T, E>)>>>>,
 ) -> Result<(A, T), E> {
@@ -59,6 +62,7 @@ async fn any_of<T, A, E>(
         let mut at = 0;
         while let Some(wait) = waits.get_mut(at) {
             match wait.as_mut().poll(cx) {
+                // Returning drops the other waits, which leave their queues then.
                 Poll::Ready((about, Ok(done))) => return Poll::Ready(Ok((about, done))),
                 Poll::Ready((_, Err(fault))) => {
                     first_fault.get_or_insert(fault);

@@ -1,5 +1,5 @@
-//! A connection to an upstream as the HTTP client uses it, and what must be known of it: whether the last byte of a request
-//! went out, and whether something came that no request had asked for.
+//! A connection to an upstream below the HTTP client. It records whether the last byte of a request
+//! was sent, and whether bytes arrived without a request.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,37 +12,40 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proxy::connect::{UpstreamStream, acknowledged};
 
-/// Bytes of a body that any receive buffer has room for, behind a head.
+/// Bytes of a body that every receive buffer has room for, after a head.
 const BODY_SMALL: u64 = 32 << 10;
 
 /// The end of a request's head (RFC 9112 section 2.1).
 const HEAD_END: &[u8; 4] = b"\r\n\r\n";
 
-/// What was written of the request that a connection carries at the moment.
+/// The progress of writing the current request of a connection.
 #[derive(Default)]
 pub struct RequestProgress(Mutex<WireState>);
 
+/// The part of [`RequestProgress`] under its lock.
 #[derive(Default)]
 struct WireState {
-    /// Bytes of [`HEAD_END`] that were written one after the other.
+    /// The number of consecutive bytes of [`HEAD_END`] that were written last.
     head_end: usize,
-    /// Bytes of the body that were not written yet.
+    /// Bytes of the body that are not written yet.
     body_left: u64,
-    /// True once a byte of the request was written.
+    /// True after the first byte of the request was written.
     began: bool,
-    /// True once a request was written before this one.
+    /// True if an earlier request was written on this connection.
     kept: bool,
-    /// Nothing may be written any more.
+    /// True if no byte may be written any more.
     closed: bool,
-    /// A peer that acknowledges nothing may take its time.
+    /// True if the limit on unacknowledged bytes is off.
     patient: bool,
 }
 
 impl WireState {
+    /// Whether the whole request was written.
     const fn whole(&self) -> bool {
         self.head_end == HEAD_END.len() && self.body_left == 0
     }
 
+    /// Follows written bytes: first the head up to its end, then the body.
     fn wrote(&mut self, bytes: &[u8]) {
         self.began |= !bytes.is_empty();
         let mut rest = bytes;
@@ -51,6 +54,7 @@ impl WireState {
         {
             self.head_end = match byte {
                 byte if HEAD_END.get(self.head_end) == Some(&byte) => self.head_end + 1,
+                // A carriage return after a partial match can begin the real end of the head.
                 b'\r' => 1,
                 _ => 0,
             };
@@ -65,14 +69,15 @@ impl RequestProgress {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request with a body of that many bytes is written next.
+    /// Starts a request with a body of `body` bytes.
     pub fn begin(&self, body: u64) {
         let mut state = self.lock();
         let (kept, closed, patient) = (state.kept || state.began, state.closed, state.patient);
         *state = WireState { body_left: body, kept, closed, patient, ..WireState::default() };
     }
 
-    /// Lets nothing more be written. True where the last byte of the request may have gone out: the server may have run it.
+    /// Prevents further writes. True if the last byte of the request may have been sent: the server
+    /// may have run it.
     pub fn abandon(&self) -> bool {
         let mut state = self.lock();
         state.closed = true;
@@ -80,23 +85,25 @@ impl RequestProgress {
     }
 }
 
-/// The connection.
+/// A connection whose written bytes are followed.
 pub struct Wire {
     stream: UpstreamStream,
     line: Arc<RequestProgress>,
 }
 
 impl Wire {
-    /// Follows what is written to `stream`.
+    /// Wraps `stream`.
     #[must_use]
     pub fn new(stream: UpstreamStream) -> (Self, Arc<RequestProgress>) {
         let line = Arc::<RequestProgress>::default();
         (Self { stream, line: Arc::clone(&line) }, line)
     }
 
-    /// Linux ends a connection after TCP_USER_TIMEOUT also where the peer is there and says that it has no room (tcp(7)): a
-    /// server that is busy and reads a large body late. A small body has room in any receive buffer, so that only a peer that
-    /// has vanished does not acknowledge it.
+    /// Sets the limit on unacknowledged bytes for the current request.
+    ///
+    /// Linux ends a connection after TCP_USER_TIMEOUT also if the peer is alive and announces a
+    /// full buffer (tcp(7)). A busy server that reads a large body late is such a peer. A small
+    /// body fits into every receive buffer. So only a vanished peer leaves it unacknowledged.
     fn limit(&self, state: &mut WireState) {
         let patient = state.body_left > BODY_SMALL;
         if patient == state.patient {
@@ -113,6 +120,10 @@ impl Wire {
         }
     }
 
+    /// Writes bytes, unless the connection is closed or stale.
+    ///
+    /// # Errors
+    /// `ConnectionAborted` if the server has already ended the connection.
     fn send(
         &mut self,
         cx: &mut Context<'_>,
@@ -120,6 +131,8 @@ impl Wire {
         write: impl FnOnce(Pin<&mut UpstreamStream>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.line.lock();
+        // Checked directly before the first byte. The server may have closed an idle connection
+        // just now.
         if !state.began && !state.closed {
             state.closed = stale(&self.stream, state.kept);
             self.limit(&mut state);
@@ -131,7 +144,8 @@ impl Wire {
             )));
         }
         let written = ready!(write(Pin::new(&mut self.stream), cx));
-        // A TLS client may have sent some of what it could not send all of.
+        // A TLS client may have sent a part even if the write failed. Then all bytes count as sent,
+        // so that the request is not repeated.
         let unsure = matches!(self.stream, UpstreamStream::Tls(_)).then_some(usize::MAX);
         let mut left = written.as_ref().map_or(unsure.unwrap_or(0), |count| *count);
         for slice in slices {
@@ -143,16 +157,18 @@ impl Wire {
     }
 }
 
-/// True where a request must not be written: the server has ended the connection, or has sent what nobody asked for. What comes
-/// in the clear before the first request over TLS (session tickets) is passed over.
+/// True if a request must not be written: the server has ended the connection, or has sent bytes
+/// without a request. Such bytes could be taken for the answer. Over TLS, bytes before the first
+/// request are permitted (session tickets).
 fn stale(stream: &UpstreamStream, kept: bool) -> bool {
     let (fd, tls): (BorrowedFd<'_>, bool) = match stream {
         UpstreamStream::Tcp(stream) => (stream.as_fd(), false),
         UpstreamStream::Tls(stream) => (stream.get_ref().0.as_fd(), true),
         UpstreamStream::Unix(stream) => (stream.as_fd(), false),
-        // Its server is this process: it answers only requests, and does not end a connection first.
+        // The server is this process. It sends only answers, and does not close a connection first.
         UpstreamStream::InProcess(_) => return false,
     };
+    // Peeked without waiting: the bytes stay for the HTTP client.
     match recv(fd, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((_, 0)) => true,
         Ok(_) => kept || !tls,
@@ -205,7 +221,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    /// Whether the request may have run once these pieces were written, with a body of `body` bytes.
+    /// Checks whether the request may have run after these pieces were written, with a body of
+    /// `body` bytes.
     #[track_caller]
     fn check(body: u64, pieces: &[&[u8]], whole: bool) {
         let line = RequestProgress::default();
@@ -228,7 +245,7 @@ mod tests {
         check(4, &[b"a\r\r\n\r\n\r\nbod"], true);
     }
 
-    /// A connection to a server, and the server's end of it.
+    /// A connection to a server, and the server's side of it.
     async fn connected() -> (Wire, Arc<RequestProgress>, tokio::net::TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
         let dialled = tokio::net::TcpStream::connect(listener.local_addr().expect("address"))
@@ -249,7 +266,8 @@ mod tests {
             if stray.is_empty() {
                 drop(server);
             }
-            // Nobody reads: the bytes lie in the kernel, as they do where they come while a request is on its way here.
+            // The test does not read: the bytes stay in the kernel, as when they arrive between two
+            // requests.
             let UpstreamStream::Tcp(stream) = &wire.stream else { unreachable!("a TCP stream") };
             stream.readable().await.expect("readable");
             line.begin(0);

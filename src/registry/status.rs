@@ -1,4 +1,5 @@
-//! The status of agents, of namespaces with all their agents, and of principals with all that acts for them.
+//! The status of agents, of namespaces with all their agents, and of principals with all agents
+//! that act for them.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal};
 use crate::refusal::{Code, Refusal};
 
-/// The status of an agent, a namespace or a principal. If it is stopped, since when and why.
+/// The status of an agent, a namespace or a principal. If it is stopped, also the time and the
+/// reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusChange {
     /// The status.
@@ -24,8 +26,10 @@ impl StatusChange {
     pub(super) const ACTIVE: Self =
         Self { status: AgentStatus::Active, since: Timestamp(0), why: String::new() };
 
+    /// The status with its time and reason. An active name has neither.
     pub(super) fn new(status: AgentStatus, since: Timestamp, why: &str) -> Self {
         match status {
+            // The reason of a release is in the log only.
             AgentStatus::Active => Self::ACTIVE,
             AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked => {
                 Self { status, since, why: why.to_owned() }
@@ -39,7 +43,7 @@ impl StatusChange {
         self.status.as_str()
     }
 
-    /// Since when and why, where it is not active.
+    /// The time and the reason of a status, if it is not active.
     #[must_use]
     pub fn reason(&self) -> Option<(Timestamp, &str)> {
         match self.status {
@@ -50,7 +54,7 @@ impl StatusChange {
         }
     }
 
-    /// The refusal that this status means.
+    /// The refusal that this status causes; none if it is active.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         let code = match self.status {
             AgentStatus::Active => return None,
@@ -62,14 +66,16 @@ impl StatusChange {
     }
 }
 
-/// The status of namespaces and of principals. Only a name that is stopped has a row.
+/// The status of namespaces and of principals. Only a stopped name has an entry.
 #[derive(Default)]
 pub(super) struct Wide {
     namespaces: DashMap<Arc<str>, StatusChange, RandomState>,
     principals: DashMap<Arc<str>, StatusChange, RandomState>,
 }
 
+/// Sets the entry of a name.
 fn put(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str, status: StatusChange) {
+    // An active name needs no entry, so that released names use no memory.
     if status.status == AgentStatus::Active {
         rows.remove(name);
     } else {
@@ -77,13 +83,16 @@ fn put(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str, status: 
     }
 }
 
+/// The status of a name; active if it has no entry.
 fn status_in(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str) -> StatusChange {
     rows.get(name).map_or(StatusChange::ACTIVE, |row| row.clone())
 }
 
+/// All entries, by name.
 fn sorted(rows: &DashMap<Arc<str>, StatusChange, RandomState>) -> Vec<(Arc<str>, StatusChange)> {
     let mut found: Vec<_> =
         rows.iter().map(|row| (Arc::clone(row.key()), row.value().clone())).collect();
+    // The map has no order, and the output of a command must be stable.
     found.sort_by(|left, right| left.0.cmp(&right.0));
     found
 }
@@ -120,6 +129,8 @@ impl Wide {
     pub(super) fn may_act(&self, agent: &AgentName, principal: &Principal) -> Result<(), Refusal> {
         if let Some(refusal) = self.namespaces.get(agent.namespace()).and_then(|row| row.refusal())
         {
+            // The detail, which the log and operators see, names the namespace. The caller sees
+            // only the code.
             return Err(refusal.about(format_args!("namespace {}", agent.namespace())));
         }
         match self

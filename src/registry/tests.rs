@@ -3,6 +3,7 @@
 use super::*;
 use crate::audit::format::event::AgentStatus;
 
+/// A registry with the effect of `events`.
 fn book(events: Vec<Event>) -> Registry {
     let registry = Registry::new();
     for event in events {
@@ -15,10 +16,12 @@ fn team() -> Principal {
     "team:a".parse().expect("principal")
 }
 
+/// A change of an agent's status.
 fn stands(agent: &str, status: AgentStatus) -> Event {
     Event::AgentStatus { agent: agent.parse().expect("name"), status, reason: "test".to_owned() }
 }
 
+/// Applies `events`, then checks whether `agent` may act.
 #[track_caller]
 fn check(events: Vec<Event>, agent: &str, expect: Option<Code>) {
     let token = TokenId([1; 32]);
@@ -109,7 +112,7 @@ fn a_revoked_handle_stays_so_when_its_principal_is_forgotten() {
         book(vec![set(), Event::HandleRevoked { handle, agent: agent(), reason: "x".to_owned() }]);
     registry.remove_principal(&principal());
     assert!(registry.handle(&handle).is_none());
-    // Set again, as `adopt` of the same file would.
+    // The second event is the same that `adopt` of the same file would record.
     registry.apply(&Record { at: Timestamp(2), by: None, event: set() });
     let refused = registry
         .may_act(&agent(), &team(), &[TokenId([1; 32])])

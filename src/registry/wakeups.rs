@@ -1,4 +1,4 @@
-//! Wakes requests by subject: those that depend on what has changed, or everyone.
+//! Wakes requests by subject: those that depend on a changed subject, or all.
 
 use std::sync::{Arc, Weak};
 
@@ -8,18 +8,18 @@ use tokio::sync::watch;
 
 use crate::id::{AgentName, KeyId, Principal, TokenId};
 
-/// What a change can be about.
+/// The subject of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ChangeSubject {
-    /// An agent, and all that were delegated from it.
+    /// An agent, and all agents that were delegated from it.
     Agent(Box<str>),
     /// All agents of a namespace.
     Namespace(Box<str>),
-    /// All that acts for a principal.
+    /// All agents that act for a principal.
     Principal(Principal),
     /// A token, and all below it.
     Token(TokenId),
-    /// A key that signs tokens, or that holds one.
+    /// A key that signs tokens, or the key of a token's holder.
     Key(KeyId),
 }
 
@@ -41,17 +41,18 @@ impl ChangeSubject {
         subjects
     }
 
-    /// An agent, and all that were delegated from it.
+    /// The subject of an agent, and of all agents that were delegated from it.
     pub(super) fn agent(agent: &AgentName) -> Self {
         Self::Agent(agent.as_str().into())
     }
 }
 
-/// A wake-up call of one subscription.
+/// The channel that wakes one subscription. It has no value: only the change counts.
 type WakeupSender = watch::Sender<()>;
 
 /// The subscriptions, by subject.
 pub(super) struct Wakeups {
+    /// Weak, so that a forgotten entry does not keep a subscription in memory.
     of: DashMap<ChangeSubject, Vec<Weak<WakeupSender>>, RandomState>,
     everyone: WakeupSender,
 }
@@ -63,6 +64,7 @@ impl Default for Wakeups {
 }
 
 impl Wakeups {
+    /// A subscription to `subjects`.
     pub(super) fn subscribe(self: &Arc<Self>, subjects: Vec<ChangeSubject>) -> Subscription {
         let own = Arc::new(WakeupSender::new(()));
         for subject in &subjects {
@@ -71,22 +73,25 @@ impl Wakeups {
         Subscription { own, subjects, all: Arc::clone(self) }
     }
 
-    /// Wakes those that depend on `subjects`. Call it after the change.
+    /// Wakes the subscriptions to `subjects`. Call it after the change, so that a woken request
+    /// sees the new state.
     pub(super) fn wake(&self, subjects: &[ChangeSubject]) {
         for subject in subjects {
             let Some(calls) = self.of.get(subject) else { continue };
+            // A subscription that is being dropped needs no wake-up.
             for call in calls.iter().filter_map(Weak::upgrade) {
                 call.send_replace(());
             }
         }
     }
 
+    /// Wakes all subscriptions.
     pub(super) fn wake_everyone(&self) {
         self.everyone.send_replace(());
     }
 }
 
-/// Hears of changes of some subjects. Requests with the same token share one.
+/// A subscription to changes of some subjects. Requests with the same token share one.
 pub struct Subscription {
     own: Arc<WakeupSender>,
     subjects: Vec<ChangeSubject>,
@@ -94,16 +99,17 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Changes from now on. Take it before the status is checked, so that no change is missed in between.
+    /// The changes from now on. Call it before the status is checked, so that no change between the
+    /// two is missed.
     #[must_use]
     pub fn changes(&self) -> Changes {
         Changes { own: self.own.subscribe(), everyone: self.all.everyone.subscribe() }
     }
 
-    /// Memory that it takes, with its places among the others, in bytes.
+    /// The memory of the subscription and of its entries in the map, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        /// A key, a pointer, and what the allocator adds.
+        /// A key, a pointer, and the overhead of the allocator.
         const EACH: usize = 128;
         size_of::<Self>() + self.subjects.len() * (size_of::<ChangeSubject>() + EACH)
     }
@@ -112,6 +118,8 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         for subject in &self.subjects {
+            // Removed under the lock of the map's shard. A new subscription cannot be lost in
+            // between.
             self.all.of.remove_if_mut(subject, |_, calls| {
                 calls.retain(|call| !std::ptr::eq(call.as_ptr(), Arc::as_ptr(&self.own)));
                 calls.is_empty()
@@ -120,30 +128,33 @@ impl Drop for Subscription {
     }
 }
 
-/// What has changed since it was last looked at.
+/// The changes since the last check.
 pub struct Changes {
     own: watch::Receiver<()>,
     everyone: watch::Receiver<()>,
 }
 
 impl Changes {
-    /// Whether anything has changed since the last call; a change is told once.
+    /// Whether a subject has changed since the last call. Each change is reported once.
     pub fn take(&mut self) -> bool {
         let changed =
+            // A closed channel counts as a change: it is safe to check the status once more.
             self.own.has_changed().unwrap_or(true) || self.everyone.has_changed().unwrap_or(true);
         if changed {
+            // Both are marked before the status is checked: a later change is reported by the next
+            // call.
             self.own.mark_unchanged();
             self.everyone.mark_unchanged();
         }
         changed
     }
 
-    /// Has the next call tell of a change.
+    /// Makes the next call report a change.
     pub fn mark(&mut self) {
         self.own.mark_changed();
     }
 
-    /// Waits for a change. Never returns once the registry is gone.
+    /// Waits for a change. Never returns after the registry was dropped.
     pub async fn changed(&mut self) {
         let ended = tokio::select! {
             own = self.own.changed() => own.is_err(),

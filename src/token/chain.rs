@@ -1,6 +1,6 @@
-//! What joins two tokens of a chain: the child says whose it is, and allows nothing that its parent does not.
+//! The joints of a chain: a child names its parent and allows only what the parent allows.
 //!
-//! After draft-asor-wimse-agent-delegation-chain-02, with the deviations that docs/TOKEN.md names.
+//! After draft-asor-wimse-agent-delegation-chain-02, with the deviations that docs/TOKEN.md lists.
 
 use crate::crypto::sha256;
 use crate::id::KeyId;
@@ -8,32 +8,40 @@ use crate::refusal::{Code, Refusal};
 use crate::token::claims::{Claims, Grants};
 use crate::token::presented::Link;
 
-/// The `iss` of a child is the thumbprint of the key that signs it, as a URN (RFC 9278).
+/// The prefix of a child's `iss`: a URN (RFC 9278) with the thumbprint of the key that signs it.
 pub(super) const THUMBPRINT_URN: &str = "urn:ietf:params:oauth:jwk-thumbprint:sha-256:";
-/// How long a token without a key of its own may live below another, in seconds.
+/// The longest lifetime of a child without its own key, in seconds.
 pub(super) const BEARER_LIFE_S: i64 = 15 * 60;
 
-/// Asks everything that a child must be to its parent, but for the signature.
+/// Checks a child against its parent, except for the signature.
 ///
 /// # Errors
-/// `chain-signer`, `chain-parent`, `chain-depth`, `chain-principal`, `chain-name`, `chain-widened` or `chain-times`.
+/// `chain-signer`, `chain-parent`, `chain-depth`, `chain-principal`, `chain-name`, `chain-widened`
+/// or `chain-times`.
 pub(super) fn joined(
     (parent, link): (&Claims, &Link<'_>),
     (child, signer): (&Claims, &KeyId),
 ) -> Result<(), Refusal> {
+    // The signing key identifies the issuer of a child, so a child cannot claim another issuer's
+    // name.
     if child.iss.strip_prefix(THUMBPRINT_URN) != Some(signer.to_string().as_str()) {
         return Err(Refusal::new(Code::ChainSigner)
             .because("iss is not the URN of the signing key's thumbprint"));
     }
+    // Binds the child to this parent. Otherwise a child could be moved below another token of the
+    // same holder, with wider limits.
     if child.parent != Some(sha256(link.signed.as_bytes())) {
         return Err(Code::ChainParent.into());
     }
+    // `depth_max` must not grow, so that the operator's bound holds for every descendant.
     if child.depth != parent.depth + 1 || child.depth_max > parent.depth_max {
         return Err(Code::ChainDepth.into());
     }
     if child.principal != parent.principal {
         return Err(Code::ChainPrincipal.into());
     }
+    // Exactly one more segment: a child cannot take the name of its parent, of a sibling's child or
+    // of another agent.
     let segment = child
         .agent
         .as_str()
@@ -46,7 +54,7 @@ pub(super) fn joined(
     lasts_within(parent, child)
 }
 
-/// Scopes, audience and constraints of a child lie within its parent's.
+/// Checks that scopes, audience and constraints of a child are within its parent's.
 fn narrower(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
     let widened = |what: &str| Refusal::new(Code::ChainWidened).because(what);
     if !child.scopes.within(parent.scopes) {
@@ -56,7 +64,8 @@ fn narrower(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
         return Err(widened("aud"));
     }
     for limit in &parent.constraints {
-        // A limit that the child leaves out is a limit that it drops.
+        // A limit that the child leaves out would be removed for it, so every limit must be
+        // repeated.
         if !child.constraints.iter().any(|own| own.narrows(limit)) {
             return Err(widened(&format!("{} with {}", limit.row.key, limit.row.kind.as_str())));
         }
@@ -64,7 +73,9 @@ fn narrower(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Checks that the child is valid only while its parent is.
 fn lasts_within(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
+    // Without `nbf`, a token is valid from `iat` on.
     let begins = |claims: &Claims| claims.issued.max(claims.not_before.unwrap_or(claims.issued));
     let within = child.issued >= parent.issued
         && begins(child) >= begins(parent)
@@ -72,8 +83,8 @@ fn lasts_within(parent: &Claims, child: &Claims) -> Result<(), Refusal> {
     if within && child.expires > child.issued { Ok(()) } else { Err(Code::ChainTimes.into()) }
 }
 
-/// Asks whether the last token may be used by whoever carries it: proofs of possession are not read yet, so it has no key,
-/// and below other tokens each of these must allow that.
+/// Checks that the last token may be used as a bearer token. Proofs of possession are not read yet,
+/// so it must not have a key. Each token above it must allow that.
 ///
 /// # Errors
 /// `proof-not-supported` or `chain-holder`.
@@ -81,10 +92,13 @@ pub(super) fn carried<'g>(
     ancestors: impl Iterator<Item = &'g Grants>,
     (has_holder, life_s): (bool, i64),
 ) -> Result<(), Refusal> {
+    // A token that names a key asks for a proof, which this build cannot check. Without the check,
+    // a stolen token would be usable.
     if has_holder {
         return Err(Code::ProofNotSupported.into());
     }
     let mut ancestors = ancestors.peekable();
+    // A root token was signed by the operator as a bearer token.
     if ancestors.peek().is_none() {
         return Ok(());
     }
@@ -93,6 +107,8 @@ pub(super) fn carried<'g>(
             Refusal::new(Code::ChainHolder).because("an ancestor does not grant holder bearer")
         );
     }
+    // A holder signs children offline, so the operator does not see them. A short life limits the
+    // damage of a leaked one.
     if life_s > BEARER_LIFE_S {
         return Err(Refusal::new(Code::ChainHolder).because("it lives longer than 15 minutes"));
     }

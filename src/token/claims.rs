@@ -1,4 +1,4 @@
-//! What a token's payload says, with every type checked.
+//! The claims of a token's payload, with every type checked.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,10 +12,12 @@ use crate::token::jwk::Jwk;
 use crate::token::names::{Names, heap};
 use crate::token::{DETAIL_TYPE, Scopes, quoted};
 
-/// Which models a token may use.
+/// The models that a token may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelGrant {
+    /// Only these names.
     one_of: Option<Names>,
+    /// Only names with this beginning. With both, a name must fulfil both.
     prefix: Option<String>,
 }
 
@@ -29,7 +31,7 @@ impl ModelGrant {
 }
 
 impl Grants {
-    /// Bytes of memory that the limits take beside themselves.
+    /// The additional memory of the limits, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let lists = [&self.models.one_of, &self.egress_hosts, &self.tool_types];
         let lists: usize = lists.into_iter().flatten().map(Names::bytes).sum();
@@ -37,7 +39,8 @@ impl Grants {
     }
 }
 
-/// The limits that a token sets; `None` means that the token does not limit it (the agent's class still does).
+/// The limits that a token sets. `None` means that the token does not set it (the agent's class
+/// still does).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     /// Models.
@@ -46,47 +49,61 @@ pub struct Grants {
     pub rps: Option<u64>,
     /// Requests a minute.
     pub rpm: Option<u64>,
-    /// Requests at once.
+    /// Requests in flight.
     pub in_flight: Option<u64>,
-    /// Tokens an answer.
+    /// Output tokens of an answer.
     pub output_tokens: Option<u64>,
-    /// No destination at all (`egress` with rank `none`). The other ranks leave what the operator lists: a token widens nothing.
+    /// No destination (`egress` with rank `none`). The other ranks leave the operator's lists
+    /// unchanged, because a token widens no list.
     pub no_egress: bool,
-    /// These hosts alone, in canonical form.
+    /// Only these hosts, in canonical form.
     pub egress_hosts: Option<Names>,
-    /// Tools of these types alone.
+    /// Only tools of these types.
     pub tool_types: Option<Names>,
-    /// Children need no key of their own.
+    /// Children may have no key.
     pub bearer_children: bool,
 }
 
-/// A payload.
+/// The claims of one token.
 pub(super) struct Claims {
+    /// `iss`.
     pub(super) iss: String,
+    /// `aud`, as a set.
     pub(super) aud: Names,
+    /// `sub`.
     pub(super) principal: Principal,
+    /// `client_id`.
     pub(super) agent: AgentName,
+    /// `iat`, in seconds since 1970.
     pub(super) issued: i64,
+    /// `exp`, in seconds since 1970.
     pub(super) expires: i64,
+    /// `nbf`, in seconds since 1970.
     pub(super) not_before: Option<i64>,
+    /// `jti`, a label.
     pub(super) jti: String,
-    /// How many tokens stand before this one in its chain.
+    /// The number of tokens before this one in its chain.
     pub(super) depth: u64,
-    /// How many tokens its chain may have.
+    /// The most tokens in its chain.
     pub(super) depth_max: u64,
-    /// SHA-256 of the parent's ASCII `header.payload`; of children only.
+    /// SHA-256 of the parent's ASCII `header.payload`; only in children.
     pub(super) parent: Option<[u8; 32]>,
     /// The key that may sign children (`cnf.jwk`, RFC 7800 section 3.2).
     pub(super) holder: Option<Jwk>,
+    /// The scopes.
     pub(super) scopes: Scopes,
+    /// The constraints, to compare a child with its parent.
     pub(super) constraints: Vec<Constraint>,
+    /// The same constraints in the form that the guard uses.
     pub(super) grants: Grants,
 }
 
+/// A `token-claims` refusal.
 fn fault(why: impl std::fmt::Display) -> Refusal {
     Refusal::new(Code::TokenClaims).because(why)
 }
 
+/// A claim that must be a string.
 fn text<'v>(claims: &'v Object<'_>, name: &str) -> Result<&'v str, Refusal> {
     claims
         .get(name)
@@ -94,12 +111,13 @@ fn text<'v>(claims: &'v Object<'_>, name: &str) -> Result<&'v str, Refusal> {
         .ok_or_else(|| fault(format_args!("{name} is missing or not a string")))
 }
 
-/// The last moment that a date may name, in seconds since 1970: 9999-12-30T22:00:00Z, the last that RFC 3339 prints in any
-/// time zone. Records print these dates.
+/// The latest accepted date, in seconds since 1970: 9999-12-30T22:00:00Z. RFC 3339 can write it in
+/// every time zone. Records print these dates.
 const DATE_MAX: u64 = 253_402_207_200;
 
-/// A NumericDate as a whole number of seconds (RFC 7519 section 2).
+/// A NumericDate (RFC 7519 section 2) as a whole number of seconds.
 fn date(value: &Value<'_>, name: &str) -> Result<i64, Refusal> {
+    // Fractions are refused: parsers would round them in different directions.
     let seconds = value
         .as_u64()
         .filter(|seconds| *seconds <= DATE_MAX)
@@ -109,13 +127,13 @@ fn date(value: &Value<'_>, name: &str) -> Result<i64, Refusal> {
     })
 }
 
-/// A small whole number.
+/// A whole number.
 fn count(value: &Value<'_>, name: &str) -> Result<u64, Refusal> {
     value.as_u64().ok_or_else(|| fault(format_args!("{name} is not a whole number")))
 }
 
 impl Claims {
-    /// Reads a payload whose lists have at most `list_max` entries each.
+    /// Parses a payload whose lists have at most `list_max` entries each.
     pub(super) fn read(payload: &[u8], list_max: usize) -> Result<Self, Refusal> {
         let value = json::parse(payload, &json::Limits::deep(16)).map_err(fault)?;
         let claims = value.as_object().ok_or_else(|| fault("not an object"))?;
@@ -125,6 +143,7 @@ impl Claims {
         let depth = count(required("del_depth")?, "del_depth")?;
         let depth_max = count(required("del_max_depth")?, "del_max_depth")?;
         let parent = claims.get("par_hash").map(hash).transpose()?;
+        // A root token has no parent, and a child must be bound to its parent.
         if parent.is_some() != (depth > 0) {
             return Err(fault("par_hash stands in children, and only there (del_depth above 0)"));
         }
@@ -133,15 +152,17 @@ impl Claims {
                 Refusal::new(Code::ChainDepth).because("del_depth is not below del_max_depth")
             );
         }
-        // A token without a holder's key has nobody who could sign a child.
+        // A token without a holder's key can have no child.
         if depth == 0 && depth_max != 1 && holder.is_none() {
             return Err(fault("del_max_depth must be 1 without cnf.jwk"));
         }
         let agent: AgentName = text(claims, "client_id")?.parse().map_err(fault)?;
+        // Further segments name delegated agents, which only a chain can have.
         if depth == 0 && agent.lineage().count() != 1 {
             return Err(fault("client_id of a root token is namespace/name"));
         }
         let jti = text(claims, "jti")?;
+        // Bounded and visible, because records, log lines and terminals print it.
         if jti.is_empty() || jti.len() > 128 || !jti.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(fault("jti is not 1 to 128 visible ASCII characters"));
         }
@@ -166,11 +187,12 @@ impl Claims {
         })
     }
 
+    /// `iat` as a time.
     pub(super) const fn issued_at(&self) -> Timestamp {
         Timestamp(self.issued.saturating_mul(1000))
     }
 
-    /// Entries of its longest list.
+    /// The number of entries in its longest list.
     pub(super) fn longest_list(&self) -> usize {
         let lists = self.constraints.iter().filter_map(|constraint| match &constraint.bound {
             Bound::Texts(texts) => Some(texts.len()),
@@ -180,7 +202,7 @@ impl Claims {
     }
 }
 
-/// The key of `cnf`, whose one member is `jwk`. Other proofs are not read yet.
+/// The key in `cnf`, whose only member must be `jwk`. Other proofs are not supported yet.
 fn confirmation(value: &Value<'_>) -> Result<Jwk, Refusal> {
     let object = value.as_object().ok_or_else(|| fault("cnf is not an object"))?;
     let mut members = object.iter();
@@ -188,12 +210,14 @@ fn confirmation(value: &Value<'_>) -> Result<Jwk, Refusal> {
         (Some(("jwk", key)), None) => {
             Jwk::read(key).map_err(|why| fault(format_args!("cnf.jwk: {why}")))
         }
+        // DPoP (RFC 9449) and mutual TLS (RFC 8705). To ignore them would turn a bound token into a
+        // bearer token.
         (Some(("jkt" | "x5t#S256", _)), None) => Err(Code::ProofNotSupported.into()),
         _ => Err(fault("cnf has not exactly one member, jwk")),
     }
 }
 
-/// SHA-256 in base64url.
+/// SHA-256 in base64url, without padding.
 fn hash(value: &Value<'_>) -> Result<[u8; 32], Refusal> {
     let bytes = value
         .as_str()
@@ -214,6 +238,7 @@ fn audience(value: &Value<'_>, list_max: usize) -> Result<Names, Refusal> {
     Names::read(&names, list_max).map_err(|fault| wrong_list("aud", fault, list_max))
 }
 
+/// The set of scopes; every name must be in the table.
 fn read_scopes(value: Option<&Value<'_>>, list_max: usize) -> Result<Scopes, Refusal> {
     let names = value.and_then(Value::as_array).ok_or_else(|| fault("scopes is not an array"))?;
     let mut scopes = Scopes::default();
@@ -225,10 +250,13 @@ fn read_scopes(value: Option<&Value<'_>>, list_max: usize) -> Result<Scopes, Ref
         }
         listed.push(name);
     }
+    // Checked after the loop, so that an unknown scope is reported first.
     Names::read(&listed, list_max).map_err(|fault| wrong_list("scopes", fault, list_max))?;
     Ok(scopes)
 }
 
+/// Scopes and constraints from `authorization_details` (RFC 9396), which must have exactly one
+/// entry.
 fn read_details(
     details: &Value<'_>,
     list_max: usize,
@@ -238,6 +266,7 @@ fn read_details(
     };
     let detail =
         detail.as_object().ok_or_else(|| fault("authorization_details[0] is not an object"))?;
+    // An unknown member could be a limit that this build would not enforce.
     if let Some((name, _)) =
         detail.iter().find(|(name, _)| !matches!(*name, "type" | "scopes" | "constraints"))
     {
@@ -257,11 +286,13 @@ fn read_details(
     Ok((scopes, read_constraints(constraints, list_max)?))
 }
 
+/// The constraints; no pair of key and type may occur twice.
 fn read_constraints(values: &[Value<'_>], list_max: usize) -> Result<Vec<Constraint>, Refusal> {
     let mut constraints: Vec<Constraint> =
         Vec::with_capacity(values.len().min(constraint::TABLE.len()));
     for value in values {
         let constraint = constraint::read(value, list_max)?;
+        // With two values for one limit, parsers could differ in which one applies.
         if constraints.iter().any(|other| other.same_row(&constraint)) {
             return Err(Refusal::new(Code::ConstraintMalformed)
                 .because("two constraints of one key and type"));
@@ -271,7 +302,7 @@ fn read_constraints(values: &[Value<'_>], list_max: usize) -> Result<Vec<Constra
     Ok(constraints)
 }
 
-/// The constraints as the questions at the door want them.
+/// The constraints in the form that the steps of the guard need.
 fn granted(constraints: &[Constraint]) -> Grants {
     let mut grants = Grants::default();
     for Constraint { row, bound } in constraints {
@@ -282,11 +313,13 @@ fn granted(constraints: &[Constraint]) -> Grants {
             ("requests_per_minute", Bound::Number(rate)) => grants.rpm = Some(*rate),
             ("requests_in_flight", Bound::Number(max)) => grants.in_flight = Some(*max),
             ("output_tokens", Bound::Number(max)) => grants.output_tokens = Some(*max),
+            // Only rank `none` changes anything: a token cannot allow more than the operator's
+            // lists.
             ("egress", Bound::Rank(rank)) => grants.no_egress = *rank == 0,
             ("egress_host", Bound::Texts(hosts)) => grants.egress_hosts = Some(hosts.clone()),
             ("tool_type", Bound::Texts(types)) => grants.tool_types = Some(types.clone()),
             ("holder", Bound::Rank(rank)) => grants.bearer_children = *rank > 0,
-            // `constraint::read` lets nothing else through.
+            // `constraint::read` returns no other rows.
             _ => {}
         }
     }

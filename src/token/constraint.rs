@@ -1,25 +1,28 @@
-//! The closed table of constraints: a pair of key and type that is not in it, or that this build does not hold, refuses the
-//! token. docs/TOKEN.md shows the same table; a test keeps it so.
+//! The closed table of constraints. A pair of key and type outside the table refuses the token, and
+//! so does a pair that this build does not enforce. docs/TOKEN.md shows the same table. A test
+//! compares the two.
 
 use crate::json::{Object, Value};
 use crate::refusal::{Code, Refusal};
 use crate::token::names::{ListFault, Names};
 use crate::token::quoted;
 
-/// One row: a pair of key and type, its unit, and where it is held.
+/// One row: a pair of key and type, its unit, and the step that enforces it.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// The constraint's key.
     pub key: &'static str,
     /// The member that carries its value.
     pub kind: ConstraintType,
-    /// What the value counts or names; for ranks the order, lowest first.
+    /// The unit of the value, or what it names. For ranks: the order, lowest first.
     pub unit: &'static str,
+    /// The step that enforces it.
     place: Option<&'static str>,
 }
 
 impl Row {
-    /// The step that holds the constraint; `None` where this build holds it nowhere and therefore refuses it.
+    /// The step that enforces the constraint; `None` where this build does not enforce it and
+    /// therefore refuses it.
     #[must_use]
     pub const fn enforced(&self) -> Option<&'static str> {
         self.place
@@ -31,7 +34,7 @@ impl Row {
     }
 }
 
-/// What a constraint says, by its type.
+/// The value of a constraint, by its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bound {
     /// `one_of`, `not_one_of`.
@@ -40,7 +43,7 @@ pub(super) enum Bound {
     Text(String),
     /// `rate`, `max`, `max_lifetime`, `max_subtree`, `min`.
     Number(u64),
-    /// `rank`: the place in the row's order.
+    /// `rank`: the index in the row's order.
     Rank(usize),
 }
 
@@ -52,19 +55,19 @@ pub struct Constraint {
 }
 
 impl Constraint {
-    /// A constraint on `key` of the type `kind`, as a token would carry it; a rank's order is the row's own.
+    /// A constraint on `key` of the type `kind`, as a token has it. A rank has the row's order.
     ///
     /// # Errors
     /// `constraint-malformed`, or `constraint-not-enforced` where the table does not have the pair.
     pub fn new(key: &str, kind: ConstraintType, value: Value<'static>) -> Result<Self, Refusal> {
         let row = TABLE.iter().find(|row| row.key == key && row.kind == kind);
         let row = row.ok_or_else(|| not_enforced(key, kind.as_str()))?;
-        // How long a list may be is the issuer's to say, and is asked when the token is signed.
+        // The longest list is the issuer's setting. It is checked when the token is signed.
         let bound = Bound::read(row, &value, usize::MAX)?;
         Ok(Self { row, bound })
     }
 
-    /// That children need no key of their own: `holder` with rank `bearer`.
+    /// The constraint that lets children have no key: `holder` with rank `bearer`.
     ///
     /// # Errors
     /// `constraint-not-enforced`, if the table had no such row.
@@ -72,18 +75,19 @@ impl Constraint {
         Self::new("holder", ConstraintType::Rank, Value::from_text("bearer"))
     }
 
-    /// True where both stand on one row: only then can one be narrower than the other.
+    /// True where both are on one row. Only then can one be narrower than the other.
     #[must_use]
     pub fn same_row(&self, other: &Self) -> bool {
         self.row.key == other.row.key && self.row.kind == other.row.kind
     }
 
-    /// True where everything that this constraint lets pass, `parent` lets pass too.
+    /// True where `parent` allows everything that this constraint allows.
     #[must_use]
     pub fn narrows(&self, parent: &Self) -> bool {
         self.same_row(parent)
             && match (&self.bound, &parent.bound) {
                 (Bound::Texts(own), Bound::Texts(theirs))
+                    // An exclusion list is narrower when it excludes more.
                     if self.row.kind == ConstraintType::NotOneOf =>
                 {
                     theirs.within(own)
@@ -91,12 +95,14 @@ impl Constraint {
                 (Bound::Texts(own), Bound::Texts(theirs)) => own.within(theirs),
                 (Bound::Text(own), Bound::Text(theirs)) => own.starts_with(theirs.as_str()),
                 (Bound::Number(own), Bound::Number(theirs))
+                    // A minimum is narrower when it is higher.
                     if self.row.kind == ConstraintType::Min =>
                 {
                     own >= theirs
                 }
                 (Bound::Number(own), Bound::Number(theirs)) => own <= theirs,
                 (Bound::Rank(own), Bound::Rank(theirs)) => own <= theirs,
+                // Values of different forms cannot be compared, so the child counts as wider.
                 (Bound::Texts(_) | Bound::Text(_) | Bound::Number(_) | Bound::Rank(_), _) => false,
             }
     }
@@ -129,19 +135,19 @@ pub enum ConstraintType {
     OneOf,
     /// None of these texts.
     NotOneOf,
-    /// Texts that begin so.
+    /// Texts with this beginning.
     Prefix,
-    /// At most so many a period.
+    /// At most this number in a period.
     Rate,
     /// At most.
     Max,
-    /// At most in a lifetime.
+    /// At most this number in the token's lifetime.
     MaxLifetime,
-    /// At most for a token and everything below it.
+    /// At most this number for a token and all tokens below it.
     MaxSubtree,
     /// At least.
     Min,
-    /// Not above a rank in an order.
+    /// At most this rank in an order.
     Rank,
 }
 
@@ -176,10 +182,12 @@ impl ConstraintType {
     }
 }
 
+/// A row that this build does not enforce yet.
 const fn later(key: &'static str, kind: ConstraintType, unit: &'static str) -> Row {
     Row { key, kind, unit, place: None }
 }
 
+/// A row that the step `place` enforces.
 const fn now(
     key: &'static str,
     kind: ConstraintType,
@@ -189,7 +197,7 @@ const fn now(
     Row { key, kind, unit, place: Some(place) }
 }
 
-/// The table.
+/// The table of all constraints.
 pub static TABLE: &[Row] = &[
     now("model", ConstraintType::OneOf, "model names", "guard/understand"),
     now("model", ConstraintType::Prefix, "beginning of a model name", "guard/understand"),
@@ -219,27 +227,31 @@ pub static TABLE: &[Row] = &[
     later("account", ConstraintType::OneOf, "account names"),
 ];
 
-/// Largest number in a constraint: 2^53 − 1, which every JSON reader holds exactly (RFC 7493 section 2.2).
+/// The largest number in a constraint: 2^53 − 1, which every JSON parser holds exactly (RFC 7493
+/// section 2.2).
 pub const NUMBER_MAX: u64 = (1 << 53) - 1;
 
-/// Longest model name or prefix, in bytes.
+/// The longest model name or prefix, in bytes.
 pub const NAME_MAX: usize = 256;
 
+/// A number up to [`NUMBER_MAX`].
 fn number(value: &Value<'_>) -> Option<u64> {
     value.as_u64().filter(|number| *number <= NUMBER_MAX)
 }
 
+/// A text of 1 to [`NAME_MAX`] bytes.
 fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     value.as_str().filter(|text| (1..=NAME_MAX).contains(&text.len()))
 }
 
+/// A list of such texts with at least one entry.
 fn texts<'v>(value: &'v Value<'_>) -> Option<Vec<&'v str>> {
     let texts: Option<Vec<&str>> = value.as_array()?.iter().map(text).collect();
     texts.filter(|texts| !texts.is_empty())
 }
 
 impl Bound {
-    /// Reads the value of a constraint; a list has at most `list_max` entries.
+    /// Parses the value of a constraint. A list has at most `list_max` entries.
     fn read(row: &Row, value: &Value<'_>, list_max: usize) -> Result<Self, Refusal> {
         let bound = match row.kind {
             ConstraintType::OneOf | ConstraintType::NotOneOf => {
@@ -269,7 +281,8 @@ impl Bound {
     }
 }
 
-/// The refusal of a list of a token, named `what`, that is too long or has an entry twice.
+/// The refusal of a list of a token. The list is named `what`; it is too long or has an entry
+/// twice.
 pub(super) fn wrong_list(what: &str, fault: ListFault, list_max: usize) -> Refusal {
     let says = match fault {
         ListFault::TooLong => {
@@ -282,11 +295,12 @@ pub(super) fn wrong_list(what: &str, fault: ListFault, list_max: usize) -> Refus
     Refusal::new(Code::TokenList).saying(says)
 }
 
-/// Reads one constraint object: exactly `key` and one type, and for a rank the row's own `order`; a list has at most
-/// `list_max` entries.
+/// Parses one constraint object: exactly `key` and one type, and for a rank the row's `order`. A
+/// list has at most `list_max` entries.
 ///
 /// # Errors
-/// `constraint-malformed`, `token-list`, or `constraint-not-enforced` where the table does not have the pair.
+/// `constraint-malformed`, `token-list`, or `constraint-not-enforced` where the table does not have
+/// the pair.
 pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
     let malformed = |why: String| Refusal::new(Code::ConstraintMalformed).because(why);
     let object = constraint
@@ -296,6 +310,7 @@ pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refu
         .get("key")
         .and_then(Value::as_str)
         .ok_or_else(|| malformed("a constraint has no key".to_owned()))?;
+    // Only a rank has a third member, its order.
     let ranked = object.get(ConstraintType::Rank.as_str()).is_some();
     let mut types =
         object.iter().filter(|(name, _)| *name != "key" && !(ranked && *name == "order"));
@@ -305,9 +320,11 @@ pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refu
             quoted(key)
         )));
     };
+    // An unknown pair refuses the token. To ignore it would remove a limit that the signer wanted.
     let Some(row) = TABLE.iter().find(|row| row.key == key && row.kind.as_str() == kind) else {
         return Err(not_enforced(key, kind));
     };
+    // The order is part of the signed statement. A token with another order would mean other ranks.
     if ranked {
         let order: Vec<&str> = object
             .get("order")
@@ -324,12 +341,14 @@ pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refu
     Ok(Constraint { row, bound })
 }
 
-/// Reads one constraint that this build holds.
+/// Parses one constraint that this build enforces.
 ///
 /// # Errors
 /// `constraint-malformed`, `token-list` or `constraint-not-enforced`.
 pub(super) fn read(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
     let key = constraint.as_object().and_then(|object| object.get("key")).and_then(Value::as_str);
+    // Checked before the value, so that a token for a later version gets `constraint-not-enforced`
+    // and not `constraint-malformed`.
     let later = TABLE.iter().find(|row| {
         row.place.is_none()
             && Some(row.key) == key
@@ -341,6 +360,7 @@ pub(super) fn read(constraint: &Value<'_>, list_max: usize) -> Result<Constraint
     }
 }
 
+/// The refusal of a value that its row does not allow.
 fn wrong_value(row: &Row) -> Refusal {
     Refusal::new(Code::ConstraintMalformed).because(format!(
         "the {} of {} has a wrong value",
@@ -349,15 +369,17 @@ fn wrong_value(row: &Row) -> Refusal {
     ))
 }
 
+/// The refusal of a pair that this build does not enforce.
 fn not_enforced(key: &str, kind: &str) -> Refusal {
     let pair = format!("{} with {}", quoted(key), quoted(kind));
     let says = format!(
-        "This build cannot hold the token's constraint {pair}, so it refuses the token rather than drop the limit."
+        "This build cannot hold the token's constraint {pair}, so it refuses the token rather than \
+            drop the limit."
     );
     Refusal::new(Code::ConstraintNotEnforced).saying(says)
 }
 
-/// The table as Markdown: docs/TOKEN.md contains this text.
+/// The table as Markdown. docs/TOKEN.md contains this text.
 #[must_use]
 pub fn markdown() -> String {
     let mut text = String::from("| key | type | unit | enforced |\n| --- | --- | --- | --- |\n");

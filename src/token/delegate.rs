@@ -1,4 +1,5 @@
-//! Handing a narrower token on: what a holder does offline, with nothing but its token and its key.
+//! Delegation: a holder signs a narrower token for a sub-agent, offline, with only its token and
+//! its key.
 //!
 //! ```
 //! use std::time::Duration;
@@ -54,25 +55,26 @@ use crate::token::jwk::Jwk;
 use crate::token::mint::{MintFault, label, sign};
 use crate::token::{DETAIL_TYPE, LIST_MAX, Presented};
 
-/// What a child shall say; whatever is left out is the parent's.
+/// The content of a child. The parent's values apply to everything that is left out.
 #[derive(Clone, Debug, Default)]
 pub struct Narrowed {
-    /// The segment that its name gets behind the parent's.
+    /// The segment that is appended to the parent's name.
     pub name: String,
-    /// How long it lives: no longer than its parent, and without a key of its own 15 minutes at the most; as long as that where
-    /// nothing is said.
+    /// The lifetime: at most the parent's, and without its own key at most 15 minutes. Without a
+    /// value it is the longest possible one.
     pub ttl: Option<Duration>,
-    /// Scope names.
+    /// Scope names; empty means the parent's.
     pub scopes: Vec<String>,
-    /// Limits in place of the parent's on the same key and type, or besides them.
+    /// Limits that replace the parent's with the same key and type, or are added to them.
     pub limits: Vec<Constraint>,
-    /// The key that may sign its children in turn.
+    /// The key that may sign its own children.
     pub holder: Option<Jwk>,
-    /// How many tokens its chain may have.
+    /// The most tokens in its chain.
     pub depth_max: Option<u64>,
 }
 
-/// Signs a child of the last token of `chain` with the holder's `key`, and gives the longer chain.
+/// Signs a child of the last token of `chain` with the holder's `key`, and returns the longer
+/// chain.
 ///
 /// # Errors
 /// When `key` is not the one that the parent names, or when the child would not be narrower.
@@ -91,8 +93,10 @@ pub fn delegate(
     if parent.holder.as_ref().map(Jwk::id) != Some(signer.id()) {
         return Err(MintFault::Holder);
     }
+    // Not before the parent's `iat`, also with a clock that is behind the issuer's.
     let issued = now.seconds().max(parent.issued);
     let longest = if wanted.holder.is_none() { BEARER_LIFE_S } else { i64::MAX };
+    // A gateway checks these limits too. Here they give a better message.
     let latest = issued.saturating_add(longest).min(parent.expires);
     let asked = wanted
         .ttl
@@ -119,6 +123,7 @@ pub fn delegate(
     set("sub", Value::from_text(parent.principal.as_str().to_owned()));
     set("client_id", Value::from_text(agent.as_str().to_owned()));
     set("iat", seconds(issued)?);
+    // The parent's `nbf` is repeated, because a child must not begin before its parent.
     if let Some(not_before) = parent.not_before {
         set("nbf", seconds(not_before)?);
     }
@@ -134,18 +139,21 @@ pub fn delegate(
     }
     set("authorization_details", Value::Array(vec![detail(&parent, wanted)]));
     let child = sign(&Value::Object(claims), key)?;
-    // What is signed is read back by the door's own reader and held against its parent.
+    // The child is parsed with the gateway's own parser and checked against its parent.
     let read = Presented::read(&child).map_err(refused)?;
     let own = &read.links().last().ok_or(MintFault::Lifetime)?.payload;
-    // A gateway that took the parent takes lists as long as the parent's.
+    // A gateway that accepted the parent accepts lists of the same length.
     let child_claims = Claims::read(own, parent.longest_list().max(LIST_MAX)).map_err(refused)?;
     joined((&parent, link), (&child_claims, &signer.id())).map_err(refused)?;
     let longer = format!("{chain}~{child}");
+    // Checks the limits of the whole chain: its bytes and its number of tokens.
     Presented::read(&longer).map_err(refused)?;
     Ok(longer)
 }
 
+/// The `authorization_details` of a child.
 fn detail(parent: &Claims, wanted: &Narrowed) -> Value<'static> {
+    // A limit that is not replaced must be repeated: leaving it out would widen the child.
     let kept = parent
         .constraints
         .iter()

@@ -1,7 +1,9 @@
-//! Handles: short names for signed tokens, for networks that refuse long headers and for API keys that agents have already.
+//! Handles: short names for registered tokens. They are for networks that refuse long headers, and
+//! for API keys that agents have already.
 //!
-//! A handle is `ts_` and 256 random bits, or an adopted key. The books know it by its SHA-256 alone: finding one compares
-//! digests, never the secret itself, so that how long it takes says nothing about how near a guess was.
+//! A handle is `ts_` and 256 random bits, or an adopted key. The registry knows only its SHA-256.
+//! So a lookup compares digests, never the secret itself, and its time does not show how
+//! close a guess was.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,30 +12,31 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::crypto::{EntropyFault, entropy, sha256};
 use crate::id::HandleId;
 
-/// What a handle of our own begins with.
+/// The prefix of a generated handle.
 pub const PREFIX: &str = "ts_";
-/// Bytes of a handle at the most.
+/// The most bytes of a handle.
 pub const BYTES_MAX: usize = 512;
-/// Bytes of an adopted key at the least: what is shorter can be guessed from its digest.
+/// The fewest bytes of an adopted key. A shorter one could be guessed from its digest.
 pub const BYTES_MIN: usize = 16;
 
 /// Why a key cannot be a handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandleFault {
-    /// Too short, too long, or not what a header can carry.
+    /// Too short, too long, or with characters that a header cannot carry.
     #[error("a key must have {BYTES_MIN} to {BYTES_MAX} visible ASCII characters")]
     Form,
-    /// It would be read as a token.
+    /// It would be parsed as a token.
     #[error("a key with two dots would be read as a token")]
     Token,
 }
 
-/// A fresh handle.
+/// A new handle.
 ///
 /// # Errors
 /// When the system gives no randomness.
 pub fn generate() -> Result<Zeroizing<String>, EntropyFault> {
     let mut random: [u8; 32] = entropy()?;
+    // With the full capacity at once: a text that grows would leave a copy of the secret in memory.
     let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 43));
     text.push_str(PREFIX);
     URL_SAFE_NO_PAD.encode_string(random, &mut text);
@@ -41,14 +44,15 @@ pub fn generate() -> Result<Zeroizing<String>, EntropyFault> {
     Ok(text)
 }
 
-/// The name that the books know a presented credential by, where it can be a handle: a token has two dots.
+/// The registry's name of a presented credential, where it can be a handle. A credential with two
+/// dots is a token.
 #[must_use]
 pub fn id(credential: &str) -> Option<HandleId> {
     let token = memchr::memchr_iter(b'.', credential.as_bytes()).nth(1).is_some();
     (!token && credential.len() <= BYTES_MAX).then(|| HandleId(sha256(credential.as_bytes())))
 }
 
-/// The name of a key that shall become a handle.
+/// The name of a key that is to become a handle.
 ///
 /// # Errors
 /// When the key could not be presented, or could be guessed.

@@ -1,4 +1,5 @@
-//! What a token says, without trusting it: for people who hold one and wonder. Nothing here is verified.
+//! Shows the content of a token without trusting it, for a person who wants to read it. It verifies
+//! no signature.
 
 use crate::clock::Timestamp;
 use crate::crypto::Algorithm;
@@ -9,11 +10,12 @@ use crate::token::claims::Claims;
 use crate::token::jwk::Jwk;
 use crate::token::{Link, Presented};
 
-/// For each token of a chain, root first, a line for each thing that it says, a name and a value; then whether a gateway's
-/// reader takes its form, and whether it is narrower than the one before. Values are safe to print on a terminal.
+/// For each token of a chain, root first: one line for each claim, with a name and a value. Then
+/// one line tells whether a gateway accepts its form, and one whether it is narrower than its
+/// parent. The values are safe to print on a terminal.
 ///
 /// # Errors
-/// When the text is not shaped like a token.
+/// When the text does not have the form of a token.
 pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
     let presented = Presented::read(text)?;
     let mut tokens = Vec::new();
@@ -41,15 +43,17 @@ pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
     Ok(tokens)
 }
 
-/// The same as one JSON object for each token: `id`, `header` (alg, kid), `payload` as the token has it (null where it is not
-/// strict JSON), `times` in RFC 3339, `form`, and for children `joint`. A chain is an object whose `chain` lists them.
+/// The same as one JSON object for each token: `id`, `header` (alg, kid), `payload`, `times` in RFC
+/// 3339, `form`, and for children `joint`. The payload is as the token has it, or null where it is
+/// not strict JSON. A chain is an object whose `chain` lists them.
 ///
 /// # Errors
-/// When the text is not shaped like a token.
+/// When the text does not have the form of a token.
 pub fn document(text: &str) -> Result<String, Refusal> {
     let presented = Presented::read(text)?;
     let mut tokens = Vec::new();
     for (place, link) in presented.links().iter().enumerate() {
+        // `write` keeps the text of numbers and the order of members, so it shows what was signed.
         let payload = json::parse(&link.payload, &DEPTH).unwrap_or(Value::Null);
         let mut times = Object::new();
         for name in DATES {
@@ -83,18 +87,21 @@ pub fn document(text: &str) -> Result<String, Refusal> {
     })
 }
 
-/// The thumbprint of the key that may sign children (`cnf.jwk`): what `keys revoke --holder` takes.
+/// The thumbprint of the key that may sign children (`cnf.jwk`), as `keys revoke --holder` takes
+/// it.
 fn holder(link: &Link<'_>) -> Option<String> {
     Some(Claims::read(&link.payload, usize::MAX).ok()?.holder?.id().to_string())
 }
 
-/// Whether a token is signed and narrowed as its parent wants, the signature itself unchecked.
+/// Whether a child is signed by the key that its parent names and is narrower. The signature itself
+/// is not checked.
 fn joint(parent: &Link<'_>, child: &Link<'_>) -> String {
     let (Ok(above), Ok(below)) =
         (Claims::read(&parent.payload, usize::MAX), Claims::read(&child.payload, usize::MAX))
     else {
         return "unknown: one of the two is not well-formed".to_owned();
     };
+    // The key comes from the parent; the child only names it.
     let signer =
         above.holder.as_ref().map(Jwk::id).filter(|holder| holder.to_string() == child.kid);
     let joined = signer.map_or_else(
@@ -109,26 +116,29 @@ fn joint(parent: &Link<'_>, child: &Link<'_>) -> String {
     }
 }
 
+/// A refusal in words.
 fn said(refusal: &Refusal) -> String {
     let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     printable(&format!("a gateway refuses it: {}: {}{detail}", refusal.code, refusal.message))
 }
 
-/// How deep a payload may nest, as at the door.
+/// How deep a payload may nest; the same limit as at the gateway.
 const DEPTH: json::Limits = json::Limits::deep(16);
 
 /// The claims that are dates.
 const DATES: [&str; 3] = ["iat", "nbf", "exp"];
 
-/// What the door's reader says of the claims' form.
+/// Whether the gateway's parser accepts the form of the claims.
 fn form(link: &Link<'_>) -> String {
+    // A token that was cut when it was copied is the most common fault, so it has its own message.
     let right = [Algorithm::MlDsa65, Algorithm::Ed25519]
         .into_iter()
         .find(|known| known.as_str() == link.algorithm);
     if let Some(right) = right.filter(|right| right.signature_bytes() != link.signature.len()) {
         let (name, whole, here) = (right.as_str(), right.signature_bytes(), link.signature.len());
         return format!(
-            "a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was the token cut?"
+            "a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was \
+                the token cut?"
         );
     }
     match Claims::read(&link.payload, usize::MAX) {
@@ -137,7 +147,8 @@ fn form(link: &Link<'_>) -> String {
     }
 }
 
-/// A NumericDate in RFC 3339; `None` where it is no whole number, or beyond the years that RFC 3339 has.
+/// A NumericDate in RFC 3339; `None` where it is not a whole number, or after the years that RFC
+/// 3339 has.
 fn moment(value: &Value<'_>) -> Option<String> {
     use std::fmt::Write as _;
     let ms = i64::try_from(value.as_u64()?).ok()?.checked_mul(1000)?;
@@ -145,18 +156,21 @@ fn moment(value: &Value<'_>) -> Option<String> {
     write!(text, "{}", Timestamp(ms)).ok().map(|()| text)
 }
 
+/// A claim's value, safe to print.
 fn shown(name: &str, value: &Value<'_>) -> String {
     let date = if DATES.contains(&name) { moment(value) } else { None };
     date.unwrap_or_else(|| value.as_str().map_or_else(|| printable(&print(value)), printable))
 }
 
+/// A JSON value as text.
 fn print(value: &Value<'_>) -> String {
     let mut bytes = Vec::new();
     json::write(value, &mut bytes);
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// `text` with everything escaped that could move a cursor, change a colour or turn the direction of writing.
+/// `text` with every character escaped that could move a cursor, change a colour or change the
+/// writing direction.
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -210,7 +224,8 @@ mod tests {
         check(
             "{}",
             "form",
-            "a gateway refuses it: token-claims: A claim of the token is missing or has the wrong type. (del_depth is missing)",
+            "a gateway refuses it: token-claims: A claim of the token is missing or has the wrong \
+                type. (del_depth is missing)",
         );
         assert!(
             lines(&token("not json"))

@@ -1,4 +1,5 @@
-//! Keys as JSON: `AKP` for ML-DSA-65 (RFC 9964), `OKP` for Ed25519 (RFC 8037), thumbprints (RFC 7638).
+//! Keys as JSON: `AKP` for ML-DSA-65 (RFC 9964), `OKP` for Ed25519 (RFC 8037), and thumbprints (RFC
+//! 7638).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,19 +9,19 @@ use crate::crypto::{Algorithm, KeyFault, PublicKey, SigningKey, sha256};
 use crate::id::KeyId;
 use crate::json::{self, Object, Value};
 
-/// Why a JSON text is no key.
+/// Why a JSON text is not a key.
 #[derive(Debug, thiserror::Error)]
 pub enum JwkFault {
     /// Not strict JSON.
     #[error("not strict JSON: {0}")]
     Json(#[from] json::JsonFault),
-    /// A private member where a public key belongs.
+    /// A private member where a public key is expected.
     #[error("the key carries its private part ({0:?}); a gateway takes public keys only")]
     Private(&'static str),
     /// A member is missing or has the wrong type or value.
     #[error("{0}")]
     Member(&'static str),
-    /// The key itself.
+    /// The key itself is not valid.
     #[error(transparent)]
     Key(#[from] KeyFault),
 }
@@ -28,20 +29,25 @@ pub enum JwkFault {
 /// A public key with its thumbprint.
 #[derive(Clone, Debug)]
 pub struct Jwk {
+    /// The thumbprint.
     id: KeyId,
+    /// The key.
     key: PublicKey,
 }
 
+/// Decodes strict base64url without padding.
 fn decode(value: &str) -> Result<Vec<u8>, JwkFault> {
     URL_SAFE_NO_PAD
         .decode(value)
         .map_err(|_| JwkFault::Member("a member is not unpadded base64url"))
 }
 
+/// A member that must be a string.
 fn text<'v>(object: &'v Object<'_>, name: &str, fault: &'static str) -> Result<&'v str, JwkFault> {
     object.get(name).and_then(Value::as_str).ok_or(JwkFault::Member(fault))
 }
 
+/// The algorithm of a key, from `kty` with `alg` or `crv`.
 fn algorithm(object: &Object<'_>) -> Result<Algorithm, JwkFault> {
     match text(object, "kty", "kty is missing")? {
         "AKP" if text(object, "alg", "an AKP key needs alg")? == "ML-DSA-65" => {
@@ -62,7 +68,7 @@ impl Jwk {
     #[must_use]
     pub fn of(key: PublicKey) -> Self {
         let public = URL_SAFE_NO_PAD.encode(key.bytes());
-        // RFC 7638 section 3: the required members, sorted, no space.
+        // RFC 7638 section 3: the required members, sorted, without spaces.
         let members = match key.algorithm() {
             Algorithm::MlDsa65 => {
                 format!("{{\"alg\":\"ML-DSA-65\",\"kty\":\"AKP\",\"pub\":\"{public}\"}}")
@@ -74,17 +80,20 @@ impl Jwk {
         Self { id: KeyId(sha256(members.as_bytes())), key }
     }
 
-    /// Reads a public key.
+    /// Parses a public key.
     ///
     /// # Errors
-    /// When it is not one, or carries a private member.
+    /// When it is not one, or has a private member.
     pub fn read(value: &Value<'_>) -> Result<Self, JwkFault> {
         let object = value.as_object().ok_or(JwkFault::Member("a key is a JSON object"))?;
+        // A private key in the gateway's config is a leak. It is reported, even though the key
+        // would work.
         for private in ["d", "priv"] {
             if object.get(private).is_some() {
                 return Err(JwkFault::Private(private));
             }
         }
+        // RFC 7517 sections 4.2 and 4.3: a key for another use must not verify tokens.
         if object.get("use").is_some_and(|value| value.as_str() != Some("sig")) {
             return Err(JwkFault::Member("use is not sig"));
         }
@@ -98,6 +107,7 @@ impl Jwk {
         }
         let jwk = Self::of(read_public(object)?);
         match object.get("kid") {
+            // Keys are looked up by thumbprint, so another `kid` would name another key.
             Some(kid) if kid.as_str() != Some(jwk.id.to_string().as_str()) => {
                 Err(JwkFault::Member("kid is not the key's thumbprint (RFC 7638)"))
             }
@@ -117,6 +127,7 @@ impl Jwk {
         &self.key
     }
 
+    /// The public members, sorted, with the thumbprint as `kid`.
     fn members(&self) -> Object<'static> {
         let mut object = Object::new();
         let public = URL_SAFE_NO_PAD.encode(self.key.bytes());
@@ -151,6 +162,7 @@ impl Jwk {
     }
 }
 
+/// Parses the public half of a key.
 fn read_public(object: &Object<'_>) -> Result<PublicKey, JwkFault> {
     let algorithm = algorithm(object)?;
     let public = match algorithm {
@@ -160,21 +172,24 @@ fn read_public(object: &Object<'_>) -> Result<PublicKey, JwkFault> {
     Ok(PublicKey::read(algorithm, &decode(public)?)?)
 }
 
+/// A JSON value as text.
 fn print(value: &Value<'_>) -> String {
     let mut bytes = Vec::new();
     json::write(value, &mut bytes);
     String::from_utf8(bytes).unwrap_or_default()
 }
 
+/// The limits for key files.
 const KEYS: json::Limits = json::Limits::deep(8);
 
-/// Reads a JWK Set (RFC 7517 section 5) of public keys.
+/// Parses a JWK Set (RFC 7517 section 5) of public keys.
 ///
 /// # Errors
-/// When it is not one, or any key in it is not a public key.
+/// When it is not one, or an entry is not a public key.
 pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     let value = json::parse(text.as_bytes(), &KEYS)?;
     let object = value.as_object();
+    // A common mistake, so it has its own message.
     if object.is_some_and(|object| object.get("priv").is_some() || object.get("d").is_some()) {
         return Err(JwkFault::Member(
             "this is a private key; a gateway takes its public half, the .pub file beside it",
@@ -183,21 +198,22 @@ pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     listed(&value)?.iter().map(Jwk::read).collect()
 }
 
+/// The entries of a JWK Set.
 fn listed<'v>(set: &'v Value<'_>) -> Result<&'v [Value<'v>], JwkFault> {
     let keys = set.as_object().and_then(|object| object.get("keys")).and_then(Value::as_array);
     keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))
 }
 
-/// Reads a JWK Set that somebody publishes: keys of a type, curve or use that says nothing here are passed over (RFC 7517
-/// section 5).
+/// Parses a published JWK Set. Keys of another type, curve or use are ignored (RFC 7517 section 5).
 ///
 /// # Errors
-/// When it is not one, or a key in it is not what it says.
+/// When it is not one, or a key in it is not valid.
 pub fn read_published(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     let value = json::parse(text.as_bytes(), &KEYS)?;
     listed(&value)?.iter().filter(|key| concerns_us(key)).map(Jwk::read).collect()
 }
 
+/// Whether a published key is of a type and use that this gateway accepts.
 fn concerns_us(key: &Value<'_>) -> bool {
     let text =
         |name: &str| key.as_object().and_then(|object| object.get(name)).and_then(Value::as_str);
@@ -217,10 +233,10 @@ pub fn write_set(keys: &[Jwk]) -> String {
     format!("{{\"keys\":[{}]}}\n", list.join(","))
 }
 
-/// Reads a private key: the public members, and the seed as `priv` (AKP) or `d` (OKP).
+/// Parses a private key: the public members, and the seed as `priv` (AKP) or `d` (OKP).
 ///
 /// # Errors
-/// When it is not one, or its two halves do not belong together.
+/// When it is not one, or when its two halves do not match.
 pub fn read_private(text_of_file: &str) -> Result<SigningKey, JwkFault> {
     let value = json::parse(text_of_file.as_bytes(), &KEYS)?;
     let object = value.as_object().ok_or(JwkFault::Member("a key is a JSON object"))?;
@@ -241,13 +257,14 @@ pub fn read_private(text_of_file: &str) -> Result<SigningKey, JwkFault> {
     }
     seed.copy_from_slice(&decoded);
     let key = SigningKey::from_seed(algorithm, seed);
+    // A file with mixed halves would sign under a `kid` that does not verify.
     if key.public()?.bytes() != read_public(object)?.bytes() {
         return Err(JwkFault::Member("the private part does not belong to the public part"));
     }
     Ok(key)
 }
 
-/// A private key as JSON, to be written to a file of mode 0600.
+/// A private key as JSON, for a file with mode 0600.
 ///
 /// # Errors
 /// When the key cannot be used.
@@ -260,7 +277,7 @@ pub fn write_private(key: &SigningKey) -> Result<Zeroizing<String>, JwkFault> {
     };
     let mut members: Object<'_> = public.members();
     members.set(name, Value::from_text(seed.as_str()));
-    // One buffer that does not grow: no copy of the seed is left behind.
+    // One buffer that does not grow, so that no copy of the seed is left in freed memory.
     let mut bytes = Vec::with_capacity(4096);
     json::write(&Value::Object(members), &mut bytes);
     bytes.push(b'\n');

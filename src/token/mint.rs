@@ -1,4 +1,4 @@
-//! Signing a token. Used by the command line and by `dev`, never by what guards the door.
+//! Signs tokens. For the command line and `dev`; the guard never uses it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::token::constraint::Constraint;
 use crate::token::jwk::Jwk;
 use crate::token::{DETAIL_TYPE, LIST_MAX, Presented, Scopes, TYP};
 
-/// What a root token shall say.
+/// The content of a root token.
 #[derive(Clone, Debug)]
 pub struct MintRequest {
     /// `iss`.
@@ -30,25 +30,26 @@ pub struct MintRequest {
     pub scopes: Vec<String>,
     /// Limits.
     pub limits: Vec<Constraint>,
-    /// The key whose holder may delegate (`cnf.jwk`). A token with one is no bearer token.
+    /// The key whose holder may delegate (`cnf.jwk`). A token with a key is not a bearer token.
     pub holder: Option<Jwk>,
-    /// How many tokens a chain that begins with this one may have; 1 without `holder`.
+    /// The most tokens in a chain that begins with this one; 1 without `holder`.
     pub depth_max: u64,
     /// `iat`.
     pub issued: Timestamp,
-    /// `nbf`; absent means from `iat` on.
+    /// `nbf`; without it, the token is valid from `iat` on.
     pub not_before: Option<Timestamp>,
     /// `exp`.
     pub expires: Timestamp,
     /// `jti`; [`label`] makes one.
     pub jti: String,
-    /// Entries that a list may have at its gateway (`token_list` of the issuer there).
+    /// The most entries in a list at its gateway (`token_list` of the issuer there).
     pub list_max: usize,
 }
 
 impl MintRequest {
-    /// A bearer token for `agent` in the name of `principal`, with the scopes `inference.*` and `models.read` and no limits:
-    /// `(iss, aud)`, `(issued, lifetime)`, and 128 random bits.
+    /// A bearer token for `agent` in the name of `principal`, with the scopes `inference.*` and
+    /// `models.read` and without limits. The arguments are `(iss, aud)`, `(issued, lifetime)`, and
+    /// 128 random bits.
     #[must_use]
     pub fn new(
         (iss, aud): (&str, &str),
@@ -74,14 +75,14 @@ impl MintRequest {
         }
     }
 
-    /// With one more limit.
+    /// The same with one more limit.
     #[must_use]
     pub fn limited(mut self, limit: Constraint) -> Self {
         self.limits.push(limit);
         self
     }
 
-    /// With a key that may sign children, in a chain of at most `depth_max` tokens.
+    /// The same with a key that may sign children, in a chain of at most `depth_max` tokens.
     #[must_use]
     pub fn delegable(self, holder: Jwk, depth_max: u64) -> Self {
         Self { holder: Some(holder), depth_max, ..self }
@@ -91,10 +92,10 @@ impl MintRequest {
 /// Why a token is not signed.
 #[derive(Debug, thiserror::Error)]
 pub enum MintFault {
-    /// A scope that the table does not have.
+    /// A scope that is not in the table.
     #[error("{0:?} is not a scope; docs/TOKEN.md has the table")]
     Scope(String),
-    /// No scope at all.
+    /// No scope.
     #[error("a token without a scope allows nothing; name one with --scope")]
     NoScope,
     /// An end that is not after the beginning.
@@ -102,10 +103,11 @@ pub enum MintFault {
     Lifetime,
     /// A child that would live longer than it may.
     #[error(
-        "the token would live longer than its parent, or without a key of its own longer than 15 minutes: until {latest} at the latest"
+        "the token would live longer than its parent, or without a key of its own longer than 15 \
+            minutes: until {latest} at the latest"
     )]
     TooLong {
-        /// The latest end that it may have.
+        /// The latest possible end.
         latest: Timestamp,
     },
     /// A holder's key that the parent does not name.
@@ -113,30 +115,33 @@ pub enum MintFault {
         "the key is not the one that the parent names in cnf.jwk: it cannot delegate this token"
     )]
     Holder,
-    /// A name that no child can have.
+    /// A name that a child cannot have.
     #[error("{0}")]
     Name(String),
-    /// A chain where a root token was wanted.
+    /// A chain where a root token is required.
     #[error("only a root token can be renewed")]
     Chain,
-    /// A moment before 1970.
+    /// A time before 1970.
     #[error("a token's dates begin with 1970-01-01")]
     Date,
-    /// Something that the gateway's own reader does not take.
-    #[error("no gateway would take this token: {} ({})", .0.message, .0.detail.as_deref().unwrap_or(.0.code.as_str()))]
+    /// The gateway's own parser refuses the token.
+    #[error("no gateway would take this token: {} \
+        ({})", .0.message, .0.detail.as_deref().unwrap_or(.0.code.as_str()))]
     Refused(Box<Refusal>),
     /// The key cannot be used.
     #[error("the signing key cannot be used: {0}")]
     Key(#[from] crate::crypto::KeyFault),
 }
 
-/// A label for a token: 26 characters of Crockford's base 32 from 48 bits of time and 80 of `entropy`.
+/// A label for a token: 26 characters of Crockford's base 32, from 48 bits of time and 80 bits of
+/// `entropy`.
 #[must_use]
 pub fn label(now: Timestamp, entropy: u128) -> String {
     let text = crate::id::RequestId::new(now.0, entropy).to_string();
     text.trim_start_matches("rq_").to_owned()
 }
 
+/// An object with these members.
 fn object(members: Vec<(&'static str, Value<'static>)>) -> Value<'static> {
     let mut object = Object::new();
     for (name, value) in members {
@@ -145,6 +150,7 @@ fn object(members: Vec<(&'static str, Value<'static>)>) -> Value<'static> {
     Value::Object(object)
 }
 
+/// A text value.
 fn text(text: impl ToString) -> Value<'static> {
     Value::from_text(text.to_string())
 }
@@ -152,7 +158,7 @@ fn text(text: impl ToString) -> Value<'static> {
 /// Signs a root token.
 ///
 /// # Errors
-/// When the request asks for something that the gateway would refuse.
+/// When the gateway would refuse the token.
 pub fn mint(request: &MintRequest, key: &SigningKey) -> Result<String, MintFault> {
     let mut known = Scopes::default();
     if let Some(scope) = request.scopes.iter().find(|scope| !known.add(scope)) {
@@ -161,6 +167,7 @@ pub fn mint(request: &MintRequest, key: &SigningKey) -> Result<String, MintFault
     if request.scopes.is_empty() {
         return Err(MintFault::NoScope);
     }
+    // The token is valid from the later of the two times on.
     let begins = request.not_before.unwrap_or(request.issued).max(request.issued);
     if request.expires.seconds() <= begins.seconds() {
         return Err(MintFault::Lifetime);
@@ -168,11 +175,11 @@ pub fn mint(request: &MintRequest, key: &SigningKey) -> Result<String, MintFault
     checked(sign(&payload(request)?, key)?, request.list_max)
 }
 
-/// Signs a root token that says what `token` says, from `now` on: for `lifetime`, or as long as that one lived, but not
-/// beyond `latest`.
+/// Signs a root token with the claims of `token`, from `now` on. It lives for `lifetime`, or as
+/// long as the former one, but not beyond `latest`.
 ///
 /// # Errors
-/// When `token` is no root token that a gateway would read, or the new one would not be.
+/// When `token` is not a root token that a gateway would accept, or the new one would not be.
 pub fn renew(
     token: &str,
     key: &SigningKey,
@@ -191,6 +198,8 @@ pub fn renew(
     if expires.seconds() <= now.seconds() {
         return Err(MintFault::Lifetime);
     }
+    // The former payload is kept as it is, so that claims which this build does not know are kept
+    // too.
     let payload = json::parse(&link.payload, &json::Limits::deep(16))
         .map_err(|_| refused(Code::TokenClaims.into()))?;
     let mut claims = payload.as_object().cloned().unwrap_or_default();
@@ -200,16 +209,19 @@ pub fn renew(
     claims.set("iat", seconds(now)?);
     claims.set("exp", seconds(expires)?);
     claims.set("jti", text(label(now, entropy)));
+    // The former `nbf` may be after the new `exp`.
     claims.remove("nbf");
-    // What the gateway took once is not longer than it takes.
+    // The gateway accepted these lists before, so no length is checked here.
     checked(sign(&Value::Object(claims), key)?, usize::MAX)
 }
 
+/// A fault with a gateway's refusal.
 fn refused(refusal: Refusal) -> MintFault {
     MintFault::Refused(Box::new(refusal))
 }
 
-/// What is signed is read back by the door's own reader: a token that no gateway takes never leaves here.
+/// Parses the signed token with the gateway's own parser, so that no token is returned that a
+/// gateway refuses.
 fn checked(token: String, list_max: usize) -> Result<String, MintFault> {
     for link in Presented::read(&token).map_err(refused)?.links() {
         Claims::read(&link.payload, list_max).map_err(refused)?;
@@ -217,6 +229,7 @@ fn checked(token: String, list_max: usize) -> Result<String, MintFault> {
     Ok(token)
 }
 
+/// The payload of a root token.
 fn payload(request: &MintRequest) -> Result<Value<'static>, MintFault> {
     let seconds = |at: Timestamp| {
         u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date)
@@ -249,8 +262,8 @@ fn payload(request: &MintRequest) -> Result<Value<'static>, MintFault> {
     Ok(object(members))
 }
 
-/// Signs `payload` as it is, with the header `typ`, `alg`, `kid` (RFC 7515 section 5.1): what it says is not looked at, so
-/// [`mint`] is what the command line uses.
+/// Signs `payload` unchecked, with the header `typ`, `alg`, `kid` (RFC 7515 section 5.1). The
+/// command line uses [`mint`], which checks it.
 ///
 /// # Errors
 /// When the key cannot be used.

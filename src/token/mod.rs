@@ -1,7 +1,8 @@
-//! The capability token: what an operator signs to say that an agent may do this much, until then (docs/TOKEN.md).
+//! The capability token: a signed statement of an operator that an agent may do this much until a
+//! certain time (docs/TOKEN.md).
 //!
-//! `Presented` is bytes of the right shape, [`Verified`] is what an issuer said. Minting stands here too, and is never
-//! imported by what guards the door.
+//! `Presented` is a parsed text, and [`Verified`] is a statement of a known issuer. Minting is in
+//! this module too; the guard never imports it.
 
 mod chain;
 mod claims;
@@ -32,7 +33,8 @@ pub const TYP: &str = "at+jwt";
 /// The `type` of the one entry of `authorization_details` (RFC 9396).
 pub const DETAIL_TYPE: &str = "agent_delegation";
 
-/// A name out of a stranger's token as a log may hold it: quoted, escaped, at most 80 characters of it.
+/// A name from an unauthenticated caller's token, safe for a log: quoted, escaped, at most 80
+/// characters.
 fn quoted(name: &str) -> String {
     format!("{:?}", name.chars().take(80).collect::<String>())
 }

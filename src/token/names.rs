@@ -1,25 +1,29 @@
-//! The lists of a token: sets of names, sorted when they are read, so that membership and inclusion take no more steps than
-//! the names that they look at.
+//! The lists of a token as sorted sets of names. They are sorted when they are parsed. So a
+//! membership or inclusion check takes no more steps than it has names to read.
 
 use std::sync::Arc;
 
-/// Entries that a list of a token may have where an issuer's config does not say otherwise (`token_list`).
+/// The most entries in a list of a token, where the issuer's config has no other number
+/// (`token_list`).
 pub const LIST_MAX: usize = 64;
 
-/// Why a list is none.
+/// Why a list is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListFault {
     /// More entries than allowed.
     TooLong,
-    /// An entry stands twice.
+    /// An entry occurs twice.
     Twice,
 }
 
-/// A set of names in ascending order. All of them lie in one piece of memory: a list of very short names takes little more
-/// than its text, whoever chose them.
+/// A set of names in ascending order. All of them are in one allocation, so that a list of very
+/// short names takes little more memory than its text. The signer of a token chooses the names, so
+/// this bounds the memory that it can cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
+    /// All names, one after the other.
     text: Arc<str>,
+    /// Where each name ends in `text`.
     ends: Arc<[u32]>,
 }
 
@@ -27,13 +31,14 @@ impl Names {
     /// A set of `names`, at most `max` of them.
     ///
     /// # Errors
-    /// When there are more, or one stands twice.
+    /// When there are more, or one occurs twice.
     pub fn read(names: &[&str], max: usize) -> Result<Self, ListFault> {
         if names.len() > max {
             return Err(ListFault::TooLong);
         }
         let mut sorted = names.to_vec();
         sorted.sort_unstable();
+        // Refused, because a duplicate in a signed list is a mistake of the signer.
         if sorted.windows(2).any(|pair| matches!(pair, [one, next] if one == next)) {
             return Err(ListFault::Twice);
         }
@@ -44,18 +49,19 @@ impl Names {
         Ok(Self { ends: ends.collect(), text: sorted.concat().into() })
     }
 
-    /// How many names there are.
+    /// The number of names.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// True where there is none.
+    /// True for the empty set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
+    /// The name at an index.
     fn at(&self, place: usize) -> &str {
         let end = |place: usize| self.ends.get(place).map_or(0, |end| *end as usize);
         let start = place.checked_sub(1).map_or(0, end);
@@ -70,6 +76,7 @@ impl Names {
     /// True where `name` is one of them.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
+        // Binary search, because a list may have thousands of names and is read on every request.
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = usize::midpoint(low, high);
@@ -88,19 +95,21 @@ impl Names {
         subset(self.iter(), other.iter())
     }
 
-    /// Bytes of memory that the set takes beside itself.
+    /// The additional memory of the set, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         heap(self.text.len()) + heap(size_of_val(&*self.ends))
     }
 }
 
-/// What an allocation of `bytes` in an `Arc` takes: the counts, and what the allocator keeps and rounds up.
+/// The memory of an allocation of `bytes` in an `Arc`: the two counts, and the allocator's overhead
+/// and rounding.
 pub(super) const fn heap(bytes: usize) -> usize {
     bytes + 2 * size_of::<usize>() + 16
 }
 
-/// True where the ascending `theirs` has every item of the ascending `own`. Each item of either is looked at once.
+/// True where the ascending `theirs` has every item of the ascending `own`. Each item of both is
+/// read at most once.
 fn subset<T: Ord>(own: impl Iterator<Item = T>, mut theirs: impl Iterator<Item = T>) -> bool {
     own.into_iter().all(|name| {
         loop {
@@ -175,7 +184,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn inclusion_is_that_of_sets(own in "[ab]{0,3}( [ab]{0,3}){0,5}", theirs in "[ab]{0,3}( [ab]{0,3}){0,5}") {
+        fn inclusion_is_that_of_sets(own in "[ab]{0,3}( \
+            [ab]{0,3}){0,5}", theirs in "[ab]{0,3}( [ab]{0,3}){0,5}") {
             let set = |text: &str| text.split(' ').map(str::to_owned).collect::<std::collections::BTreeSet<String>>();
             let (own, theirs) = (set(&own), set(&theirs));
             let read = |set: &std::collections::BTreeSet<String>| names(&set.iter().map(String::as_str).collect::<Vec<_>>());

@@ -1,4 +1,5 @@
-//! From text to tokens of the right shape: sizes, dots, base64url, and a header of exactly three members.
+//! Parses the text of a token or chain: sizes, dots, base64url, and a header of exactly three
+//! members.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,37 +12,48 @@ use crate::refusal::{Code, Refusal};
 use crate::token::claims::{Claims, Grants};
 use crate::token::{TYP, handle, quoted};
 
-/// Longest text that is read, in bytes.
+/// The longest accepted text, in bytes.
 const TEXT_MAX: usize = 40 << 10;
 
-/// Tokens in a chain at the most: more would not fit into the headers that servers take.
+/// The most tokens in a chain. More would not fit into the headers that servers accept.
 pub const LINKS_MAX: usize = 4;
 
-/// One JWS in compact form (RFC 7515 section 3.1) whose header is understood; nothing is verified yet.
+/// One JWS in compact form (RFC 7515 section 3.1) with a valid header. Not verified yet.
 pub struct Link<'t> {
+    /// The signed text: `header.payload` in ASCII.
     pub(super) signed: &'t str,
+    /// `alg` of the header.
     pub(super) algorithm: String,
+    /// `kid` of the header.
     pub(super) kid: String,
+    /// The decoded payload.
     pub(super) payload: Vec<u8>,
+    /// The decoded signature.
     pub(super) signature: Vec<u8>,
 }
 
-/// A token, or a chain of them, root first, joined by `~`; nothing is verified yet.
+/// A token, or a chain, root first, joined by `~`. Not verified yet.
 pub struct Presented<'t> {
     links: Vec<Link<'t>>,
 }
 
+/// A `token-malformed` refusal.
 fn malformed(why: &'static str) -> Refusal {
     Refusal::new(Code::TokenMalformed).because(why)
 }
 
 impl<'t> Link<'t> {
+    /// Parses one JWS.
     fn read(text: &'t str) -> Result<Self, Refusal> {
         let (signed, signature) = text.rsplit_once('.').ok_or_else(|| malformed("no dots"))?;
         let (header, payload) = signed.split_once('.').ok_or_else(|| malformed("one dot"))?;
+        // `rsplit_once` and `split_once` leave further dots in the middle; only one spelling may be
+        // accepted.
         if payload.contains('.') {
             return Err(malformed("more than two dots"));
         }
+        // Strict: without padding and with zero trailing bits, so that one token has one text (RFC
+        // 4648 section 3.5).
         let decode = |part: &str| {
             URL_SAFE_NO_PAD
                 .decode(part)
@@ -58,7 +70,7 @@ impl<'t> Link<'t> {
         })
     }
 
-    /// The token's identity: SHA-256 of its ASCII `header.payload`.
+    /// The token's id: SHA-256 of its ASCII `header.payload`.
     #[must_use]
     pub fn id(&self) -> TokenId {
         TokenId(sha256(self.signed.as_bytes()))
@@ -66,14 +78,17 @@ impl<'t> Link<'t> {
 }
 
 impl<'t> Presented<'t> {
-    /// Reads a token or a chain.
+    /// Parses a token or a chain.
     ///
     /// # Errors
     /// `token-too-large`, `chain-too-long`, `handle-unknown`, `token-malformed` or `token-header`.
     pub fn read(text: &'t str) -> Result<Self, Refusal> {
+        // First, so that the work below is bounded.
         if text.len() > TEXT_MAX {
             return Err(Code::TokenTooLarge.into());
         }
+        // The gateway looks handles up before this step. A handle that comes here is unknown, or
+        // the program has no registry.
         if text.starts_with(handle::PREFIX) {
             return Err(Refusal::new(Code::HandleUnknown)
                 .because("a handle says nothing by itself; the gateway looks it up"));
@@ -84,20 +99,20 @@ impl<'t> Presented<'t> {
         Ok(Self { links: text.split('~').map(Link::read).collect::<Result<_, _>>()? })
     }
 
-    /// The tokens, root first; never none.
+    /// The tokens, root first; at least one.
     #[must_use]
     pub fn links(&self) -> &[Link<'t>] {
         &self.links
     }
 
-    /// When the last token says that it was issued; nothing is verified yet.
+    /// The `iat` of the last token. Not verified yet.
     #[must_use]
     pub fn issued(&self) -> Option<Timestamp> {
         let claims = Claims::read(&self.links.last()?.payload, usize::MAX).ok()?;
         Some(claims.issued_at())
     }
 
-    /// What its tokens say that they grant, root first; nothing is verified yet.
+    /// The grants of its tokens, root first. Not verified yet.
     ///
     /// # Errors
     /// `token-claims`, `scope-unknown`, `constraint-malformed` or `constraint-not-enforced`.
@@ -105,19 +120,22 @@ impl<'t> Presented<'t> {
         self.links.iter().map(|link| Ok(Claims::read(&link.payload, usize::MAX)?.grants)).collect()
     }
 
-    /// The identity of the last token: the one that acts.
+    /// The id of the last token, which is the one that acts.
     #[must_use]
     pub fn id(&self) -> TokenId {
+        // The list is never empty, so the zeros are never returned.
         self.links.last().map_or(TokenId([0; 32]), Link::id)
     }
 }
 
-/// `alg` and `kid` of a header that has exactly `typ`, `alg` and `kid`, all strings.
+/// `alg` and `kid` of a header that has exactly `typ`, `alg` and `kid`, all of them strings.
 fn read_header(bytes: &[u8]) -> Result<(String, String), Refusal> {
     let fault = |why: String| Refusal::new(Code::TokenHeader).because(why);
     let value =
         json::parse(bytes, &json::Limits::deep(4)).map_err(|error| fault(error.to_string()))?;
     let header = value.as_object().ok_or_else(|| fault("not an object".to_owned()))?;
+    // An unknown member could change how other parsers read the token, such as `crit` or `b64` (RFC
+    // 7515 section 4.1.11, RFC 7797).
     if let Some((name, _)) = header.iter().find(|(name, _)| !matches!(*name, "typ" | "alg" | "kid"))
     {
         return Err(fault(format!("it has the member {}", quoted(name))));
@@ -129,6 +147,8 @@ fn read_header(bytes: &[u8]) -> Result<(String, String), Refusal> {
             .ok_or_else(|| fault(format!("{name} is missing or not a string")))
     };
     let typ = text("typ")?;
+    // Explicit typing: another kind of JWT by the same key is not accepted as a token (RFC 8725
+    // section 3.11).
     if typ != TYP && typ != "application/at+jwt" {
         return Err(fault(format!("typ is not {TYP}")));
     }

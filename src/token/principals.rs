@@ -1,10 +1,10 @@
-//! Which issuer a principal belongs to: the one that names it most exactly.
+//! Decides which issuer a principal belongs to: the one that names it most exactly.
 
-/// The principals that an issuer may speak for, and what belongs to others.
+/// The principals that an issuer may speak for, and the patterns of the other issuers.
 ///
-/// A pattern is a name, or the beginning of a name with `*` behind it. Each principal belongs to one issuer: to the
-/// one with the longest pattern that matches, a whole name before a beginning. So limits, records and usage of a name
-/// are never those of two issuers.
+/// A pattern is a name, or the beginning of a name followed by `*`. Each principal belongs to one
+/// issuer: the one with the longest pattern that matches. A whole name comes before a beginning. So
+/// limits, records and usage of a name never belong to two issuers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principals {
     /// The issuer's own patterns.
@@ -26,7 +26,7 @@ impl Principals {
         Self { own, others: Vec::new() }
     }
 
-    /// The same where other issuers have these patterns.
+    /// The same, where other issuers have these patterns.
     #[must_use]
     pub fn beside(mut self, others: Vec<String>) -> Self {
         self.others = others;
@@ -39,14 +39,16 @@ impl Principals {
         &self.own
     }
 
-    /// True where that principal belongs to the issuer.
+    /// True where the principal belongs to the issuer.
     #[must_use]
     pub fn include(&self, principal: &str) -> bool {
         let own = closest(&self.own, principal);
+        // Strictly greater: with equal patterns it would belong to two issuers, so it belongs to
+        // none.
         own.is_some() && own > closest(&self.others, principal)
     }
 
-    /// The patterns, in words for a message.
+    /// The patterns as text for a message.
     #[must_use]
     pub fn in_words(&self) -> String {
         let own = self.own.join(", ");
@@ -58,19 +60,21 @@ impl Principals {
     }
 }
 
-/// How exactly a pattern names a principal; the greater one is the more exact.
+/// How exactly a pattern names a principal; a greater value is more exact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Exactness {
-    /// Bytes before the `*`, or of the whole name.
+    /// Bytes before the `*`, or of the whole name. Compared first.
     bytes: usize,
-    /// The pattern is a whole name.
+    /// True for a whole name.
     whole: bool,
 }
 
+/// The most exact of the patterns that match.
 fn closest(patterns: &[String], principal: &str) -> Option<Exactness> {
     patterns.iter().filter_map(|pattern| exactness(pattern, principal)).max()
 }
 
+/// How exactly a pattern names a principal; `None` where it does not match.
 fn exactness(pattern: &str, principal: &str) -> Option<Exactness> {
     match pattern.strip_suffix('*') {
         Some(beginning) if principal.starts_with(beginning) => {

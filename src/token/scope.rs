@@ -1,6 +1,6 @@
-//! The closed table of scopes. Nothing is granted that is not named.
+//! The closed table of scopes. A token grants only what it names.
 
-/// What a token may be used for.
+/// A permission in a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// `inference.chat`.
@@ -57,7 +57,7 @@ impl Scope {
 /// The scope that covers every `inference.…` scope.
 pub(super) const EVERY_INFERENCE: &str = "inference.*";
 
-/// A set of scopes.
+/// A set of scopes, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scopes(u16);
 
@@ -65,6 +65,7 @@ impl Scopes {
     /// Adds a scope by its name; false where the table has no such name.
     #[must_use]
     pub fn add(&mut self, name: &str) -> bool {
+        // `inference.*` is the only pattern. All other names must match exactly.
         let covered = |scope: Scope| {
             scope.as_str() == name
                 || name == EVERY_INFERENCE && scope.as_str().starts_with("inference.")
@@ -77,6 +78,7 @@ impl Scopes {
         granted != 0
     }
 
+    /// The bit of a scope.
     const fn bit(scope: Scope) -> u16 {
         1 << scope as u16
     }
@@ -87,7 +89,7 @@ impl Scopes {
         self.0 & Self::bit(scope) != 0
     }
 
-    /// True where `other` grants everything that this set grants.
+    /// True where `other` grants every scope of this set.
     #[must_use]
     pub const fn within(self, other: Self) -> bool {
         self.0 & !other.0 == 0

@@ -1,4 +1,5 @@
-//! From [`Presented`] to [`Verified`]: the keys, the signatures, the claims, what joins them, the times.
+//! Verifies a [`Presented`] token and returns a [`Verified`] one: keys, signatures, claims, joints,
+//! times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +14,18 @@ use crate::token::names::heap;
 use crate::token::presented::Link;
 use crate::token::{Grants, Presented, Principals, Scopes};
 
-/// Which signatures of an issuer are taken.
+/// The signatures of an issuer that are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PostQuantum {
     /// The root of a chain must be signed with ML-DSA-65.
     RequiredRoot,
-    /// Every link of a chain must be.
+    /// Every token of a chain must be signed with ML-DSA-65.
     Required,
-    /// Ed25519 roots are taken too.
+    /// Ed25519 roots are accepted too.
     Off,
 }
 
-/// What an issuer's tokens must say.
+/// The rules for an issuer's tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerPolicy {
     /// Its `iss`.
@@ -35,17 +36,17 @@ pub struct IssuerPolicy {
     pub namespaces: Vec<String>,
     /// Principals that it may speak for.
     pub principals: Principals,
-    /// Longest life of a token, from `iat` to `exp`.
+    /// The longest lifetime of a token, from `iat` to `exp`.
     pub ttl_max: Duration,
-    /// Which signatures are taken.
+    /// The signatures that are accepted.
     pub post_quantum: PostQuantum,
-    /// Whether its tokens are taken by handle.
+    /// Whether its tokens are accepted by handle.
     pub handles: bool,
-    /// Entries that a list of a token may have.
+    /// The most entries in a list of a token.
     pub list_max: usize,
 }
 
-/// A key that may sign tokens, and whose it is.
+/// A key that may sign tokens, with its issuer.
 #[derive(Clone, Debug)]
 pub struct KnownKey {
     /// Its thumbprint.
@@ -56,23 +57,24 @@ pub struct KnownKey {
     pub issuer: Arc<IssuerPolicy>,
 }
 
-/// Where keys are looked up.
+/// The source of keys.
 pub trait KeySource {
     /// The key with that thumbprint.
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>>;
 }
 
-/// How far our clock may be behind the issuer's, in seconds.
+/// How many seconds this clock may be behind the issuer's.
 const LEEWAY_S: i64 = 5;
 
-/// One token of a chain, its signature verified.
+/// One token of a chain with a verified signature.
 struct SignedToken {
     id: TokenId,
+    /// The key that signed it.
     signer: KeyId,
     claims: Claims,
 }
 
-/// What is kept of one token of a chain once it is verified: neither its key nor its text.
+/// The kept part of a verified token: neither its key nor its text.
 struct ChainLink {
     id: TokenId,
     signer: KeyId,
@@ -80,6 +82,7 @@ struct ChainLink {
 }
 
 impl ChainLink {
+    /// Separates what is kept for every token of a chain from the claims.
     fn of(signed: SignedToken) -> (Self, Claims) {
         let SignedToken { id, signer, mut claims } = signed;
         let grants = std::mem::take(&mut claims.grants);
@@ -87,78 +90,87 @@ impl ChainLink {
     }
 }
 
-/// A token or chain whose signatures, claims, joints and times hold. Only [`verify`] makes one.
+/// A token or chain whose signatures, claims, joints and times are valid. Only [`verify`] and its
+/// variants make one.
 pub struct Verified {
-    /// Root first; empty where the root acts.
+    /// Root first; empty where the root token acts.
     ancestors: Box<[ChainLink]>,
-    /// The one that acts.
+    /// The token that acts.
     leaf: ChainLink,
+    /// The issuer of the root token.
     issuer: Arc<IssuerPolicy>,
+    /// The label of the acting token.
     jti: Box<str>,
+    /// `client_id` of the acting token.
     agent: AgentName,
+    /// `sub`, the same in the whole chain.
     principal: Principal,
+    /// The scopes of the acting token.
     scopes: Scopes,
-    /// When the root was issued, in seconds since 1970.
+    /// When the root token was issued, in seconds since 1970.
     root_issued: i64,
     times: TokenTimes,
-    /// The key that may sign children of the one that acts.
+    /// The key that may sign children of the acting token.
     holder: Option<KeyId>,
 }
 
-/// When the token that acts may be used, in seconds since 1970.
+/// The times of the acting token, in seconds since 1970.
 #[derive(Clone, Copy)]
 struct TokenTimes {
+    /// `iat`.
     issued: i64,
+    /// The later of `iat` and `nbf`.
     begins: i64,
+    /// `exp`.
     expires: i64,
 }
 
 impl Verified {
-    /// The identity of the token that acts.
+    /// The id of the acting token.
     #[must_use]
     pub const fn id(&self) -> &TokenId {
         &self.leaf.id
     }
 
-    /// The identities of every token of the chain, the one that acts first.
+    /// The ids of all tokens of the chain, the acting one first.
     pub fn ids(&self) -> impl Iterator<Item = &TokenId> {
         self.links().map(|link| &link.id)
     }
 
-    /// Every token of the chain and the key that signed it, the operator's first.
+    /// All tokens of the chain, each with the key that signed it, the root token first.
     pub fn chain(&self) -> impl Iterator<Item = (TokenId, KeyId)> {
         self.ancestors.iter().chain(std::iter::once(&self.leaf)).map(|link| (link.id, link.signer))
     }
 
-    /// The keys of holders that the chain names, those that signed children first.
+    /// The holders' keys in the chain; those that signed children come first.
     pub fn holders(&self) -> impl Iterator<Item = KeyId> {
         self.chain().skip(1).map(|(_, signer)| signer).chain(self.holder)
     }
 
-    /// The token that acts and those above it, nearest first.
+    /// The acting token and those above it, nearest first.
     fn links(&self) -> impl Iterator<Item = &ChainLink> {
         std::iter::once(&self.leaf).chain(self.ancestors.iter().rev())
     }
 
-    /// How many tokens the chain has.
+    /// The number of tokens in the chain.
     #[must_use]
     pub const fn length(&self) -> usize {
         self.ancestors.len() + 1
     }
 
-    /// The operator's key that signed the root.
+    /// The operator's key that signed the root token.
     #[must_use]
     pub fn kid(&self) -> &KeyId {
         &self.ancestors.first().unwrap_or(&self.leaf).signer
     }
 
-    /// The label of the token that acts.
+    /// The label of the acting token.
     #[must_use]
     pub const fn jti(&self) -> &str {
         &self.jti
     }
 
-    /// The root's issuer.
+    /// The issuer of the root token.
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.issuer.iss
@@ -170,49 +182,52 @@ impl Verified {
         &self.agent
     }
 
-    /// In whose name it acts (`sub`).
+    /// The principal in whose name it acts (`sub`).
     #[must_use]
     pub const fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// What it may be used for: no token of the chain grants more to the next.
+    /// The scopes of the acting token. No token of a chain grants more to the next one.
     #[must_use]
     pub const fn scopes(&self) -> &Scopes {
         &self.scopes
     }
 
-    /// The limits of each token, of the one that acts first, in the order of [`AgentName::lineage`]. All of them hold.
+    /// The limits of each token, the acting one first, in the order of [`AgentName::lineage`]. All
+    /// of them apply.
     pub fn grants(&self) -> impl Iterator<Item = &Grants> {
         self.links().map(|link| &link.grants)
     }
 
-    /// When the root was issued.
+    /// When the root token was issued.
     #[must_use]
     pub const fn issued(&self) -> Timestamp {
         Timestamp(self.root_issued.saturating_mul(1000))
     }
 
-    /// When it ends: no token outlives its parent.
+    /// When it expires. No token outlives its parent.
     #[must_use]
     pub const fn expires(&self) -> Timestamp {
         Timestamp(self.times.expires.saturating_mul(1000))
     }
 
-    /// Asks again whether the times hold `now`.
+    /// Checks again whether the times are valid `now`.
     ///
     /// # Errors
     /// `token-expired` or `token-not-yet-valid`.
     pub fn still_valid(&self, now: Timestamp) -> Result<(), Refusal> {
-        // A child begins no earlier and ends no later than its parent.
+        // Only the acting token is checked: it begins no earlier and ends no later than its
+        // parents.
         self.not_over(now)?;
+        // The leeway is for the beginning only: at the end it would lengthen the life of a token.
         if self.times.begins > now.seconds().saturating_add(LEEWAY_S) {
             return Err(Code::TokenNotYetValid.into());
         }
         Ok(())
     }
 
-    /// Asks whether it has ended `now`.
+    /// Checks that it has not expired `now`.
     ///
     /// # Errors
     /// `token-expired`.
@@ -220,7 +235,7 @@ impl Verified {
         if now.seconds() >= self.times.expires { Err(Code::TokenExpired.into()) } else { Ok(()) }
     }
 
-    /// Bytes of memory that it takes beside itself.
+    /// The additional memory that it takes, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let names = heap(self.jti.len())
@@ -230,6 +245,7 @@ impl Verified {
         names + ancestors + self.grants().map(Grants::bytes).sum::<usize>()
     }
 
+    /// Joins the parts of a verified chain.
     fn of(ancestors: Vec<SignedToken>, leaf: SignedToken, issuer: Arc<IssuerPolicy>) -> Self {
         let root_issued = ancestors.first().unwrap_or(&leaf).claims.issued;
         let ancestors = ancestors.into_iter().map(|link| ChainLink::of(link).0).collect();
@@ -250,15 +266,15 @@ impl Verified {
         }
     }
 
-    /// Whether the last token may be used by whoever carries it.
+    /// Checks that the last token may be used as a bearer token.
     fn may_be_carried(&self) -> Result<(), Refusal> {
         let life = self.times.expires.saturating_sub(self.times.issued);
         carried(self.ancestors.iter().map(|link| &link.grants), (self.holder.is_some(), life))
     }
 }
 
-/// Verifies what is presented at the door: all that [`verify_issued`] asks, and that the last token may be carried by whoever
-/// has it.
+/// Verifies what a caller presents: everything that [`verify_issued`] checks, and that the last
+/// token may be used as a bearer token.
 ///
 /// # Errors
 /// Any refusal of the stage verified.
@@ -273,7 +289,8 @@ pub fn verify(
     Ok(verified)
 }
 
-/// Verifies a token or a chain as it was signed, whoever may use it, with its times. For registering.
+/// Verifies a token or a chain as it was signed, with its times, for any party that uses it. For
+/// registrations.
 ///
 /// # Errors
 /// Any refusal of the stage verified.
@@ -288,11 +305,12 @@ pub fn verify_issued(
     Ok(verified)
 }
 
-/// Verifies a token or a chain as it was signed, whoever may use it and whenever: keys and signatures from the root to the
-/// leaf, then the issuer and what joins the tokens. For revoking: a token that begins later is revoked now.
+/// Verifies a token or a chain as it was signed, for any party that uses it and at any time. It
+/// checks keys and signatures from the root to the last token, then the issuer and the joints. For
+/// revocations: a token that begins later is revoked now.
 ///
 /// # Errors
-/// Any refusal of the stage verified but those of the times.
+/// Any refusal of the stage verified except those of the times.
 pub fn verify_whenever(
     presented: &Presented<'_>,
     keys: &dyn KeySource,
@@ -300,6 +318,7 @@ pub fn verify_whenever(
 ) -> Result<Verified, Refusal> {
     let (known, links, leaf) = chain_of(presented, keys, verifier)?;
     let root = links.first().unwrap_or(&leaf);
+    // A child without its parents must not act as a root token, whatever key has signed it.
     if root.claims.depth != 0 {
         return Err(Refusal::new(Code::ChainDepth)
             .because("the first token of a chain is a root (del_depth 0)"));
@@ -311,19 +330,22 @@ pub fn verify_whenever(
             joined((&parent.claims, link), (&child.claims, &child.signer))?;
         }
     }
+    // A child may name fewer audiences than its parent, so the last one must still name this
+    // gateway.
     if !leaf.claims.aud.contains(&known.issuer.aud) {
         return Err(Code::TokenAudience.into());
     }
     Ok(Verified::of(links, leaf, Arc::clone(&known.issuer)))
 }
 
+/// The operator's key that a root token names.
 fn operator_key(link: &Link<'_>, keys: &dyn KeySource) -> Result<(KeyId, Arc<KnownKey>), Refusal> {
     let kid: KeyId = link.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
     let known = keys.key(&kid).ok_or(Code::TokenKeyUnknown)?;
     Ok((kid, known))
 }
 
-/// Every token of a chain with its signature verified, the last one apart, and the operator's key.
+/// All tokens of a chain with verified signatures, the last one apart, and the operator's key.
 fn chain_of(
     presented: &Presented<'_>,
     keys: &dyn KeySource,
@@ -340,6 +362,7 @@ fn chain_of(
     let mut links = Vec::with_capacity(presented.links().len());
     let mut leaf = root;
     for link in rest {
+        // The key of a child comes only from its parent's verified claims, never from the child.
         let holder = leaf.claims.holder.as_ref().map(|holder| (holder.id(), holder.key().clone()));
         let (kid, key) = holder.ok_or_else(|| {
             Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)")
@@ -349,17 +372,19 @@ fn chain_of(
                 .because("kid is not the thumbprint of the parent's cnf.jwk"));
         }
         let child =
+            // A holder's key may be Ed25519 where only the root must be post-quantum.
             signed(link, (kid, &key), verifier, (policy == PostQuantum::Required, list_max))?;
         links.push(std::mem::replace(&mut leaf, child));
     }
     Ok((known, links, leaf))
 }
 
-/// Verifies headers, keys and signatures alone: of a chain's children as far as their parents' claims name the keys.
+/// Verifies only headers, keys and signatures. A child is verified as far as its parent's claims
+/// name the key.
 ///
 /// # Errors
-/// `token-key-unknown`, `token-algorithm`, `token-post-quantum`, `token-signature`; of a chain also `chain-signer` and what
-/// refuses the claims of a parent.
+/// `token-key-unknown`, `token-algorithm`, `token-post-quantum`, `token-signature`. For a chain
+/// also `chain-signer` and the refusals of a parent's claims.
 pub fn verify_signatures(
     presented: &Presented<'_>,
     keys: &dyn KeySource,
@@ -370,17 +395,21 @@ pub fn verify_signatures(
     signature_holds(link, &known.key, verifier, known.issuer.post_quantum != PostQuantum::Off)
 }
 
-/// One token whose algorithm is the key's, whose signature holds, and whose lists are no longer than `list_max`.
+/// One token whose algorithm is the key's, whose signature is valid, and whose lists have at most
+/// `list_max` entries.
 fn signed(
     link: &Link<'_>,
     (signer, key): (KeyId, &PublicKey),
     verifier: &dyn Verifier,
     (post_quantum, list_max): (bool, usize),
 ) -> Result<SignedToken, Refusal> {
+    // The payload is parsed only after its signature is verified, so unauthenticated callers cannot
+    // reach that code.
     signature_holds(link, key, verifier, post_quantum)?;
     Ok(SignedToken { id: link.id(), signer, claims: Claims::read(&link.payload, list_max)? })
 }
 
+/// Checks the algorithm and the signature of one token.
 fn signature_holds(
     link: &Link<'_>,
     key: &PublicKey,
@@ -392,7 +421,8 @@ fn signature_holds(
     verified.map(drop).map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))
 }
 
-/// The algorithm is the key's, never the token's choice; and it is post-quantum where the issuer's policy wants that.
+/// Checks the algorithm. It is the key's, never the token's choice (RFC 8725 section 3.1). It is
+/// post-quantum where the issuer's policy requires that.
 fn algorithm_holds(named: &str, algorithm: Algorithm, post_quantum: bool) -> Result<(), Refusal> {
     let same = match algorithm {
         Algorithm::MlDsa65 => named == "ML-DSA-65",
@@ -409,7 +439,10 @@ fn algorithm_holds(named: &str, algorithm: Algorithm, post_quantum: bool) -> Res
     }
 }
 
+/// Checks the claims of a root token against its issuer's policy.
 fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
+    // The key determines the issuer. Without this check, one issuer could sign in the name of
+    // another one.
     if claims.iss != issuer.iss {
         return Err(Code::TokenIssuer.into());
     }

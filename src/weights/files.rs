@@ -1,4 +1,4 @@
-//! The digest of weights in files, and whether they are still the files that were hashed.
+//! The digest of weights in files, and the check that they are still the hashed files.
 
 use std::fs::{File, Metadata};
 use std::io::Read as _;
@@ -10,18 +10,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::{Sha256Sum, hex};
 
-/// What tells a file from one that was put in its place or written over.
+/// The metadata that distinguishes a file from a replaced or overwritten one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
+    /// The device of the file system.
     device: u64,
+    /// The number of the file on the device.
     inode: u64,
+    /// The length in bytes.
     length: u64,
+    /// The time of modification: seconds and nanoseconds.
     modified: (i64, i64),
-    /// The time of modification can be set at will, this one cannot.
+    /// Programs can set the time of modification, but not this time (`ctime`).
     changed: (i64, i64),
 }
 
 impl FileStamp {
+    /// The stamp of a file.
     fn of(about: &Metadata) -> Self {
         let (modified, changed) =
             ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
@@ -29,18 +34,22 @@ impl FileStamp {
     }
 }
 
-/// A file of weights, as it was looked at.
+/// A file of weights with its stamp.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenFile {
+    /// The name without the folder.
     name: String,
+    /// The path.
     path: PathBuf,
+    /// The stamp.
     mark: FileStamp,
 }
 
-/// Looks at the files, and at the `.safetensors` files of folders: in the order of their names.
+/// Lists the files, and the `.safetensors` files of folders, in the order of their names. Reads no
+/// content.
 ///
 /// # Errors
-/// What cannot be looked at, in words.
+/// A description of the path that cannot be read.
 pub fn look(paths: &[PathBuf]) -> Result<Vec<SeenFile>, String> {
     let mut seen = Vec::new();
     for path in paths {
@@ -53,33 +62,38 @@ pub fn look(paths: &[PathBuf]) -> Result<Vec<SeenFile>, String> {
         let before = seen.len();
         for entry in std::fs::read_dir(path).map_err(fault)? {
             let path = entry.map_err(fault)?.path();
+            // Other files of the folder, such as the tokenizer's, are not part of the digest.
             if path.extension().is_some_and(|extension| extension == "safetensors") {
-                // Followed: folders of weights are often links into a store.
+                // Links are followed, because folders of weights often contain links into a store.
                 let about = std::fs::metadata(&path).map_err(fault)?;
                 seen.push(seen_at(path, &about)?);
             }
         }
+        // A folder without weights would have the digest of no data.
         if seen.len() == before {
             return Err(format!("{}: no .safetensors file in it", path.display()));
         }
     }
+    // The order must not depend on the config or the file system, because the digest depends on it.
     seen.sort_by(|one, other| (&one.name, &one.path).cmp(&(&other.name, &other.path)));
     Ok(seen)
 }
 
+/// A file with its stamp. Its name must be non-empty UTF-8 without control characters.
 fn seen_at(path: PathBuf, about: &Metadata) -> Result<SeenFile, String> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    // A line break in a name could make two sets of files read alike.
+    // A line break in a name could give two sets of files the same lines, and so the same digest.
     if !about.is_file() || name.is_empty() || name.contains(char::is_control) {
         return Err(format!("{}: not a file with a plain name", path.display()));
     }
     Ok(SeenFile { name, mark: FileStamp::of(about), path })
 }
 
-/// The digest of files as they were looked at: of one its SHA-256, of several that of the lines `NAME SHA256HEX`.
+/// The digest of listed files. For one file, it is its SHA-256. For several, it is the SHA-256 of
+/// the lines `NAME SHA256HEX`.
 ///
 /// # Errors
-/// When a file cannot be read, is another by now, or `stop` turned true.
+/// When a file cannot be read, has changed, or `stop` turned true.
 pub fn measure(seen: &[SeenFile], stop: &AtomicBool) -> Result<String, String> {
     let mut sums = Vec::with_capacity(seen.len());
     for file in seen {
@@ -96,10 +110,13 @@ pub fn measure(seen: &[SeenFile], stop: &AtomicBool) -> Result<String, String> {
     Ok(format!("sha256:{whole}"))
 }
 
+/// The SHA-256 of a file with that stamp, in hexadecimal.
 fn hash(path: &Path, mark: FileStamp, stop: &AtomicBool) -> Result<String, String> {
     let fault = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = File::open(path).map_err(fault)?;
     let (mut sum, mut piece) = (Sha256Sum::default(), vec![0; 1 << 20]);
+    // The stamp of the open file is compared before and after the reading. So a file that is
+    // replaced or changed meanwhile is an error.
     let same = |file: &File| match FileStamp::of(&file.metadata().map_err(fault)?) == mark {
         true => Ok(()),
         false => Err(format!("{}: it changes while it is hashed", path.display())),
@@ -110,6 +127,7 @@ fn hash(path: &Path, mark: FileStamp, stop: &AtomicBool) -> Result<String, Strin
         if length == 0 {
             break;
         }
+        // Large files take long to hash. A stop must not wait for them.
         if stop.load(Ordering::Relaxed) {
             return Err("stopped".to_owned());
         }

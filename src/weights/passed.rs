@@ -1,4 +1,5 @@
-//! What one process passes on to the next of what it knows of weights: large files are not hashed again.
+//! The knowledge about weights that one process gives to the next, so that large files are not
+//! hashed again.
 
 use std::path::PathBuf;
 use std::sync::PoisonError;
@@ -9,35 +10,46 @@ use super::files::SeenFile;
 use super::{MEASURED, REPORTED, UNKNOWN, Weights};
 use crate::audit::format::request::ModelDigest;
 
-/// What is known of weights.
+/// The known digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passed {
+    /// The hashed sets of files.
     hashed: Vec<Hashed>,
+    /// The digests of models at servers.
     told: Vec<PassedDigest>,
 }
 
-/// A set of files, as it was when it was hashed.
+/// A set of files with the stamps that they had when they were hashed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hashed {
+    /// The paths in the config.
     files: Vec<PathBuf>,
+    /// The files with their stamps.
     seen: Vec<SeenFile>,
+    /// The digest of the set.
     digest: String,
 }
 
 /// The digest of a model at a server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct PassedDigest {
+    /// The name of the model.
     model: String,
+    /// The name of the upstream.
     upstream: String,
+    /// The address of the upstream.
     address: String,
+    /// The digest.
     digest: String,
+    /// The source: measured or reported.
     source: String,
 }
 
 impl Weights {
-    /// Remembers what a set of files, looked at as `seen`, was hashed to.
+    /// Stores the digest of a set of files with the stamps `seen`.
     pub fn remember(&self, files: &[PathBuf], seen: &[SeenFile], digest: &str) {
         let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        // One entry for each set of files, so that the list does not grow.
         hashed.retain(|known| known.files != files);
         hashed.push(Hashed {
             files: files.to_vec(),
@@ -46,7 +58,7 @@ impl Weights {
         });
     }
 
-    /// What the files were hashed to, if they are still those.
+    /// The stored digest of the files, if their stamps are unchanged.
     #[must_use]
     pub fn hashed(&self, files: &[PathBuf], seen: &[SeenFile]) -> Option<ModelDigest> {
         let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +66,7 @@ impl Weights {
         Some(ModelDigest { value: known.digest.clone(), source: MEASURED })
     }
 
-    /// What is known now.
+    /// The digests that are known now.
     #[must_use]
     pub fn passed(&self) -> Passed {
         let mut told = Vec::new();
@@ -75,15 +87,18 @@ impl Weights {
         Passed { hashed: self.hashed.lock().unwrap_or_else(PoisonError::into_inner).clone(), told }
     }
 
-    /// Goes by what another process knew, where the same is served at the same address, until it is found out anew.
+    /// Takes the digests of another process, for the same model at the same upstream and address.
+    /// They apply until the digest is determined again.
     pub fn take_in(&self, passed: Passed) {
         for model in self.declared() {
             for place in &model.places {
                 let told = passed.told.iter().find(|told| {
                     *told.model == *model.name
                         && *told.upstream == *place.upstream
+                        // Another address is another server, which may have other weights.
                         && told.address == place.address
                 });
+                // The text of another process is not trusted: only the known sources are accepted.
                 let source = |told: &PassedDigest| {
                     [MEASURED, REPORTED].into_iter().find(|source| *source == told.source)
                 };

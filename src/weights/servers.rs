@@ -1,4 +1,4 @@
-//! What servers say of the weights that they serve.
+//! The digests that servers report for the weights that they serve.
 
 use serde::Deserialize;
 
@@ -6,34 +6,46 @@ use crate::audit::format::event::TEXT_BYTES_MAX;
 use crate::audit::format::request::ModelDigest;
 use crate::weights::{MEASURED, REPORTED, unknown};
 
+/// The answer of Ollama's `/api/tags`.
 #[derive(Deserialize)]
 struct OllamaTags {
+    /// The models of the server.
     models: Vec<Tag>,
 }
 
+/// A model in that answer.
 #[derive(Deserialize)]
 struct Tag {
     #[serde(default)]
+    /// The name with its tag.
     name: String,
     #[serde(default)]
+    /// The same name. A version may send only one of the two.
     model: String,
     #[serde(default)]
+    /// The SHA-256, with or without `sha256:`.
     digest: String,
 }
 
+/// The answer of `/v1/models`.
 #[derive(Deserialize)]
 struct List {
+    /// The models of the server.
     data: Vec<Listed>,
 }
 
+/// A model in that answer.
 #[derive(Deserialize)]
 struct Listed {
+    /// The name of the model.
     id: String,
+    /// The digest, on servers that report one.
     digest: Option<String>,
+    /// The path or name from which vLLM loaded the model.
     root: Option<String>,
 }
 
-/// True of `sha256:` and 64 digits, as pins are written.
+/// True for `sha256:` and 64 lowercase hexadecimal digits, the form of pins.
 #[must_use]
 pub fn is_sha256(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| {
@@ -41,10 +53,11 @@ pub fn is_sha256(text: &str) -> bool {
     })
 }
 
-/// The digest that an answer of Ollama's `/api/tags` has for a model; a name without a tag means `latest`.
+/// The digest of a model in an answer of Ollama's `/api/tags`. A name without a tag means `latest`.
 #[must_use]
 pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
     let Ok(tags) = serde_json::from_slice::<OllamaTags>(answer) else { return unknown() };
+    // Ollama adds the tag `latest` to a name without a tag.
     let whole = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
     let named = |name: &str| name == model || name == whole;
     let Some(tag) = tags.models.into_iter().find(|tag| named(&tag.name) || named(&tag.model))
@@ -56,10 +69,11 @@ pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
     } else {
         format!("sha256:{}", tag.digest)
     };
+    // Ollama hashes the weights, so its digest counts as measured.
     if is_sha256(&value) { ModelDigest { value, source: MEASURED } } else { unknown() }
 }
 
-/// What an answer of `/v1/models` says of a model's weights: a `digest`, or vLLM's `root`.
+/// The digest of a model in an answer of `/v1/models`: its `digest`, or vLLM's `root`.
 #[must_use]
 pub fn listed(answer: &[u8], model: &str) -> ModelDigest {
     let Ok(list) = serde_json::from_slice::<List>(answer) else { return unknown() };
@@ -68,9 +82,12 @@ pub fn listed(answer: &[u8], model: &str) -> ModelDigest {
         .into_iter()
         .find(|entry| entry.id == model)
         .and_then(|entry| entry.digest.or(entry.root));
+    // The value comes from the server and goes into records, so its length and characters are
+    // limited.
     match said.filter(|said| {
         !said.is_empty() && said.len() <= TEXT_BYTES_MAX && !said.contains(char::is_control)
     }) {
+        // The server reports this value without a measurement.
         Some(value) => ModelDigest { value, source: REPORTED },
         None => unknown(),
     }

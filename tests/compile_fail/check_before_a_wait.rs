@@ -1,4 +1,5 @@
-//! A check that was made before a wait does not allow a send after it: a future that keeps it is not `Send`.
+//! A check that was made before a wait does not allow a send after it: a future that keeps it is
+//! not `Send`.
 
 use http::HeaderValue;
 use token_shield::audit::store::entry::Committed;

@@ -1,4 +1,5 @@
-//! A request that was not governed gets no cap, one without a cap no slot, and one without a slot is not admitted.
+//! A request that was not governed gets no cap, one without a cap no slot, and one without a slot
+//! is not admitted.
 
 use std::sync::Arc;
 

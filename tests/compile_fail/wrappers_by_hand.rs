@@ -1,4 +1,5 @@
-//! No step's proof can be made by hand: each step alone makes its own. Those that wrap the proof of another step.
+//! No step's proof can be made by hand: each step alone makes its own. Those that wrap the proof of
+//! another step.
 
 use token_shield::audit::store::entry::{Committed, RecordedAnswer};
 use token_shield::guard::egress::request::Cleared;

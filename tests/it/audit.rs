@@ -1,4 +1,4 @@
-//! `token-shield audit verify` on a log that is honest, one that is being written, and ones that somebody changed.
+//! `token-shield audit verify` on an unchanged log, on a log during writes, and on changed logs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ fn event(number: u64) -> Event {
     }
 }
 
-/// A log of that many records, each in a batch of its own; its handle stays open.
+/// A log of that many records, each in a separate batch. Its handle stays open.
 fn written(records: u64) -> (Folder, Log) {
     let folder = Folder::of(tempfile::tempdir().expect("a folder"));
     let (log, _) = Log::open(folder.settings(), Arc::new(SystemClock::start())).expect("a log");
@@ -120,7 +120,7 @@ fn an_honest_log_is_valid_while_it_is_written_and_after() {
     );
 }
 
-/// The bytes up to the last that is not zero: what was written.
+/// The number of bytes up to the last one that is not zero: the part that was written.
 fn length(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|byte| *byte != 0).map_or(0, |place| place + 1)
 }
@@ -191,7 +191,8 @@ fn what_is_lost_moved_or_added_is_found() {
     {
         fs::remove_file(path).expect("removed");
         let (code, said) = folder.verify();
-        // What is both in tiles and in the journal may be gone in one of them: so a crash leaves it.
+        // A crash may leave data in the tiles and in the journal. One of the two copies may then be
+        // missing.
         let twice = path.to_string_lossy().contains("journal") || path.ends_with("checkpoint");
         assert!(code == Some(1) || twice, "{}: {said}", path.display());
         assert!(
@@ -237,7 +238,7 @@ fn every_box_has_its_own_salt() {
     assert_ne!(salt(0), salt(1));
 }
 
-/// Every file below a folder, and what is in it.
+/// Every file below a folder, with its content.
 fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("list") {

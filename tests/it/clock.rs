@@ -1,4 +1,4 @@
-//! The wall clock that steps back, and the operator's word that it is right.
+//! A wall clock that steps back, and the operator's statement that it is right.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +12,15 @@ use token_shield::config::{self, Config};
 use token_shield::control::{Command, Operator};
 
 fn config(data: &Path) -> Config {
-    let text = "name = \"gw\"\ndata = \".\"\n[[issuer]]\niss = \"https://i\"\naud = \"https://g\"\nnamespaces = [\"*\"]\n\
-                [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n\
+    let text = "name = \"gw\"\ndata = \".\"\n[[issuer]]\niss = \"https://i\"\naud \
+        = \"https://g\"\nnamespaces = [\"*\"]\n\
+                [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"echo\"\nroute \
+                = [\"echo\"]\n\
                 [audit]\nreserve = \"1MiB\"\n";
     config::read(text, data).expect("a config")
 }
 
-/// How far the clock of newly opened books is behind the log.
+/// By how much the clock is before the last record when the state is opened again.
 fn behind(config: &Config) -> Duration {
     let state = GatewayState::open(config).expect("books");
     let behind = state.ratchet.behind();
@@ -31,7 +33,7 @@ fn an_accepted_clock_stays_accepted_after_a_restart() {
     let data = tempfile::tempdir().expect("a folder");
     token_shield::durable::make_private_dir(data.path()).expect("for this user alone");
     let config = config(data.path());
-    // A log whose last record is an hour ahead of this machine's clock.
+    // A log whose last record is one hour ahead of this machine's clock.
     let ahead =
         Arc::new(ManualClock::at(SystemClock::start().now().plus(Duration::from_secs(3600))));
     std::fs::create_dir_all(data.path().join("secret")).expect("a folder");

@@ -1,4 +1,5 @@
-//! Every file of `fuzz/corpus` through the oracles of the fuzz targets; that they can be met at all is asked too.
+//! Runs every file of `fuzz/corpus` through the checks of the fuzz targets. It also proves that the
+//! checks can fail.
 
 use std::path::PathBuf;
 
@@ -32,7 +33,8 @@ fn the_corpus_holds() {
     let chains = corpus("chain");
     assert!(chains.iter().any(|(name, _)| name == "good-4") && chains.len() >= 9);
     for (name, bytes) in chains {
-        // Inputs that the fuzzer found are named after their hash; only those named by hand say what is to come of them.
+        // Inputs that the fuzzer found have their hash as name. Only names chosen by hand state the
+        // expected result.
         let taken = oracles::chain(&bytes);
         if name.contains('-') {
             assert_eq!(taken, name.starts_with("good-"), "{name}");
@@ -40,7 +42,7 @@ fn the_corpus_holds() {
     }
 }
 
-/// An oracle that sees nothing is no oracle: a widened chain, were it taken, would be noticed.
+/// A check must be able to fail: it must detect a wider chain, if the gateway accepted one.
 #[test]
 fn a_widened_chain_would_be_noticed() {
     let chains = corpus("chain");

@@ -1,4 +1,5 @@
-//! The judge of destinations: internal addresses in every spelling, tricks, and what must pass all the same.
+//! The egress policy: internal addresses in every spelling, tricks, and ordinary URLs that must
+//! pass.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +9,7 @@ use token_shield::guard::egress::policy::{
     EgressPolicy, ListEntry, Lists, SelfEndpoints, TokenRestrictions, Use,
 };
 
-/// A judge that lists a few names, each under which an attacker might hide.
+/// A policy that lists a few names. An attacker might hide under each of them.
 fn policy() -> EgressPolicy {
     let list = [
         "good.example",
@@ -28,7 +29,7 @@ fn refused(policy: &EgressPolicy, url: &str) {
     assert!(found.is_err(), "{url:?} leads to {found:?}");
 }
 
-/// Where a range begins and ends, and in between.
+/// The first and the last address of each internal range, and one between them.
 fn within_v4() -> Vec<Ipv4Addr> {
     let of = |(first, prefix, _): &(Ipv4Addr, u8, &str)| {
         let (first, size) = (u64::from(first.to_bits()), 1_u64 << (32 - prefix));
@@ -41,6 +42,7 @@ fn within_v4() -> Vec<Ipv4Addr> {
     found
 }
 
+/// The text in full-width characters (U+FF01 and later), which IDNA maps to ASCII.
 fn full_width(text: &str) -> String {
     text.chars()
         .map(|digit| {
@@ -51,7 +53,7 @@ fn full_width(text: &str) -> String {
         .collect()
 }
 
-/// Every way to write an IPv4 address that some reader takes for one.
+/// Every spelling that some parser accepts as an IPv4 address.
 fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
     let [a, b, c, d] = address.octets();
     let bits = address.to_bits();
@@ -69,6 +71,7 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
         format!("{a}.{b}.{c}.0{d}"),
         format!("{a:#x}.{b:#x}.{c:#x}.{d:#x}"),
         format!("{a:#X}.{b}.{c}.{d}").replace("0x", "0X"),
+        // Forms of inet_aton(3): one number, or fewer than four parts.
         format!("{bits}"),
         format!("{bits:#x}"),
         format!("0{bits:o}"),
@@ -76,12 +79,14 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
         format!("{a}.{b}.{low16}"),
         format!("{a:#x}.{low24:#x}"),
         format!("{a}.{b}.{c}.{d}.0"),
+        // Percent-encoding and Unicode forms of digits and dots.
         escaped,
         first_escaped,
         full_width(&plain),
         plain.replace('.', "\u{3002}"),
         plain.replace('.', "\u{ff0e}"),
         plain.replace('1', "\u{2460}").replace('2', "\u{2461}").replace('0', "\u{24ea}"),
+        // IPv6 addresses that contain the IPv4 address.
         format!("[::ffff:{plain}]"),
         format!("[::ffff:{g:x}:{h:x}]"),
         format!("[0:0:0:0:0:FFFF:{g:X}:{h:X}]"),
@@ -93,6 +98,7 @@ fn spellings_v4(address: Ipv4Addr) -> Vec<String> {
         format!("[2001:0:{g:x}:{h:x}::1]"),
         format!("[::ffff:{plain}%25lo]"),
         format!("[fe80::{plain}%lo]"),
+        // User information and fragments that look like the listed host.
         format!("good.example@{plain}"),
         format!("{plain}#@good.example"),
         format!("{plain}:80\\@good.example"),
@@ -138,6 +144,7 @@ fn internal_addresses_are_refused_in_every_spelling() {
         }
     }
     for name in [
+        // Names that resolve to this machine or to a cloud's metadata service.
         "localhost",
         "LOCALHOST",
         "localhost.",
@@ -150,10 +157,11 @@ fn internal_addresses_are_refused_in_every_spelling() {
         refused(&policy, &format!("http://{name}/"));
         count += 1;
     }
+    // Proves that the lists of ranges and spellings are not empty.
     assert!(count >= 5_000, "{count}");
 }
 
-/// What looks like a listed host, and is read as another one by somebody.
+/// URLs that look like a listed host, and that some parser reads as another host.
 const TRICKS: &[&str] = &[
     "http://good.example@evil.example/",
     "https://good.example:443@evil.example/",

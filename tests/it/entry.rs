@@ -1,4 +1,5 @@
-//! What is on its way to the disk while something else happens: a caller leaves, a command is carried out, the gateway ends.
+//! Records that are not durable yet while a caller disconnects, a command is executed, or the
+//! gateway ends.
 
 use std::collections::BTreeSet;
 use std::future::Future as _;
@@ -57,7 +58,7 @@ fn admission() -> Admission {
     }
 }
 
-/// A log on a disk with a gate, and its pen.
+/// A log on a disk with a gate, and its audit recorder.
 struct Desk {
     _data: tempfile::TempDir,
     settings: LogSettings,
@@ -83,14 +84,14 @@ impl Desk {
         Self { _data: data, settings, disk, clock, log, recorder }
     }
 
-    /// An admission that is in the queue while the disk is shut; then its caller leaves.
+    /// Queues an admission while the disk is closed. Then its caller disconnects.
     fn admit_and_leave(&self) {
         let mut sealing = std::pin::pin!(self.recorder.commit((), admission()));
         let polled = sealing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         assert!(matches!(polled, Poll::Pending), "nothing is durable yet");
     }
 
-    /// Kinds and codes of all records.
+    /// The kinds and codes of all records.
     fn told(&self) -> Vec<(String, Option<String>)> {
         let epochs = reader::epochs(&self.settings.dir).expect("a log");
         let (vault, mut told) =
@@ -139,6 +140,7 @@ async fn an_outcome_that_finds_no_room_lets_nobody_say_that_all_is_done() {
     let sealed =
         desk.recorder.commit((), admission()).await.unwrap_or_else(|no| panic!("{}", no.code));
     desk.log.close().expect("closed");
+    // The dropped exchange needs an outcome, but the log is closed already.
     drop(sealed);
     assert!(!desk.recorder.finish(Duration::from_secs(60)).await);
 }
@@ -154,8 +156,9 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         Arc::new(Control::new(Arc::clone(&desk.log), state, None, BTreeSet::new(), clocks));
     for (verb, stands) in [(StatusVerb::Suspend, false), (StatusVerb::Resume, true)] {
         desk.disk.shut();
-        // So that what follows shares a batch.
+        // The requests that follow share one batch.
         desk.admit_and_leave();
+        // The writer has taken the admission and waits at the closed disk.
         while desk.log.waiting() > 0 {
             tokio::task::yield_now().await;
         }
@@ -170,6 +173,7 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         while desk.log.waiting() == 0 {
             tokio::task::yield_now().await;
         }
+        // This record follows the command in the log. Its callback must already see the new status.
         let (answer, answered) = std::sync::mpsc::channel();
         let asking = Arc::clone(&registry);
         desk.log.append_with(Event::Stop, None, move |_| {
@@ -180,7 +184,7 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
         desk.disk.open();
         assert_eq!(answered.recv(), Ok(stands), "{verb:?}");
         commanding.await.expect("a task").expect("carried out");
-        // With the outcome of who has left, all of it is in the log.
+        // With the outcome of the caller that disconnected, all records are in the log.
         while !desk.log.state().size.is_multiple_of(4) {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,5 @@
-//! A disk that fails in every way at every call: nothing acknowledged is lost, and the log knows whether it can go on.
+//! A disk that fails in every form at every call. No acknowledged record is lost, and the log knows
+//! whether it can continue.
 
 mod disk;
 #[cfg(feature = "failpoints")]
@@ -26,7 +27,7 @@ use disk::{Call, Faulty, Kind, Op};
 
 const START: Timestamp = Timestamp(1_790_000_000_000);
 
-/// A folder in memory where there is room for one: thousands of starts need no platters.
+/// A folder in memory if there is one: thousands of starts need no real disk.
 fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("folder")
 }
@@ -43,7 +44,7 @@ fn large(number: usize) -> Event {
     Event::KeyAdded { issuer: number.to_string(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) }
 }
 
-/// Waits until `done` holds, for so long at the most; false where it does not come to that.
+/// Waits until `done` is true, for at most `most`. False if that does not happen.
 fn within(most: Duration, done: impl Fn() -> bool) -> bool {
     let clock = SystemClock::start();
     while !done() {
@@ -55,7 +56,8 @@ fn within(most: Duration, done: impl Fn() -> bool) -> bool {
     true
 }
 
-/// A log that a crash has left: a checkpoint, records behind it, a segment and a tile that are almost full.
+/// A log as a crash leaves it: a checkpoint, records after it, and a segment and a tile that are
+/// almost full.
 struct Base {
     data: TempDir,
     events: Vec<Event>,
@@ -71,6 +73,7 @@ impl Base {
         let clock = Arc::new(ManualClock::at(START));
         let (log, _) =
             Log::open(settings(live.path()), Arc::clone(&clock) as Arc<dyn Clock>).expect("log");
+        // A tile has 256 hashes, and 78 large records almost fill a segment.
         let events: Vec<Event> = (0..238)
             .map(|number| if number < 78 { large(number) } else { small(number) })
             .collect();
@@ -85,6 +88,7 @@ impl Base {
                 );
             }
         }
+        // A copy before the close is what a crash would leave.
         copy_folder(live.path(), data.path());
         log.close().expect("closed");
         Self { data, events }
@@ -97,15 +101,15 @@ impl Base {
     }
 }
 
-/// What was asked of a log, and what it said.
+/// The requests to a log and its answers.
 struct Told {
-    /// Every event but those of which the log said that nothing was written.
+    /// Every event except those that the log reported as not written.
     tried: Vec<Event>,
     acknowledged: Vec<(u64, Event)>,
 }
 
-/// Puts what there is under a checkpoint; where there was no room, once there is. Time goes on meanwhile: the log sets its
-/// own dates by it, and would wait for ever for a clock that stands.
+/// Puts all records under a checkpoint. Without space, it waits until there is some. The clock
+/// advances meanwhile, because the log sets its deadlines by it and would otherwise wait for ever.
 fn checkpoint(log: &Log, clock: &ManualClock) {
     let done = || {
         clock.advance(Duration::from_millis(10));
@@ -116,7 +120,8 @@ fn checkpoint(log: &Log, clock: &ManualClock) {
     assert!(within(Duration::from_secs(10), done), "{:?}", log.state());
 }
 
-/// Opens the log of `data` on a disk that fails, uses and closes it, and looks at its health when it has failed.
+/// Opens the log of `data` on a disk that fails, uses it and closes it. After a failure it checks
+/// the log's health.
 fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
     let clock = Arc::clone(&disk.clock);
     let opened = Log::open_on(
@@ -135,7 +140,7 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
                 told.acknowledged.push((sealed.index, event.clone()));
                 told.tried.push(event);
             }
-            // Nothing was written, it says, so it must not be found.
+            // The log reports that the record was not written, so it must not be found.
             Err(LogFault::NoSpace(_)) => {}
             Err(_) => {
                 told.tried.push(event);
@@ -162,7 +167,8 @@ fn script(data: &Path, disk: &Arc<Faulty>, told: &mut Told) {
     }
 }
 
-/// Opens the log on the machine's disk: everything acknowledged is there, in order, and the verifier finds nothing.
+/// Opens the log on the machine's disk. All acknowledged records are there, in order, and the
+/// verifier finds no fault.
 fn policy(data: &Path, base: &Base, told: &Told) -> Vec<VerifiedEpoch> {
     let settings = settings(data);
     let (log, Recovered { records, .. }) = Log::open(
@@ -192,13 +198,13 @@ fn policy(data: &Path, base: &Base, told: &Told) -> Vec<VerifiedEpoch> {
     verify(&wanted, |_, _| {}).unwrap_or_else(|fault| panic!("{fault}"))
 }
 
-/// One run of the script with one fault; the calls that were made.
+/// One run of the script with one fault. Returns the calls that were made.
 fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
     let disk = Faulty::new(kind, at);
     let data = base.copy();
     let mut told = Told { tried: Vec::new(), acknowledged: Vec::new() };
     script(data.path(), &disk, &mut told);
-    // While a sync hangs the lock is not given back: what a restart would find is looked at elsewhere.
+    // While a sync hangs, the lock is not released. A restart therefore uses a copy of the folder.
     let left = if kind == Kind::Hang { Base { data, events: Vec::new() }.copy() } else { data };
     disk.settle();
     let seen = policy(left.path(), base, &told);
@@ -211,8 +217,9 @@ fn run(base: &Base, kind: Kind, at: usize) -> Vec<Call> {
     disk.calls()
 }
 
-/// Every kind at every call of a clean run, or a part of them.
+/// Every kind of fault at every call of a run without faults, or at a part of them.
 fn campaign(base: &Base, everything: bool) {
+    // The run without faults shows which calls there are.
     let calls = run(base, Kind::None, 0);
     assert!(calls.len() > 120, "{} calls", calls.len());
     let kinds = [
@@ -225,12 +232,13 @@ fn campaign(base: &Base, everything: bool) {
         Kind::Rename,
         Kind::Unlink,
     ];
+    // The default tests a part of the calls, in each kind's steps. TOKEN_SHIELD_FULL tests all.
     let steps = [5, 5, 17, 5, 5, 3, 2, 1].into_iter().chain([17, 11, 3, 4]);
     let kinds = kinds
         .into_iter()
         .chain([Kind::ReadOnly, Kind::Hang, Kind::Cut, Kind::CutButHead])
         .zip(steps);
-    // A call that hangs while the log is opened keeps whoever opens it: nobody has been promised anything by then.
+    // A call that hangs during the open blocks only the opener. No record is acknowledged by then.
     let opened = calls.iter().position(|call| {
         call.op == Op::Write && call.path.ends_with("00000000000000000000") && !call.fresh
     });

@@ -1,4 +1,4 @@
-//! Fetches of media: which addresses are connected to, and what content is taken.
+//! Fetches of media: the addresses that the gateway connects to, and the content that it accepts.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -21,7 +21,8 @@ use token_shield::proxy::fetch::{FetchJob, Fetcher};
 use token_shield::proxy::resolve::Resolver;
 use token_shield::refusal::Code;
 
-/// Answers every question for an A record with the next of `answers`, over and over; all else with nothing.
+/// A DNS server. It answers each question for an A record with the next element of `answers`, again
+/// from the start after the last one. Other questions get an empty answer.
 fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
     let address = socket.local_addr().expect("address");
@@ -32,6 +33,7 @@ fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
             let name =
                 query[12..].iter().position(|byte| *byte == 0).map_or(length, |end| 12 + end + 5);
             let question = &query[12..name];
+            // Type A, class IN (RFC 1035 section 3.2).
             let found = if question.ends_with(&[0, 1, 0, 1]) {
                 turn += 1;
                 answers[(turn - 1) % answers.len()].clone()
@@ -54,6 +56,7 @@ fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
             ];
             reply.extend_from_slice(question);
             for address in found {
+                // A pointer to the name in the question, type A, class IN, TTL 0, four bytes.
                 reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
                 reply.extend_from_slice(&address.octets());
             }
@@ -63,7 +66,7 @@ fn names(answers: Vec<Vec<Ipv4Addr>>) -> SocketAddr {
     address
 }
 
-/// Answers everybody with `head` and `body`, and counts them.
+/// Answers every client with `head` and `body`, and counts them.
 fn server(address: &str, head: &'static str, body: &'static [u8]) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind(address).expect("bind");
     let (port, reached) =
@@ -84,7 +87,7 @@ fn server(address: &str, head: &'static str, body: &'static [u8]) -> (u16, Arc<A
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR and so on";
 const FINE: &str = "200 OK\r\ncontent-type: image/png";
 
-/// How one fetch is set up.
+/// The setup of one fetch.
 struct Fetch {
     port: u16,
     dns: SocketAddr,
@@ -107,7 +110,7 @@ impl Fetch {
         }
     }
 
-    /// Fetches `times` times for one agent; what the last of them gave.
+    /// Fetches `times` times for one agent. Returns the result of the last fetch.
     fn run(self, times: usize) -> Result<Vec<Content>, Code> {
         let Self { port, dns, own, networks, bytes_max, per_hour } = self;
         let media = vec![format!("pics.test:{port}").parse().expect("an entry")];
@@ -171,6 +174,7 @@ impl Fetch {
 #[test]
 fn every_address_of_a_name_is_judged() {
     let (port, _) = server("127.0.0.1:0", FINE, PNG);
+    // One internal address is enough: the client could choose it.
     let both = names(vec![vec![Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 0, 0, 1)]]);
     assert_eq!(Fetch { dns: both, ..Fetch::of(port) }.run(1), Err(Code::EgressUncontrolled));
     assert!(Fetch::of(port).run(1).is_ok());
@@ -180,6 +184,7 @@ fn every_address_of_a_name_is_judged() {
 fn only_judged_addresses_are_connected_to() {
     let (port, _) = server("127.0.0.1:0", FINE, PNG);
     let (_, elsewhere) = server(&format!("127.0.0.2:{port}"), FINE, PNG);
+    // DNS rebinding: the second answer names an address that the policy does not allow.
     let flipping = names(vec![vec![Ipv4Addr::LOCALHOST], vec![Ipv4Addr::new(127, 0, 0, 2)]]);
     let _ = Fetch { dns: flipping, ..Fetch::of(port) }.run(4);
     assert_eq!(elsewhere.load(Ordering::SeqCst), 0, "another address was connected to");
@@ -188,6 +193,7 @@ fn only_judged_addresses_are_connected_to() {
 #[test]
 fn an_upstream_is_refused_under_every_name() {
     let (port, reached) = server("127.0.0.1:0", FINE, PNG);
+    // The name in the URL differs from the upstream's name, but both lead to one address.
     let own = SelfEndpoints {
         upstreams: vec![(Host::Name("localhost".to_owned()), port)],
         listeners: Vec::new(),

@@ -1,4 +1,4 @@
-//! The response filter, from the bytes of a stream to the bytes that the caller gets.
+//! The response filter: from the bytes of a stream to the bytes that the caller gets.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use token_shield::model::answer::StreamFilter;
 use token_shield::model::response_text::{self, Channel, ChannelId, TextFilter};
 use token_shield::model::tools::{Arguments, Tools};
 
-/// Allows `good.example`, and `links.example` as a link. Judges calls of the tool `fetch`.
+/// Allows `good.example`, and `links.example` as a link. Evaluates calls of the tool `fetch`.
 #[derive(Default)]
 struct OneHost {
     scanners: BTreeMap<(u64, String), Scanner>,
@@ -87,7 +87,7 @@ fn delta(key: &str, text: &str) -> String {
     format!("{{\"{key}\":{}}}", serde_json::to_string(text).expect("a string"))
 }
 
-/// What comes out of a stream of these events.
+/// The output for a stream of these events.
 fn streamed(door: OneHost, events: &[Vec<u8>]) -> String {
     let (mut filter, mut out) =
         (StreamFilter::new(Operation::ChatCompletions, true, door), Vec::new());
@@ -98,7 +98,7 @@ fn streamed(door: OneHost, events: &[Vec<u8>]) -> String {
     String::from_utf8(out).expect("UTF-8")
 }
 
-/// The texts of `key` in it, put together.
+/// The texts of `key` in the stream, joined.
 fn said(stream: &str, key: &str) -> String {
     let events = stream
         .lines()
@@ -125,11 +125,14 @@ fn text(key: &str, pieces: &[&str], expect: &str) {
 fn urls_that_are_not_allowed_are_replaced() {
     text(
         "content",
+        // A URL in several events. The filter must hold the text until the URL ends.
         &["see https://", "a-very-long-name-", "that-outgrows-windows.", "evil.example", "/x ok"],
         "see https@ ok",
     );
     text("reasoning_content", &["see https://evil.example/ ok"], "see https@ ok");
+    // A reference definition may be used by an image, so the rule for links is not enough.
     text("content", &["![a]\n\n[a]: https://links.example/ 'b'"], "![a]\n\n[a]: https@ 'b'");
+    // A Markdown renderer decodes character references.
     text("content", &["https&#58;//evil.example/ ok"], "https@ ok");
     text("content", &["![a](https://^", "&#64;evil.example/x) ok"], "![a](https://^@) ok");
     text("content", &["it is about https:"], "it is about https:");
@@ -147,6 +150,7 @@ fn a_fence_counts_only_if_every_reader_sees_it() {
 
 #[test]
 fn tokens_of_a_changed_text_are_left_out() {
+    // The log probabilities repeat the text token by token, and would show the removed URL.
     let tokens = r#","logprobs":{"content":[{"token":"https://evil.example/"}]}"#;
     let out = streamed(
         OneHost::default(),
@@ -182,6 +186,7 @@ fn a_tool_call_passes_unchanged_or_not_at_all() {
         over.clone(),
     ];
     assert_eq!(streamed(OneHost::default(), &events).into_bytes(), events.concat());
+    // The call contains a refused argument, so no part of it may pass.
     let events = [call(0, "fetch", r#"{"u":"~"}"#), over];
     assert_eq!(streamed(OneHost::default(), &events), "");
 }

@@ -1,4 +1,4 @@
-//! A real gateway in this process, in front of an upstream that counts, spoken to in raw bytes.
+//! A real gateway in this process, with an upstream that counts requests. Tests use raw bytes.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,10 +18,11 @@ use tokio::sync::watch;
 
 pub(crate) const ISS: &str = "https://operator.example";
 pub(crate) const AUD: &str = "https://gateway.example";
-/// How long a test waits for what must come.
+/// The longest time that a test waits for an expected event.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A gateway with two issuers' keys (ML-DSA-65, and Ed25519 where `pq = "off"`), one model on a counting upstream, and echo.
+/// A gateway with the keys of two issuers (ML-DSA-65, and Ed25519 with `pq = "off"`), one model on
+/// a counting upstream, and echo.
 pub(crate) struct Gateway {
     pub(crate) api: SocketAddr,
     pub(crate) key: SigningKey,
@@ -56,7 +57,8 @@ fn upstream(count: Arc<AtomicUsize>) -> SocketAddr {
                         count.fetch_add(1, Ordering::SeqCst);
                         let body = br#"{"id":"x","object":"chat.completion","choices":[]}"#;
                         let head = format!(
-                            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: \
+                                {}\r\n\r\n",
                             body.len()
                         );
                         if stream.write_all(&[head.as_bytes(), body].concat()).is_err() {
@@ -82,7 +84,7 @@ impl Gateway {
         Self::with("rpm = 6000\nburst = 5000\nin_flight = 64\noutput_tokens = 1000000", "")
     }
 
-    /// A gateway whose class `default` has `class`, with `more` at the end of its config.
+    /// A gateway whose class `default` has `class`. `more` is the end of its config.
     pub(crate) fn with(class: &str, more: &str) -> Self {
         let data = tempfile::tempdir().expect("folder");
         let key = write_key(data.path(), "operator.jwks", Algorithm::MlDsa65);
@@ -90,13 +92,21 @@ impl Gateway {
         let forwarded = Arc::new(AtomicUsize::new(0));
         let upstream = upstream(Arc::clone(&forwarded));
         let text = format!(
-            "name = \"test\"\ndata = \"state\"\n[listen]\napi = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
-             [audit]\nreserve = \"1MiB\"\n[timeouts]\nheader = \"1s\"\nbody_idle = \"1s\"\n[limits]\npeer_rps = 1000000\nbody = \"1MiB\"\n\
-             [[issuer]]\niss = \"{ISS}\"\naud = \"{AUD}\"\njwks = \"operator.jwks\"\nnamespaces = [\"research\"]\nprincipals = [\"*\"]\nttl_max = \"1d\"\n\
-             [[issuer]]\niss = \"https://classical.example\"\naud = \"{AUD}\"\njwks = \"classical.jwks\"\nnamespaces = [\"old\"]\nprincipals = [\"team:old\"]\npq = \"off\"\n\
-             [class.default]\n{class}\n[[upstream]]\nname = \"counting\"\nurl = \"http://{upstream}\"\ncontrolled = true\n\
-             [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"up\"\nroute = [\"counting\"]\n\
-             [[model]]\nname = \"echo\"\nroute = [\"echo\"]\n[[model]]\nname = \"secret\"\nnamespaces = [\"board\"]\nroute = [\"counting\"]\n{more}"
+            "name = \"test\"\ndata = \"state\"\n[listen]\napi = \"127.0.0.1:0\"\nmetrics \
+                = \"127.0.0.1:0\"\n\
+             [audit]\nreserve = \"1MiB\"\n[timeouts]\nheader = \"1s\"\nbody_idle \
+             = \"1s\"\n[limits]\npeer_rps = 1000000\nbody = \"1MiB\"\n\
+             [[issuer]]\niss = \"{ISS}\"\naud = \"{AUD}\"\njwks = \"operator.jwks\"\nnamespaces = \
+             [\"research\"]\nprincipals = [\"*\"]\nttl_max = \"1d\"\n\
+             [[issuer]]\niss = \"https://classical.example\"\naud = \"{AUD}\"\njwks \
+             = \"classical.jwks\"\nnamespaces = [\"old\"]\nprincipals = [\"team:old\"]\npq \
+             = \"off\"\n\
+             [class.default]\n{class}\n[[upstream]]\nname = \"counting\"\nurl \
+             = \"http://{upstream}\"\ncontrolled = true\n\
+             [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"up\"\nroute = \
+             [\"counting\"]\n\
+             [[model]]\nname = \"echo\"\nroute = [\"echo\"]\n[[model]]\nname \
+             = \"secret\"\nnamespaces = [\"board\"]\nroute = [\"counting\"]\n{more}"
         );
         let config = config::read(&text, data.path()).expect("config");
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -130,7 +140,7 @@ impl Gateway {
             .expect("command")
     }
 
-    /// Gives a command and stops waiting before it is done.
+    /// Gives a command, and stops waiting before it is executed.
     pub(crate) fn command_and_leave(&self, command: Command) {
         let runtime = self.runtime.as_ref().expect("running");
         runtime.block_on(async {
@@ -144,7 +154,7 @@ impl Gateway {
         });
     }
 
-    /// The claims of a good token.
+    /// The claims of a valid token.
     pub(crate) fn claims(&self) -> Object<'static> {
         let now = SystemClock::start().now().seconds().unsigned_abs();
         let text = format!(
@@ -164,12 +174,12 @@ impl Gateway {
         self.sign(self.claims())
     }
 
-    /// A POST of `body` with a good token and `headers` (lines without line ends).
+    /// A POST of `body` with a valid token and `headers` (lines without line ends).
     pub(crate) fn post(&self, path: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
         self.request_as(&self.token(), path, headers, body)
     }
 
-    /// The same with a token of the caller's.
+    /// The same with the caller's own token.
     pub(crate) fn request_as(
         &self,
         token: &str,
@@ -194,11 +204,11 @@ impl Gateway {
         self.post("/v1/chat/completions", &[], body.as_bytes())
     }
 
-    /// Sends raw bytes on a connection of their own and reads one answer.
+    /// Sends raw bytes on a new connection, and reads one answer.
     pub(crate) fn send(&self, bytes: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(self.api).expect("connect");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-        // A server that refuses early may close before everything is written.
+        // A server that refuses early may close the connection before all bytes are written.
         let _ = stream.write_all(bytes);
         Answer::read(&mut stream)
     }
@@ -217,14 +227,14 @@ impl Drop for Gateway {
     }
 }
 
-/// A value that borrows from nothing.
+/// A value without borrowed data.
 pub(crate) fn owned(text: &str) -> Value<'static> {
     let leaked: &'static str = Box::leak(text.to_owned().into_boxed_str());
     token_shield::json::parse(leaked.as_bytes(), &token_shield::json::Limits::deep(64))
         .expect("JSON")
 }
 
-/// One answer; status 0 where the connection closed without one.
+/// One answer. Status 0 means that the connection closed without one.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

@@ -1,4 +1,5 @@
-//! Hostile input: each case is refused with the status and code of docs/THREATS.md, and nothing is forwarded.
+//! Hostile input. Each case is refused with the status and code of docs/THREATS.md, and no request
+//! is forwarded.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -14,6 +15,7 @@ use crate::harness::{Answer, Gateway, owned};
 const CHAT: &str = "/v1/chat/completions";
 const GOOD: &str = r#"{"model":"up","messages":[{"role":"user","content":"hello"}]}"#;
 
+/// Checks the status, the code and the request id of a refusal, and that no request was forwarded.
 #[track_caller]
 fn refused(gateway: &Gateway, what: &str, answer: &Answer, (status, code): (u16, &str)) {
     assert_eq!((answer.status, answer.code().as_str()), (status, code), "{what}: {answer:?}");
@@ -31,19 +33,19 @@ fn the_good_request_passes() {
     assert_eq!((answer.status, gateway.forwarded.load(Ordering::SeqCst)), (200, 1), "{answer:?}");
 }
 
-/// A body that must be refused, with the status and the code.
+/// A name, a body that must be refused, and the expected status and code.
 type Body = (&'static str, Vec<u8>, (u16, &'static str));
 
 fn text(body: &str) -> Vec<u8> {
     body.as_bytes().to_vec()
 }
 
-/// A good body with more members.
+/// A valid body with more members.
 fn with(more: &str) -> Vec<u8> {
     text(&GOOD.replace(r#""model":"up""#, &format!(r#""model":"up",{more}"#)))
 }
 
-/// Bodies that are not JSON, or not the JSON that is expected.
+/// Bodies that are not JSON, or that have another form than the API needs.
 fn malformed_bodies() -> Vec<Body> {
     let deep =
         format!(r#"{{"model":"up","messages":[],"tools":{}{}}}"#, "[".repeat(100), "]".repeat(100));
@@ -67,8 +69,11 @@ fn malformed_bodies() -> Vec<Body> {
             ),
             json,
         ),
+        // Some JSON parsers ignore case, and would read this member as a second `model`.
         ("MODEL beside model", with(r#""MODEL":"secret""#), field),
+        // U+017F folds to `s` in Unicode, so a lenient parser would read `messages`.
         ("Kelvin and long s", with("\"me\u{17f}\u{17f}ages\":[]"), field),
+        // RFC 8259 section 8.1: JSON is UTF-8 without a byte order mark.
         ("byte order mark", [b"\xEF\xBB\xBF", GOOD.as_bytes()].concat(), json),
         ("UTF-16", utf16, json),
         ("NaN", with(r#""temperature":NaN"#), json),
@@ -76,6 +81,7 @@ fn malformed_bodies() -> Vec<Body> {
         ("1e999", with(r#""temperature":1e999"#), json),
         ("integer beyond 64 bits", with(r#""seed":99999999999999999999"#), json),
         ("leading zero", with(r#""seed":01"#), json),
+        // Parsers disagree about these: some replace, round or drop the value.
         ("lone surrogate", with(r#""user":"\ud800""#), json),
         ("raw control character", with("\"user\":\"a\u{1}b\""), json),
         ("comment", text(&format!("{GOOD}/* x */")), json),
@@ -97,6 +103,8 @@ fn refused_bodies() -> Vec<Body> {
         ("model not a string", text(r#"{"model":["up"],"messages":[]}"#), invalid),
         ("unknown model", text(&GOOD.replace("up", "nothing")), (404, "model-not-found")),
         (
+            // The same answer as for an unknown model, so that names of other namespaces stay
+            // hidden.
             "model of another namespace",
             text(&GOOD.replace("up", "secret")),
             (404, "model-not-found"),
@@ -187,6 +195,7 @@ fn hostile_framing_is_refused() {
     let request = String::from_utf8(gateway.chat(GOOD)).expect("text");
     let length = format!("content-length: {}", GOOD.len());
     for (what, lines) in [
+        // Both headers together allow request smuggling (RFC 9112 section 6.3).
         ("length, then chunked", format!("{length}\r\ntransfer-encoding: chunked")),
         ("chunked, then length", format!("transfer-encoding: chunked\r\n{length}")),
     ] {
@@ -207,10 +216,12 @@ fn hostile_framing_is_refused() {
             malformed,
         ),
         (
+            // Obsolete line folding (RFC 9112 section 5.2).
             "folded header",
             request.replace("host: gateway.example", "host: gateway.example\r\nx: a\r\n b"),
             malformed,
         ),
+        // A server must refuse this (RFC 9112 section 5.1).
         ("space before the colon", request.replace("host: ", "host : "), malformed),
         ("a method of two words", request.replace("POST", "PO ST"), malformed),
         ("not HTTP", "\x16\x03\x01\x02".repeat(20), malformed),
@@ -228,11 +239,12 @@ fn hostile_framing_is_refused() {
         let answer = gateway.send(bytes.as_bytes());
         refused(&gateway, what, &answer, expect);
     }
+    // Slow clients must not hold a connection without a limit.
     let cut = &request.as_bytes()[..request.len() - 5];
     refused(&gateway, "a body that never ends", &gateway.send(cut), (408, "body-slow"));
     let slow = gateway.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n");
     refused(&gateway, "headers that never end", &slow, (408, "headers-slow"));
-    // What has not begun to be a request is closed within the same time.
+    // A connection without a complete start of a request is closed within the same time.
     for begun in ["", "P", "PRI * HTTP/2.0\r\n\r\nSM"] {
         assert_eq!(gateway.send(begun.as_bytes()).status, 0, "{begun:?}");
     }
@@ -258,7 +270,8 @@ fn garbage_after_a_good_request_is_refused_by_name() {
     assert_eq!(stream.read(&mut [0]).expect("read"), 0, "the connection stays open");
 }
 
-/// A caller that was refused before its body was read is told that the connection ends, or can go on with it.
+/// After a refusal before the body is read, the answer states whether the connection ends or can be
+/// used again.
 #[test]
 fn a_refusal_says_what_becomes_of_the_connection() {
     let gateway = Gateway::start();
@@ -266,6 +279,7 @@ fn a_refusal_says_what_becomes_of_the_connection() {
     let head = request.len() - GOOD.len();
     let mut stream = TcpStream::connect(gateway.api).expect("connect");
     stream.set_nodelay(true).expect("no delay");
+    // Many turns, because the body may arrive before or after the refusal.
     for _ in 0..20 {
         stream.write_all(&request[..head]).expect("the head");
         stream.write_all(&request[head..]).expect("the body");
@@ -284,6 +298,7 @@ fn hostile_targets_are_refused() {
     let gateway = Gateway::start();
     let canonical = (400, "target-not-canonical");
     for (path, expect) in [
+        // Paths that a server after the gateway could read as another route.
         ("/v1/%2e%2e/chat/completions", canonical),
         ("/v1//chat/completions", canonical),
         ("/v1/chat%2fcompletions", canonical),

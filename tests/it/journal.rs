@@ -1,4 +1,5 @@
-//! The audit log: nothing acknowledged is lost, nothing changed goes unnoticed, whatever the disk does.
+//! The audit log. No acknowledged record is lost, and every change is detected, also on a faulty
+//! disk.
 
 mod crash;
 mod data;

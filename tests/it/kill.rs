@@ -1,4 +1,4 @@
-//! `kill -9` while commands run: no acknowledged command is lost, none is half applied.
+//! `kill -9` during commands. No acknowledged command is lost, and no command is applied in part.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,7 +8,7 @@ use token_shield::crypto::sha256;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_token-shield");
 
-/// Kills in all; a tenth of them unless the whole campaign is asked for.
+/// The number of kills. A tenth of them, unless the whole campaign is requested.
 fn kills() -> usize {
     if std::env::var_os("TOKEN_SHIELD_FULL").is_some() { 200 } else { 20 }
 }
@@ -38,7 +38,7 @@ fn start(data: &Path) -> Child {
     child
 }
 
-/// Runs `agent` with those words; true if it was acknowledged.
+/// Runs `agent` with these arguments. True if the command was acknowledged.
 fn agent(data: &Path, words: &[&str]) -> (bool, String) {
     let done = Command::new(BINARY)
         .arg("agent")
@@ -58,11 +58,12 @@ fn no_acknowledged_command_is_lost() {
     for round in 0..kills() {
         let mut child = start(&data);
         let pid = child.id();
+        // The same numbers in each run, so that a failure can be repeated.
         let after = sha256(&round.to_be_bytes())[0] % 6;
         let killer = std::thread::spawn({
             let data = data.clone();
             move || {
-                // The kill falls somewhere into the commands: as many of them as chance says come before it.
+                // The kill happens at a random moment. A random number of commands comes before it.
                 for number in 0..after {
                     agent(&data, &["register", &format!("warm/r{round}n{number}")]);
                 }
@@ -71,7 +72,7 @@ fn no_acknowledged_command_is_lost() {
         });
         for number in 0..6 {
             let name = format!("kept/r{round}n{number}");
-            // Once the gateway is gone the command takes the lock itself; either way an acknowledgement counts.
+            // Without a gateway, the command takes the lock itself. Its acknowledgement counts too.
             if agent(&data, &["register", &name]).0
                 && agent(&data, &["quarantine", &name, "--reason", "kill test"]).0
             {
@@ -90,6 +91,7 @@ fn no_acknowledged_command_is_lost() {
             .iter()
             .find(|row| row["agent"] == name.as_str())
             .unwrap_or_else(|| panic!("{name} is lost"));
+        // An acknowledged command must be durable as a whole.
         assert_eq!(row["status"], "quarantined", "{name} is half applied");
     }
     assert!(

@@ -1,4 +1,4 @@
-//! Readers beside a writer: whatever moment they look, they see the log whole up to somewhere, never a fault.
+//! Readers during writes. At any moment they see a complete prefix of the log, and never a fault.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -14,9 +14,10 @@ use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::clock::SystemClock;
 use token_shield::id::KeyId;
 
-/// Records that are written while others read: with a checkpoint for each 1,024 of them at the latest.
+/// The records that are written while others read. There is a checkpoint at least for each 1,024 of
+/// them.
 const RECORDS: u64 = 60_000;
-/// As many wait at any time.
+/// The number of records that wait at any time.
 const WRITERS: u64 = 300;
 
 fn settings(data: &Path) -> LogSettings {
@@ -30,7 +31,7 @@ fn event(number: u64) -> Event {
     }
 }
 
-/// Writes on until `RECORDS` are durable; says how many are at any time.
+/// Writes until `RECORDS` are durable. `durable` counts them.
 fn write(log: &Log, durable: &AtomicU64) {
     std::thread::scope(|scope| {
         for writer in 0..WRITERS {
@@ -54,7 +55,7 @@ fn verified(data: &Path, keys: &[LogKeys]) -> u64 {
     seen.iter().map(|epoch| epoch.size).sum()
 }
 
-/// Reads every record in order; gives how many there were.
+/// Reads every record in order. Returns their number.
 fn read(data: &Path) -> u64 {
     let epochs = reader::epochs(&settings(data).dir).expect("a log");
     let mut next = 0;

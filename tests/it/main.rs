@@ -1,4 +1,4 @@
-//! All integration tests in one binary.
+//! All integration tests, in one binary.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot set up fails")]
 
 mod audit;

@@ -1,4 +1,4 @@
-//! What bodies say: what passes, what is refused and where it points.
+//! The bodies of requests: what passes, what is refused, and the path that the refusal names.
 
 mod answers;
 mod echoed;
@@ -28,17 +28,17 @@ fn understand<'b>(
     })
 }
 
-/// A chat body with `rest` behind model and messages.
+/// A chat body with `rest` after model and messages.
 fn chat(rest: &str) -> String {
     format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{rest}}}"#)
 }
 
-/// A chat body whose only message is `message`.
+/// A chat body with the single message `message`.
 fn said(message: &str) -> String {
     format!(r#"{{"model":"m","messages":[{message}]}}"#)
 }
 
-/// A messages body with `rest` behind model, messages and max_tokens.
+/// A messages body with `rest` after model, messages and max_tokens.
 fn messages(rest: &str) -> String {
     format!(r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":"hi"}}]{rest}}}"#)
 }
@@ -311,7 +311,7 @@ fn schemas_stay_inside_themselves() {
             at,
         );
     }
-    // A schema as text is read the same way.
+    // A schema in a string is parsed in the same form.
     for field in ["guided_json", "structural_tag"] {
         let text =
             |schema: &str| chat(&format!(r#","{field}":{}"#, serde_json::Value::from(schema)));

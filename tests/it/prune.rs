@@ -1,4 +1,4 @@
-//! `audit prune`: old records go, what they were is still proved, and nothing that was revoked comes back.
+//! `audit prune`: old records are removed, the proof of them stays, and no revocation is lost.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use token_shield::crypto::sha256;
 use token_shield::id::KeyId;
 
 const DAY: i64 = 24 * 3600 * 1000;
-/// So long ago that every computer's clock says so.
+/// A time that is in the past for the clock of every computer, in milliseconds.
 const LONG_AGO: i64 = 1_700_000_000_000;
-/// Per epoch: more than a tile.
+/// The records of an epoch: more than a tile.
 const RECORDS: u64 = 300;
 
 fn settings(data: &Path) -> LogSettings {
@@ -28,7 +28,7 @@ fn kid(epoch: i64, number: u64) -> KeyId {
     KeyId(sha256(format!("{epoch} {number}").as_bytes()))
 }
 
-/// What is revoked, in order; `begin` where a new epoch is wanted.
+/// Opens the log, and returns the revoked keys in order. With `begin`, a new epoch begins.
 fn opened(data: &Path, at: i64, begin: bool) -> Result<(Log, Vec<KeyId>), LogFault> {
     let begin =
         begin.then(|| NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: false });
@@ -45,7 +45,7 @@ fn everything() -> Vec<KeyId> {
     (0..3).flat_map(|epoch| (0..RECORDS).map(move |number| kid(epoch, number))).collect()
 }
 
-/// Three epochs, a hundred days apart.
+/// A log of three epochs, a hundred days apart.
 fn grown() -> tempfile::TempDir {
     let data = tempfile::tempdir().expect("a folder");
     for epoch in 0..3 {
@@ -59,9 +59,12 @@ fn grown() -> tempfile::TempDir {
         }
         log.close().expect("closed");
     }
-    let config = "name = \"gw.example\"\ndata = \".\"\n[listen]\napi = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n\
-         [[issuer]]\niss = \"https://operator.example\"\naud = \"https://gw.example\"\njwks = \"keys.pub\"\nnamespaces = [\"*\"]\n\
-         [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n";
+    let config = "name = \"gw.example\"\ndata = \".\"\n[listen]\napi = \"127.0.0.1:0\"\nmetrics \
+        = \"127.0.0.1:0\"\n\
+         [[issuer]]\niss = \"https://operator.example\"\naud = \"https://gw.example\"\njwks \
+         = \"keys.pub\"\nnamespaces = [\"*\"]\n\
+         [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\n[[model]]\nname = \"echo\"\nroute = \
+         [\"echo\"]\n";
     fs::write(data.path().join("token-shield.toml"), config).expect("a config");
     data
 }
@@ -77,7 +80,8 @@ fn prune(data: &Path, flags: &[&str]) -> (bool, String) {
     (ran.status.success(), String::from_utf8([ran.stdout, ran.stderr].concat()).expect("UTF-8"))
 }
 
-/// Keeps what is younger than the second epoch's age: the first and the second one go.
+/// A `--keep` that is shorter than the age of the second epoch: the first and the second one are
+/// pruned.
 fn days() -> String {
     format!("{}d", (SystemClock::start().now().0 - LONG_AGO) / DAY - 150)
 }
@@ -147,7 +151,7 @@ fn old_records_move_away_and_the_books_stay_as_they_are() {
     assert_eq!(check(data, &settings(data).dir, true).len(), 4);
 }
 
-/// Takes the cache away, or damages it; gives its path.
+/// Removes the cache, or damages it. Returns its path.
 fn without_cache(data: &Path, damaged: bool) -> PathBuf {
     let cache = settings(data).cache;
     let done = if damaged { fs::write(&cache, b"no database") } else { fs::remove_file(&cache) };
@@ -164,6 +168,7 @@ fn without_the_cache_a_start_says_what_to_restore() {
         assert!(done, "{said}");
         let cache = without_cache(data, damaged);
         fs::remove_dir_all(cache.with_file_name("pruned")).expect("lost as well");
+        // The first failed start must not change the folder so that the second one succeeds.
         for _ in 0..2 {
             let fault = opened(data, LONG_AGO + 300 * DAY, false)
                 .map(|_| ())
@@ -183,6 +188,7 @@ fn without_the_cache_a_start_says_what_to_restore() {
             fs::remove_file(&cache).expect("removed");
         }
         for number in [1, 2] {
+            // The remedy in the message: the archived tiles are put back.
             copy_folder(
                 &moved.join(format!("e{number:06}/tile")),
                 &epoch(data, number).join("tile"),
@@ -237,7 +243,7 @@ fn records_are_missed_unless_one_says_that_they_were_moved_away() {
     let data = grown();
     let data = data.path();
     let dir = settings(data).dir;
-    // The second epoch begins a hundred days behind the first: that one alone is old enough.
+    // The second epoch begins a hundred days after the first one. Only the first one is old enough.
     let keep = format!("{}d", (SystemClock::start().now().0 - LONG_AGO) / DAY - 50);
     let (done, said) = prune(data, &["--keep", &keep]);
     assert!(done && said.contains("e000001") && !said.contains("e000002"), "{said}");
@@ -274,7 +280,7 @@ fn an_interrupted_run_is_finished_by_the_next() {
     let data = grown();
     let data = data.path();
     assert!(prune(data, &["--keep", &days()]).0);
-    // As a crash behind the rename leaves it: what was moved aside, and a tile that nothing needs.
+    // A crash after the rename leaves this state: the moved folder, and a tile without a use.
     let aside = settings(data).dir.join("tmp/pruned-e000001");
     fs::create_dir_all(aside.join("x001")).expect("a folder");
     fs::write(aside.join("000"), b"records").expect("records");
@@ -304,7 +310,7 @@ fn an_epoch_of_which_something_was_lost_stays() {
     let begin = Some(NewEpoch { reason: "for a test".to_owned(), by: None, after_loss: true });
     let (log, _) = Log::open(LogSettings { begin, ..settings(data) }, clock).expect("a log");
     log.close().expect("closed");
-    // All of it is under its checkpoint: nothing but the next epoch says that something was lost.
+    // All its records are under its checkpoint. Only the next epoch shows the loss.
     fs::remove_dir_all(epoch(data, 3).join("journal")).expect("removed");
     fs::create_dir(epoch(data, 3).join("journal")).expect("a folder");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! docs/REFUSALS.md is the table of refusals.
+//! docs/REFUSALS.md must contain the table of refusals.
 
 use token_shield::refusal::markdown;
 

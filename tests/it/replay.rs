@@ -1,4 +1,5 @@
-//! `audit replay` and `audit export`: what follows from the log is found, what does not is named; who gets an epoch reads that one.
+//! `audit replay` and `audit export`. Replay accepts what follows from the log and names what does
+//! not. An export opens its own records only.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,13 +39,13 @@ impl Book {
         Self { data, clock, log }
     }
 
-    /// Records it, a minute later.
+    /// Records an event, one minute later.
     fn add(&self, event: Event) -> u64 {
         self.clock.advance(Duration::from_secs(60));
         self.log.append_blocking(event, None).expect("sealed").index
     }
 
-    /// Records it at once.
+    /// Records an event at once.
     fn at_once(&self, event: Event) -> u64 {
         self.log.append_blocking(event, None).expect("sealed").index
     }
@@ -55,18 +56,18 @@ impl Book {
         replay(&epochs, &vault, |_| ()).expect("it can be read")
     }
 
-    /// What does not follow: indices and words.
+    /// The disagreements: record indices and messages.
     fn found(&self) -> Vec<(String, String)> {
         self.replay().disagreements.into_iter().map(|found| (found.record, found.what)).collect()
     }
 }
 
-/// A request that came in the moment of its record.
+/// A request that arrived at the time of its record.
 fn about(number: u128, handle: Option<HandleId>) -> RequestContext {
     arrived(number, handle, Timestamp(BEGAN.0 * 2))
 }
 
-/// A request that came earlier than its record.
+/// A request that arrived before its record.
 fn arrived(number: u128, handle: Option<HandleId>, at: Timestamp) -> RequestContext {
     let caller = Caller {
         agent: "acme/reader/child".parse().expect("agent"),
@@ -109,7 +110,7 @@ fn outcome(number: u128, admission: u64, output: u64) -> Event {
     closing(about(number, None), admission, "ok", Some((10, output)))
 }
 
-/// An outcome of what was not served.
+/// The outcome of a request that was not served.
 fn ended(number: u128, admission: u64, code: &'static str) -> Event {
     closing(about(number, None), admission, code, None)
 }
@@ -177,7 +178,7 @@ fn what_follows_from_the_log_is_no_disagreement() {
     let first = book.add(admission(1));
     book.add(outcome(1, first, 100));
     book.add(standing("acme/reader", AgentStatus::Suspended));
-    // It was on its way when that came, and was asked again.
+    // The request was in progress at the time of the revocation, and was checked again.
     let late = book.at_once(admission(2));
     book.add(ended(2, late, "agent-suspended"));
     book.add(refusal("agent-suspended"));
@@ -222,7 +223,8 @@ fn a_token_behind_a_revoked_handle_is_refused_by_whatever_it_is_shown_as() {
     assert_eq!(book.found(), []);
 }
 
-/// Events of which one does not follow from those before it: its place, and what is said of it.
+/// Events of which one does not follow from those before it. With its position, and the message
+/// about it.
 fn that_do_not_follow() -> Vec<(Vec<Event>, usize, &'static str)> {
     let handle = HandleId([9; 32]);
     let set = |id| Event::HandleSet {
@@ -322,12 +324,12 @@ fn what_was_on_its_way_is_judged_by_the_books_that_it_met() {
     };
     book.add(set(3));
     let slow = arrived(1, Some(handle), BEGAN.plus(Duration::from_secs(60)));
-    // Its body was long: meanwhile its handle stands for the next token.
+    // Its body was long. Meanwhile its handle got the next token.
     book.add(set(7));
     book.add(set(8));
     let late = book.add(admitted(slow.clone()));
     book.add(closing(slow, late, "ok", None));
-    // It was refused, and the record of that waited for a slow disk.
+    // It was refused, and the record of the refusal waited for a slow disk.
     let suspended = arrived(2, None, BEGAN.plus(Duration::from_secs(400)));
     book.add(standing("acme/reader", AgentStatus::Suspended));
     book.at_once(standing("acme/reader", AgentStatus::Active));
@@ -344,7 +346,7 @@ fn what_is_taken_back_before_it_is_asked_again_does_not_count() {
     book.at_once(standing("acme/reader", AgentStatus::Active));
     book.add(outcome(1, first, 1));
     assert_eq!(book.found(), []);
-    // Something of an answer went out all the same.
+    // A part of the answer was sent all the same.
     book.add(standing("acme/reader", AgentStatus::Suspended));
     let second = book.add(admission(2));
     book.add(closing(about(2, None), second, "aborted", Some((10, 1))));
@@ -363,6 +365,7 @@ fn a_part_of_a_log_misses_no_reasons_that_may_stand_before_it() {
     log.append_blocking(refusal("agent-suspended"), None).expect("sealed");
     log.append_blocking(admitted(about(1, Some(HandleId([9; 32])))), None).expect("sealed");
     log.close().expect("closed");
+    // The suspension is in the removed epoch, so its absence is no disagreement.
     fs::remove_dir_all(own.dir.join("e000001")).expect("removed");
     assert_eq!(book.found(), []);
 }
@@ -391,11 +394,12 @@ fn a_cache_that_says_otherwise_is_found() {
     let settings = settings(book.data.path());
     let epochs = reader::epochs(&settings.dir).expect("a log");
     assert_eq!(cache_against(&settings.cache, &epochs).expect("read"), Some(vec![]));
-    // The cache's file has each record once, in the log's bytes.
+    // The cache's file has each record once, in the same bytes as the log.
     let mut bytes = fs::read(&settings.cache).expect("the cache");
     let record = reader::one(&epochs[0], 3).expect("a record");
     let place =
         bytes.windows(record.len()).position(|window| window == record).expect("the record");
+    // One changed bit within the record.
     bytes[place + record.len() - 20] ^= 1;
     fs::write(&settings.cache, bytes).expect("changed");
     let found = cache_against(&settings.cache, &epochs).expect("read").expect("a cache");
@@ -404,7 +408,7 @@ fn a_cache_that_says_otherwise_is_found() {
     assert_eq!(cache_against(&settings.cache, &epochs).expect("read"), None);
 }
 
-/// Runs the command line; gives what it says, or panics with it.
+/// Runs the command line. Returns its success and its output.
 fn audit(words: &[&str]) -> (bool, String) {
     let ran = Command::new(env!("CARGO_BIN_EXE_token-shield"))
         .arg("audit")
@@ -451,7 +455,8 @@ fn an_export_opens_its_own_records_and_no_others() {
         records.iter().map(|record| (*record).to_owned()).collect::<BTreeSet<_>>()
     };
     assert_eq!(opened(&exported, &keys), expect(&["e000001#0", "e000001#1"]));
-    // The principal's later records stay closed; the epoch's first record is always plain.
+    // The principal's later records stay encrypted. The epoch's first record is always in plain
+    // text.
     assert_eq!(opened(dir, &keys), expect(&["e000001#0", "e000001#1", "e000002#0"]));
     let one = format!("{to}-one");
     assert!(

@@ -1,4 +1,5 @@
-//! What is shipped beside the binary works: the example config, the alert rules, the board.
+//! The files that are shipped with the binary work: the example config, the alert rules, the
+//! dashboard.
 
 use std::path::Path;
 use std::process::Command;
@@ -67,7 +68,8 @@ fn its_commented_defaults_are_keys_too() {
 fn every_fault_is_said_at_once() {
     faults("", &["name: is required"]);
     faults(
-        "name = \"x\"\nnmae = 1\n[listen]\napi = \"0.0.0.0:1\"\n[timeouts]\nheader = 10\n[[model]]\nname = \"m\"\nroute = [\"gone\"]\n",
+        "name = \"x\"\nnmae = 1\n[listen]\napi = \"0.0.0.0:1\"\n[timeouts]\nheader = \
+            10\n[[model]]\nname = \"m\"\nroute = [\"gone\"]\n",
         &[
             "2 nmae: is not a key here; did you mean name?",
             "4 listen.api: an address other than loopback",
@@ -76,7 +78,9 @@ fn every_fault_is_said_at_once() {
         ],
     );
     faults(
-        "name = \"x\"\n[egress]\nmedia = [\"https://a.example\", \"a.example\"]\nlinks = [\"*\"]\ntunnel = [\"a.example\"]\nnetworks = [\"10\"]\nfetch_tools = []\n[egress.fetch]\nresolver = \"dns\"\ncount = 5000\n",
+        "name = \"x\"\n[egress]\nmedia = [\"https://a.example\", \"a.example\"]\nlinks = \
+            [\"*\"]\ntunnel = [\"a.example\"]\nnetworks = [\"10\"]\nfetch_tools = \
+            []\n[egress.fetch]\nresolver = \"dns\"\ncount = 5000\n",
         &[
             "3 egress.media: \"https://a.example\" is not HOST",
             "4 egress.links: \"*\" is not",
@@ -87,14 +91,16 @@ fn every_fault_is_said_at_once() {
         ],
     );
     faults(
-        "name = \"x\"\n[class.default]\nrequests = { hosted_tools = \"inline\" }\nanswers = { fetched = \"ask\" }\n",
+        "name = \"x\"\n[class.default]\nrequests = { hosted_tools = \"inline\" }\nanswers = \
+            { fetched = \"ask\" }\n",
         &[
             "3 class.default.requests.hosted_tools: must be",
             "4 class.default.answers.fetched: must be \"report\" or \"strip\" or \"block\"",
         ],
     );
     faults(
-        "name = \"x\"\n[[upstream]]\nname = \"u\"\nurl = \"http://a@b\"\ncredential = \"hunter2\"\n",
+        "name = \"x\"\n[[upstream]]\nname = \"u\"\nurl = \"http://a@b\"\ncredential \
+            = \"hunter2\"\n",
         &["4 upstream[0].url", "5 upstream[0].credential"],
     );
     faults("name = \"x\"\nname = \"y\"\n", &["2 toml"]);

@@ -1,4 +1,4 @@
-//! Standing acts at once, limits hold, and what was commanded survives.
+//! A change of status has effect at once, limits are enforced, and commands survive a restart.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -61,7 +61,7 @@ fn a_command_is_carried_out_whoever_waits_for_it() {
         reason,
         unregistered: true,
     });
-    // The next command comes after it.
+    // The next command is executed after it.
     gateway.command(Command::AgentRegister {
         agent: "research/other".to_owned(),
         principal: None,
@@ -92,7 +92,8 @@ fn a_token_is_revoked_by_its_label() {
     );
 }
 
-/// What is left of a chunked answer, up to its last chunk (RFC 9112 section 7.1): the connection may stay open.
+/// The rest of a chunked answer, up to its last chunk (RFC 9112 section 7.1). The connection may
+/// stay open.
 fn answer(stream: &mut TcpStream) -> String {
     let (mut rest, mut piece) = (Vec::new(), vec![0; 64 << 10]);
     while !rest.ends_with(b"\r\n0\r\n\r\n") {
@@ -107,6 +108,7 @@ fn answer(stream: &mut TcpStream) -> String {
 #[test]
 fn an_open_stream_ends_within_a_second_of_a_quarantine() {
     let gateway = Gateway::start();
+    // So long that the stream is still open when the command comes.
     let text = "word ".repeat(180_000);
     let body = format!(
         r#"{{"model":"echo","stream":true,"messages":[{{"role":"user","content":"{text}"}}]}}"#
@@ -154,6 +156,7 @@ fn a_request_with_more_choices_than_tokens_uses_up_no_rate() {
     let gateway = Gateway::with("rpm = 600\nburst = 100\nin_flight = 8\noutput_tokens = 2", more);
     let hello = r#""messages":[{"role":"user","content":"hi"}]"#;
     let body = |choices: u32| format!(r#"{{"model":"once","n":{choices},{hello}}}"#);
+    // These requests are invalid. The model's rate of one request must stay unused.
     for _ in 0..3 {
         check(&gateway.send(&gateway.chat(&body(3))), 400, "field-invalid");
     }

@@ -1,4 +1,5 @@
-//! A log of ten thousand records, changed at random in every way that we can think of: the verifier finds all of it.
+//! A log of ten thousand records with random changes of many kinds. The verifier finds each of
+//! them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,15 +19,15 @@ use token_shield::merkle::tile::{bundle_push, bundle_records};
 
 use crate::journal::copy_folder;
 
-/// Records in the first epoch, and in the second besides the one that begins it.
+/// The records in the first epoch, and in the second one without its first record.
 const RECORDS: [u64; 2] = [5_000, 4_999];
 
 struct Built {
     data: TempDir,
     keys: Vec<LogKeys>,
-    /// A checkpoint from the midst of each epoch.
+    /// A checkpoint from the middle of each epoch.
     since: Vec<String>,
-    /// The folder and head as they were in the midst of the second epoch.
+    /// The folder and the head as they were in the middle of the second epoch.
     older: TempDir,
 }
 
@@ -119,7 +120,7 @@ impl Built {
     }
 }
 
-/// xorshift64
+/// The generator xorshift64, so that a failed run can be repeated.
 struct Random(u64);
 
 impl Random {
@@ -141,7 +142,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The first record that a change of this file touches, where records can be named: of a bundle, or of the hashes over them.
+/// The first record that a change of this file affects, if a record can be named: in a bundle, or
+/// in the hashes over it.
 fn first_bad(path: &Path, old: &[u8], new: &[u8]) -> Option<u64> {
     let text = path.to_string_lossy();
     let (_, rest) = text.split_once("/tile/")?;
@@ -161,12 +163,13 @@ fn first_bad(path: &Path, old: &[u8], new: &[u8]) -> Option<u64> {
         return known.map(|known| first + u64::try_from(known).expect("small"));
     }
     let level: u32 = level.parse().ok()?;
-    // A tile of another length cannot be read at all.
+    // A tile of another length cannot be read.
     let hash = if old.len() == new.len() { u64::try_from(place / 32).expect("small") } else { 0 };
     (level == 0).then_some(first + hash)
 }
 
-/// What the verifier must say when `path` holds `new`, or nothing, in the place of `old`.
+/// The result that the verifier must give when `path` has the content `new`, or none, in place of
+/// `old`.
 #[track_caller]
 fn policy(
     path: &Path,
@@ -178,10 +181,12 @@ fn policy(
     let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
     let kept = old.iter().rposition(|byte| *byte != 0).map_or(0, |place| place + 1);
     let passes = match new {
-        // A lock and a reserve are made at the next start; all that the journal holds is in the tiles as well.
+        // The next start makes a lock and a reserve again. All records of the journal are also in
+        // the tiles.
         None => text.ends_with("/lock") || text.ends_with("/reserve") || text.contains("/journal/"),
         Some(new) if text.ends_with("/reserve") => zeros(new),
-        // Behind the last batch an interrupted write may have left anything: it is told, and no fault.
+        // An interrupted write may leave any bytes after the last batch. The verifier reports them,
+        // and this is no fault.
         Some(new) if text.contains("/journal/") => {
             new.get(..kept.next_multiple_of(512)) == old.get(..kept.next_multiple_of(512))
         }
@@ -196,7 +201,7 @@ fn policy(
             assert_eq!(seen.last().expect("an epoch").torn > 0, torn, "{text}");
             assert_eq!(seen.iter().map(|epoch| epoch.size).collect::<Vec<_>>(), [5_000, 5_000]);
         }
-        // More behind the journal than one write can have left.
+        // There are more bytes after the journal than one write can leave.
         Err(fault) if passes => {
             assert!(fault.to_string().contains("nothing was ever written"), "{text}: {fault}")
         }
@@ -308,7 +313,7 @@ fn records_that_change_places_are_found_though_their_hashes_fit() {
             hashes.extend(leaf_hash(record));
         }
         fs::write(&paths[0], bundle).and_then(|()| fs::write(&paths[1], hashes)).expect("write");
-        // Which of the 256 it was, the hash above them cannot tell.
+        // The hash over the 256 records cannot tell which of them was changed.
         let fault = built.check(None).expect_err("changed");
         assert_eq!(fault.index(), Some(u64::try_from(tile).expect("small") * 256), "{fault}");
         paths.iter().zip(old).for_each(|(path, old)| fs::write(path, old).expect("undo"));
@@ -330,7 +335,8 @@ fn other_keys_and_older_logs_are_found() {
         }
         fs::write(&path, &note).expect("undo");
     }
-    // An older folder is behind the head; where that is gone too, it is behind a checkpoint that somebody kept.
+    // An older folder has fewer records than the head. Without the head, it has fewer than a
+    // checkpoint that a person kept.
     let old = settings(built.older.path()).dir;
     let fault = built.verify(&old, None).expect_err("older");
     assert!(fault.to_string().contains("acknowledged"), "{fault}");
@@ -341,7 +347,7 @@ fn other_keys_and_older_logs_are_found() {
     alone(Some(&built.since[1])).expect("it holds what it held then");
     let fault = alone(Some(&newest)).expect_err("behind the checkpoint");
     assert!(fault.index().is_some_and(|index| index < 5_000), "{fault}");
-    // Another log altogether, whole and consistent.
+    // Another log, complete and consistent.
     let another = Built::new();
     built.verify(&settings(another.data.path()).dir, None).expect_err("other keys");
     let since = VerifyTarget {
@@ -351,7 +357,7 @@ fn other_keys_and_older_logs_are_found() {
         since: Some(&built.since[0]),
     };
     verify(&since, |_, _| {}).expect_err("not the log of that checkpoint");
-    // The last epoch cut away.
+    // The last epoch is removed.
     fs::remove_dir_all(built.epoch(2)).expect("remove");
     let fault = built.check(None).expect_err("cut");
     assert!(fault.to_string().contains("gw.example/e000002"), "{fault}");
@@ -364,7 +370,8 @@ fn other_keys_and_older_logs_are_found() {
     verify(&cut, |_, _| {}).expect_err("cut, and a checkpoint of it was kept");
 }
 
-/// Appends a batch of one record behind all that the journal of the newest epoch holds, as whoever can write the folder can.
+/// Appends a batch with one record after the journal of the newest epoch, as an attacker with write
+/// access to the folder can.
 fn forge(data: &Path, record: &str) {
     let epochs = token_shield::audit::read::reader::epochs(&settings(data).dir).expect("a log");
     let last = epochs.last().expect("an epoch");
@@ -400,7 +407,7 @@ fn what_is_forged_behind_the_head_says_nothing() {
     fs::remove_dir_all(dir.join("e000001/tile/entries")).expect("removed");
     let fault = built.check(None).expect_err("it is not acknowledged that they may be missing");
     assert!(fault.to_string().contains("its records are missing"), "{fault}");
-    // Nor does it become so by a start, which cuts it off.
+    // A start does not accept it either: it removes the batch.
     let started = Log::open(
         settings(built.data.path()),
         Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))),

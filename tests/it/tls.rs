@@ -1,4 +1,5 @@
-//! TLS as a caller sees it: version 1.3, and a key exchange that holds against a quantum adversary.
+//! TLS as a caller sees it: version 1.3, and a key exchange that is secure against a quantum
+//! computer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -45,6 +46,7 @@ fn the_handshake_is_post_quantum() {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(data.join("tls/ca.pem")).expect("CA")).expect("CA");
+    // The client also offers TLS 1.2 and classical groups, so the server makes the choice.
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions");

@@ -1,4 +1,4 @@
-//! The strict front of the door: one line for each thing that a token may or may not say.
+//! The strict parser of tokens. Each line is one thing that a token may or may not contain.
 
 mod authority;
 mod chains;
@@ -19,14 +19,15 @@ use token_shield::refusal::Code;
 use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::{PostQuantum, Presented, Scope, constraint, jwk, mint};
 
-/// The door's verdict on a good Ed25519 token with one claim set to a JSON text, or taken out where that is empty.
+/// The verdict on a valid Ed25519 token after one claim is set to a JSON text, or removed if the
+/// text is empty.
 #[track_caller]
 fn claim(name: &str, value: &str, expect: Result<(), Code>) {
     let forge = Forge::new(Algorithm::Ed25519);
     forge.check(&forge.token(&[(name, value)]), expect);
 }
 
-/// The same for a whole header; `KID` stands for the key's id.
+/// The same for a complete header. `KID` is replaced by the key's id.
 #[track_caller]
 fn header(text: &str, expect: Result<(), Code>) {
     let forge = Forge::new(Algorithm::Ed25519);
@@ -49,7 +50,7 @@ fn details(value: &str, expect: Result<(), Code>) {
     claim("authorization_details", value, expect);
 }
 
-/// The same for what is presented, made from a good token.
+/// The same for the presented text, which is made from a valid token.
 #[track_caller]
 fn presented(make: impl Fn(&str) -> String, expect: Result<(), Code>) {
     let forge = Forge::new(Algorithm::Ed25519);
@@ -112,7 +113,8 @@ fn the_shape_is_exact() {
     );
 }
 
-/// 64 bytes of signature leave four unused bits in the last character: of sixteen spellings one is read.
+/// The base64url of a 64-byte signature has four unused bits in its last character. Only one of the
+/// sixteen spellings is accepted.
 #[test]
 fn base64url_has_one_spelling() {
     let forge = Forge::new(Algorithm::Ed25519);
@@ -212,7 +214,8 @@ fn the_kid_names_a_known_key_or_nothing() {
             Err(Code::TokenKeyUnknown),
         );
     }
-    // Signed by a stranger's key: under its own kid it is unknown, under ours the signature is wrong.
+    // Signed by an unknown key. Under its own kid the key is unknown. Under the known kid the
+    // signature is wrong.
     let forge = Forge::new(Algorithm::Ed25519);
     let stranger = SigningKey::from_seed(Algorithm::Ed25519, [6; 32].into());
     let own = jwk::Jwk::of(stranger.public().expect("key")).id();
@@ -363,7 +366,7 @@ fn dates_hold() {
             expect,
             "{second}"
         );
-        // A token that is remembered is asked the same again.
+        // A token from the token cache gets the same checks again.
         let verified = forge.verify(&forge.token(&[])).expect("a good token");
         if changes.is_empty() {
             let found =
@@ -392,7 +395,7 @@ fn a_life_is_as_long_as_the_issuer_allows() {
     forge.check(&forge.token(&[]), Ok(()));
     forge.check(&forge.token(&[("exp", "1790003601")]), Err(Code::TokenLifetime));
     forge.check(&forge.token(&[("exp", "253402207200")]), Err(Code::TokenLifetime));
-    // nbf does not shorten what iat and exp span.
+    // nbf does not shorten the time between iat and exp.
     forge.check(
         &forge.token(&[("exp", "1790003601"), ("nbf", "1790000010")]),
         Err(Code::TokenLifetime),

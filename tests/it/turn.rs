@@ -1,4 +1,4 @@
-//! The next epoch of a log that is being written: nothing that was sealed is lost, and every epoch verifies.
+//! The next epoch of a log during writes. No acknowledged record is lost, and every epoch verifies.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -33,7 +33,7 @@ fn verified(data: &Path) -> Vec<VerifiedEpoch> {
     .expect("it verifies")
 }
 
-/// The reasons of all revocations, by the record's name; and who asked for each epoch.
+/// The reasons of all revocations, by the record's name. Also the operator who began each epoch.
 fn read(data: &Path) -> (Vec<(String, String)>, Vec<Option<String>>) {
     let own = settings(data);
     let vault = Vault::read(&own.record_keys).expect("keys");
@@ -55,7 +55,7 @@ fn read(data: &Path) -> (Vec<(String, String)>, Vec<Option<String>>) {
     (found, asked)
 }
 
-/// Writes until `over`; gives the names of what was sealed, with what was written.
+/// Writes until `over`. Returns the names of the records, with their content.
 fn write(log: &Log, writer: u8, over: &AtomicBool) -> Vec<(String, String)> {
     let mut sealed = Vec::new();
     for number in 0.. {
@@ -90,6 +90,7 @@ fn epochs_follow_each_other_while_others_write() {
                 .expect("the next epoch");
             assert_eq!(&*origin, format!("gw.example/e{:06}", turn + 2));
             assert_eq!((log.origin(), log.healthy()), (origin, true));
+            // The log must verify at every moment, also during the writes.
             verified(folder.path());
         }
         over.store(true, Ordering::SeqCst);
@@ -108,7 +109,7 @@ fn epochs_follow_each_other_while_others_write() {
     found.sort();
     sealed.sort();
     assert_eq!(found, sealed, "nothing lost, nothing twice, each where its writer was told");
-    // Each epoch has keys of its own, and the lock is where the writer is.
+    // Each epoch has its own keys, and the writer holds the lock of the newest one.
     let lines = fs::read_to_string(settings(folder.path()).vkeys).expect("vkeys");
     assert_eq!(lines.lines().count() as u64, 2 * (TURNS + 1));
 }

@@ -1,7 +1,8 @@
-//! The corpus in `tests/vectors`: each token is refused for exactly what its vector says, by the command that strangers use.
+//! The test vectors in `tests/vectors`. The public command refuses each token with exactly the code
+//! of its vector.
 //!
-//! `TOKEN_SHIELD_WRITE_VECTORS=$PWD/tests/vectors cargo nextest run token::` writes it anew, from the tests of the door
-//! (remove the old files first).
+//! `TOKEN_SHIELD_WRITE_VECTORS=$PWD/tests/vectors cargo nextest run token::` writes them again,
+//! from the tests of tokens. Remove the old files first.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -71,7 +72,7 @@ fn a_vector_that_is_none_is_said_so() {
 
 #[test]
 fn signatures_can_be_asked_about_alone() {
-    // Good signatures under claims that say what they must not.
+    // Valid signatures over claims that are not valid.
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/vectors/every_claim_has_its_type.jsonl");
     let ask = |flags: &[&str]| {

@@ -1,4 +1,4 @@
-//! The predecessor's half.
+//! The predecessor's half of a take-over.
 
 use std::ffi::OsString;
 use std::io;
@@ -33,53 +33,57 @@ use crate::proxy::Gateway;
 use crate::proxy::entrance::Entrance;
 use crate::token::jwk;
 
-/// Requests wait so long for a process that goes on to have its log again; then they are asked to come again.
+/// The time that requests wait for the log of a process that resumes. After it they are refused,
+/// and the caller may retry.
 const GO_ON_SOON: Duration = Duration::from_secs(1);
 
-/// The program and the words that this process was started with: what its successor is started with.
+/// The program and the arguments of this process. The successor is started with the same ones.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Where it lies: a newer one may lie there by now.
+    /// The path of the program. A newer version may be there by now.
     pub path: PathBuf,
-    /// Its words.
+    /// The arguments.
     pub words: Vec<OsString>,
 }
 
-/// What became of a take-over.
+/// The result of a take-over.
 #[derive(Clone, Debug)]
 pub(in crate::app) struct TakeOverResult {
-    /// The process that asked.
+    /// The process id of the successor.
     pid: u32,
-    /// Its version, or why it has not taken over.
+    /// The successor's version, or the reason why it has not taken over.
     given: Result<String, String>,
 }
 
-/// What a running gateway needs to hand over.
+/// The parts of a running gateway that a take-over needs.
 pub(in crate::app) struct Giver {
     pub(in crate::app) config: Config,
     pub(in crate::app) source: Option<PathBuf>,
     pub(in crate::app) program: Option<Program>,
     pub(in crate::app) gateway: Arc<Gateway>,
     pub(in crate::app) keyring: Arc<Keyring>,
-    /// The issuers in force, which a reload changes.
+    /// The issuers in force. A reload changes them.
     pub(in crate::app) issuers: watch::Receiver<Arc<Vec<Issuer>>>,
     pub(in crate::app) control: Arc<Control>,
     pub(in crate::app) log: Arc<Log>,
     pub(in crate::app) entrance: Arc<Entrance>,
     pub(in crate::app) management: Arc<tokio::sync::Mutex<ManagementSockets>>,
-    /// The API's socket, and the one on which a successor asks.
+    /// A copy of the API's socket.
     pub(in crate::app) api: std::net::TcpListener,
+    /// The socket at which a successor connects.
     pub(in crate::app) handover: std::os::unix::net::UnixListener,
+    /// The socket files that are removed at the stop.
     pub(in crate::app) own: Vec<PathBuf>,
     pub(in crate::app) notifier: Arc<Notifier>,
     pub(in crate::app) predecessor: Option<Arc<Predecessor>>,
     pub(in crate::app) stopping: watch::Receiver<bool>,
     pub(in crate::app) successor: Arc<Mutex<Option<Arc<Successor>>>>,
     pub(in crate::app) outcome: watch::Sender<Option<TakeOverResult>>,
-    /// Held while this process has started a successor that it waits for.
+    /// Locked while this process waits for a successor that it has started.
     pub(in crate::app) upgrading: tokio::sync::Mutex<()>,
-    /// Connections whose answer is owed.
+    /// The number of connections that still wait for an answer.
     pub(in crate::app) owed: Arc<watch::Sender<usize>>,
+    /// Locked during a take-over, so that only one is under way.
     pub(in crate::app) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -103,10 +107,16 @@ impl Giver {
         }
     }
 
+    /// Handles one connection at the socket: an operator's `upgrade` or a successor's `take-over`.
+    ///
+    /// # Errors
+    /// When the peer is another user, or sends an invalid message.
     async fn answer(self: Arc<Self>, (peer, stream): (UCred, UnixStream)) -> io::Result<()> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(READY_MAX))?;
         stream.set_write_timeout(Some(ANSWER_MAX))?;
+        // The descriptors of the lock and the listeners go only to the same user or root. The
+        // kernel reports the peer's uid (SO_PEERCRED, unix(7)), so the peer cannot forge it.
         let uid = peer.uid();
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
             return Err(io::Error::new(
@@ -164,6 +174,7 @@ impl Giver {
         self.may()?;
         let program =
             self.program.clone().ok_or("this process does not know how it was started")?;
+        // Removes the result of a former try, so that the wait below sees only a new one.
         self.outcome.send_replace(None);
         let mut outcome = self.outcome.subscribe();
         let mut words = program.words;
@@ -174,28 +185,37 @@ impl Giver {
         let child = command.args(&words).stdin(std::process::Stdio::null()).spawn();
         let mut child = child.map_err(|error| format!("{}: {error}", program.path.display()))?;
         let pid = child.id();
-        // Waited for in a thread of its own: it may live longer than this process, or end before it asks.
+        // A separate thread waits for it. It may live longer than this process, or end before it
+        // connects.
         let (ended, end) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || drop(ended.send(child.wait())));
         tokio::select! {
             // A take-over by any process ends the wait. The failure of another process does not.
             changed = outcome.wait_for(|known| known.as_ref().is_some_and(|known| known.given.is_ok() || known.pid == pid)) => {
-                let known = changed.ok().and_then(|known| known.clone()).ok_or("this process is ending")?;
+                let known = changed.ok().and_then(|known| known.clone()).ok_or("this process is \
+                    ending")?;
                 known.given.map(|version| Upgraded { pid: known.pid, version })
             }
             ended = end => {
                 let how = ended.map_or_else(|error| error.to_string(), |how| how.map_or_else(|error| error.to_string(), |how| how.to_string()));
-                Err(format!("process {pid} ended before it took over ({how}); its last log lines say why"))
+                Err(format!("process {pid} ended before it took over ({how}); its last log lines \
+                    say why"))
             }
-            () = tokio::time::sleep(ANSWER_MAX * 4) => Err(format!("process {pid} has not taken over in time")),
+            // The protocol itself takes at most a few of these limits; the rest is the start of the
+            // program.
+            () = tokio::time::sleep(ANSWER_MAX * 4) => Err(format!("process {pid} has not taken \
+                over in time")),
         }
     }
 
-    /// Whether this process may hand over now.
+    /// Checks that this process may hand over now.
     fn may(&self) -> Result<(), String> {
+        // A chain of three processes is not possible: the former process sends its records to this
+        // one.
         if let Some(left) = self.predecessor.as_ref().and_then(|predecessor| predecessor.left()) {
             return Err(format!(
-                "the former process still drains, for {} s at the most: try again then, or end it with SIGTERM",
+                "the former process still drains, for {} s at the most: try again then, or end it \
+                    with SIGTERM",
                 left.as_secs() + 1
             ));
         }
@@ -212,12 +232,15 @@ impl Giver {
         }
     }
 
-    /// Whether that process may take over.
+    /// Checks that this successor may take over.
     fn suits(&self, hello: &Hello) -> Result<(), String> {
+        // Another protocol version could read the passed state differently, so the first check is
+        // this one.
         let proxy = &self.config.proxy;
         if hello.protocol != PROTOCOL {
             return Err(format!(
-                "this gateway ({}) and that one ({}) do not hand over to each other: stop this one, start that one",
+                "this gateway ({}) and that one ({}) do not hand over to each other: stop this \
+                    one, start that one",
                 env!("CARGO_PKG_VERSION"),
                 hello.version
             ));
@@ -236,13 +259,14 @@ impl Giver {
                 (wanted, found) => wanted.is_none() && found.is_none(),
             };
         if !same {
-            let why = "[listen] of the config has changed, and sockets are passed on as they are: stop this gateway, start the other";
+            let why = "[listen] of the config has changed, and sockets are passed on as they are: \
+                stop this gateway, start the other";
             return Err(why.to_owned());
         }
         self.may()
     }
 
-    /// Hands over. On an error this process goes on.
+    /// Hands over. On an error this process resumes.
     async fn give(
         &self,
         stream: &UnixStream,
@@ -252,6 +276,8 @@ impl Giver {
     ) -> Result<(), String> {
         self.suits(&hello)?;
         let stream = stream.try_clone().map_err(|error| error.to_string())?;
+        // The order matters. Commands stop first, then the admin, auditors' and metrics sockets.
+        // Then new requests wait too.
         let _commands = self.control.pause().await;
         let mut management = self.management.lock().await;
         management.close().await;
@@ -262,16 +288,19 @@ impl Giver {
             management.leave();
             return Ok(());
         };
-        // From here on nobody else may hold the log.
+        // From here on no other process may hold the log. The successor may have opened it already.
         let process = blocking(move || {
             process.kill();
             process
         });
         drop(process.await);
         step("killed");
-        // While the log cannot be opened for something that is short, requests are refused for that, and do not wait.
+        // The log may stay closed while a resource is short. Then requests are refused for that
+        // reason and do not wait.
         let mut going_on = std::pin::pin!(self.go_on());
         let soon = tokio::time::timeout(GO_ON_SOON, &mut going_on).await;
+        // Requests continue before the admin socket: the socket may need a descriptor that is not
+        // free yet.
         self.entrance.open();
         open_again(&mut management, &self.stopping).await;
         drop(management);
@@ -281,21 +310,24 @@ impl Giver {
         Err(why)
     }
 
-    /// Opens the log again, and records that this process goes on.
+    /// Opens the log again, and records that this process resumes.
     async fn go_on(&self) {
         let log = Arc::clone(&self.log);
         let resumed = blocking(move || log.resume()).await;
         let recorded = match resumed {
             Ok(Ok(records)) => {
+                // The killed successor may have written records. They count, so the state takes
+                // them in.
                 for record in &records {
                     self.keyring.apply(record);
                     self.gateway.registry.apply(record);
                     self.gateway.weights.apply(record);
                 }
-                // The policy may be that of a reload.
+                // The policy may be newer than the start: a reload may have changed it.
                 let policy = Arc::clone(&self.gateway.config.load().policy);
                 self.record(env!("CARGO_PKG_VERSION"), &policy).await
             }
+            // The process stops already and has closed the log. There is no record to write.
             Ok(Err(LogFault::Closed)) => Ok(()),
             Ok(Err(fault)) => Err(fault),
             Err(error) => return tracing::error!(%error, "the log was not opened again"),
@@ -305,11 +337,16 @@ impl Giver {
         }
     }
 
+    /// Records a `handover` event with the version and policy that serve from now on.
     async fn record(&self, version: &str, policy: &str) -> Result<(), LogFault> {
         let event = Event::Handover { version: version.to_owned(), policy: policy.to_owned() };
         self.log.append(event, None).await.map(|_| ())
     }
 
+    /// Performs the steps of a take-over up to the point where the successor serves.
+    ///
+    /// # Errors
+    /// The reason for the operator. The caller then kills the successor and resumes.
     async fn try_give(
         &self,
         stream: UnixStream,
@@ -318,9 +355,11 @@ impl Giver {
         management: &ManagementSockets,
     ) -> Result<(), String> {
         let said = |error: &dyn std::error::Error| error.to_string();
+        // Held counters are recorded now, because the successor starts with new ones.
         self.gateway.recorder.flush(true);
         self.record(&hello.version, &hello.policy).await.map_err(|fault| said(&fault))?;
         step("recorded");
+        // Closes the journal. All records up to here are durable, and the successor can read them.
         let log = Arc::clone(&self.log);
         blocking(move || log.pause())
             .await
@@ -352,7 +391,8 @@ impl Giver {
             }
         }
         step("ready");
-        // From here on the successor may write. Should it die before it answers, what it has written is taken in.
+        // From here on the successor may write. If it dies before it answers, this process takes in
+        // its records.
         blocking(move || send(&stream, &Word::Go, &[]))
             .await
             .map_err(|error| said(&error))?
@@ -360,6 +400,8 @@ impl Giver {
         step("gone");
         let (successor, requests, driver) =
             Successor::new(ways, process.pid, Arc::clone(&self.gateway));
+        // The answer proves that the successor has opened the log and serves. Before it, this
+        // process can still resume.
         let changes = tokio::time::timeout(READY_MAX, successor.subscribe()).await;
         let changes = changes
             .map_err(|error| said(&error))?
@@ -367,12 +409,13 @@ impl Giver {
         step("served");
         let telling = tokio::spawn(Arc::clone(&successor).tell(Arc::clone(&self.gateway)));
         let (gateway, keyring) = (Arc::clone(&self.gateway), Arc::clone(&self.keyring));
-        // The successor's file may be another than this process's.
+        // The successor may have been started with another config file.
         let source = hello.source.or_else(|| self.source.clone());
         let following =
             tokio::spawn(Arc::clone(&successor).follow(changes, gateway, keyring, source));
         *self.successor.lock().unwrap_or_else(PoisonError::into_inner) =
             Some(Arc::clone(&successor));
+        // From here on records go to the successor, and then also new requests on kept connections.
         self.log.leave(Arc::new(successor));
         self.entrance.leave(requests);
         self.notifier.succeeded_by(process.pid);
@@ -385,7 +428,7 @@ impl Giver {
         Ok(())
     }
 
-    /// The JWK Sets that were fetched last. Those that the successor cannot fetch go on with these.
+    /// The JWK Sets of the last fetch. The successor uses a set if it cannot fetch the same URL.
     fn published(&self) -> Vec<Published> {
         let mut keys = self.keyring.fetched();
         let mut published = Vec::new();
@@ -403,7 +446,7 @@ impl Giver {
         published
     }
 
-    /// Passes on all that the successor needs.
+    /// Sends the state and the descriptors that the successor needs.
     async fn pass(
         &self,
         stream: &UnixStream,
@@ -427,6 +470,7 @@ impl Giver {
         let lock = self.log.lock().map_err(|fault| said(&fault))?;
         let process = Process::own().map_err(|error| said(&error))?;
         let [records, requests] = ways;
+        // The order is part of the protocol: the successor reads the descriptors by position.
         let mut descriptors = vec![
             process.as_fd(),
             lock.file().as_fd(),
@@ -438,7 +482,7 @@ impl Giver {
             self.handover.as_fd(),
         ];
         descriptors.extend(sockets.auditors.as_ref().map(std::os::fd::AsFd::as_fd));
-        // Copies, so that the sending thread has descriptors of its own.
+        // Copies, so that the blocking thread owns its descriptors.
         let copies: io::Result<Vec<_>> =
             descriptors.iter().map(std::os::fd::BorrowedFd::try_clone_to_owned).collect();
         let (stream, copies) = (
@@ -453,7 +497,8 @@ impl Giver {
     }
 }
 
-/// Opens the doors beside the API again, as often as there is no descriptor left for that and the process is not told to stop.
+/// Opens the admin, auditors' and metrics sockets again. It retries while descriptors are short and
+/// the process is not stopping.
 async fn open_again(management: &mut ManagementSockets, stopping: &watch::Receiver<bool>) {
     let mut pause = Duration::from_millis(10);
     while let Err(error) = management.open() {
@@ -466,6 +511,7 @@ async fn open_again(management: &mut ManagementSockets, stopping: &watch::Receiv
     }
 }
 
+/// Runs blocking work on a thread of the blocking pool.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }

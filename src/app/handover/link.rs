@@ -1,5 +1,7 @@
-//! The two ways between a successor and its predecessor, while that one drains. Both are HTTP/2 over a pair of sockets that nobody
-//! else has: one for what is to be recorded and who was revoked, one for requests on connections that the predecessor has kept.
+//! The two connections between a successor and its predecessor, while the predecessor drains. Each
+//! is HTTP/2 over a pair of sockets that only these two processes have. One carries records and
+//! changes of the state. The other carries requests that arrive on connections which the
+//! predecessor has kept.
 
 mod predecessor;
 mod successor;
@@ -11,37 +13,39 @@ use serde::{Deserialize, Serialize};
 
 use super::wire::PassedRecord;
 
-/// Where a record is asked for.
+/// The path to which the predecessor sends a record.
 const RECORD: &str = "/record";
-/// Where work in flight is told.
+/// The path to which the predecessor reports its work in flight.
 const IN_FLIGHT: &str = "/in-flight";
-/// Where changes of the books are heard.
+/// The path from which the predecessor reads changes of the state.
 const CHANGES: &str = "/changes";
-/// Requests at once on one way: as many as a gateway may have in flight.
+/// The maximum of concurrent requests on one connection: as many as a gateway may have in flight.
 const AT_ONCE: u32 = 1 << 20;
-/// Bytes on their way on one way, all requests together: as many as HTTP/2 can say (RFC 9113 section 6.9.1), so that those who do not
-/// read take nothing from those who do.
+/// The flow-control window of one connection in bytes, for all requests together. It is the maximum
+/// of HTTP/2 (RFC 9113 section 6.9.1), so that a slow client takes no window from the others.
 const WINDOW: u32 = (1 << 31) - 1;
-/// Bytes on their way for one request.
+/// The flow-control window of one request in bytes.
 const STREAM_WINDOW: u32 = 64 << 10;
 
-/// What is to be recorded, and what in its place should nothing more be heard of it.
+/// A record to append. `unknown` is the outcome to record if the predecessor then ends without a
+/// report.
 #[derive(Debug, Serialize, Deserialize)]
 struct RecordRequest {
     record: PassedRecord,
     unknown: Option<PassedRecord>,
 }
 
-/// What became of it.
+/// The result of an append.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Recorded {
-    /// It is durable: the log that it is in, its index there, and its time in milliseconds since 1970.
+    /// The record is durable. The fields are the log's origin, the record's index in it, and its
+    /// time in milliseconds since 1970.
     Durable(String, u64, i64),
     /// The disk is full.
     Low,
-    /// Too much waits.
+    /// The queue of the log is full.
     Busy,
-    /// It is not, and may never be.
+    /// The record is not durable, and may never be. The field is the reason.
     No(String),
 }

@@ -1,4 +1,5 @@
-//! Another process, by a descriptor that stays its own: no later process with the same id is meant.
+//! Another process, by its process file descriptor (pidfd_open(2)). The descriptor never refers to
+//! a later process with the same id.
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -8,13 +9,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Another process.
 pub(super) struct Process {
-    /// Its id; 0 where it is known by the descriptor alone.
+    /// Its id. 0 if only the descriptor is known.
     pub(super) pid: u32,
     descriptor: OwnedFd,
 }
 
 impl Process {
-    /// The process with that id, which must be known to live.
+    /// The process with this id. The caller must know that it is alive.
     ///
     /// # Errors
     /// When there is none, or the kernel has no such descriptors.
@@ -23,7 +24,7 @@ impl Process {
         Ok(Self { pid: pid.unsigned_abs(), descriptor: pidfd_open(known, PidfdFlags::empty())? })
     }
 
-    /// This process, for another one to wait for.
+    /// A descriptor of this process, on which another one can wait.
     ///
     /// # Errors
     /// When the kernel has no such descriptors.
@@ -31,12 +32,12 @@ impl Process {
         Ok(pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?)
     }
 
-    /// The process that has passed on a descriptor of its own.
+    /// The process that has passed on a descriptor of itself.
     pub(super) const fn passed(descriptor: OwnedFd) -> Self {
         Self { pid: 0, descriptor }
     }
 
-    /// Another handle on it.
+    /// A second handle on the same process.
     ///
     /// # Errors
     /// When there is no descriptor left.
@@ -50,11 +51,13 @@ impl Process {
             tv_sec: i64::try_from(within.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(within.subsec_nanos()),
         };
+        // A pidfd becomes readable when the process ends (pidfd_open(2)).
         let mut asked = [PollFd::new(&self.descriptor, PollFlags::IN)];
         rustix::io::retry_on_intr(|| poll(&mut asked, Some(&within))).is_ok_and(|ready| ready > 0)
     }
 
-    /// Kills it, and returns once it has ended. Blocks for as long as that takes: nothing may be done beside it.
+    /// Kills the process, and returns after it has ended. Blocks until then, because two writers
+    /// would damage the log.
     pub(super) fn kill(&self) {
         loop {
             if let Err(error) = pidfd_send_signal(&self.descriptor, Signal::KILL) {

@@ -1,4 +1,4 @@
-//! The successor's half.
+//! The successor's half of a take-over.
 
 use std::fs::File;
 use std::io;
@@ -15,39 +15,41 @@ use super::{ANSWER_MAX, PROTOCOL, socket, step};
 use crate::app::{Listeners, StartFault};
 use crate::config::Config;
 
-/// How long the predecessor may take to say `go`, or to end.
+/// The time that the predecessor has to send `go`, or to end.
 const GO_MAX: Duration = Duration::from_secs(15);
 
-/// What became of the question.
+/// The answer to a request for a take-over.
 pub enum TakeOver {
-    /// No gateway runs on that folder.
+    /// No gateway runs on this folder.
     Nobody,
-    /// One ran, and died while it was asked: its lock is free in a moment.
+    /// One ran, and died during the exchange. Its lock becomes free soon.
     Died,
-    /// One waits for this process to be ready.
+    /// One waits until this process is ready.
     Over(Box<Over>),
 }
 
-/// What a predecessor has passed on.
+/// The parts that a predecessor has passed on.
 pub struct Over {
     stream: UnixStream,
     process: Process,
-    /// What it listened on.
+    /// The sockets that it listened on.
     pub listeners: Listeners,
     /// The locked file of its log.
     pub(in crate::app) lock: File,
     pub(in crate::app) state: PassedState,
-    /// The way of records.
+    /// The connection for records.
     pub(in crate::app) records: UnixStream,
-    /// The way of requests on kept connections.
+    /// The connection for requests of kept connections.
     pub(in crate::app) requests: UnixStream,
 }
 
+/// The fault of a failed take-over.
 fn fault(why: impl std::fmt::Display) -> StartFault {
     StartFault::TakeOver(why.to_string())
 }
 
-/// Asks the gateway of that config, which was read from the file `source`, to hand over. Blocks until it has stopped, and waits for this process.
+/// Asks the gateway of this config to hand over. `source` is the config's file. Blocks until the
+/// gateway has stopped serving and waits for this process.
 ///
 /// # Errors
 /// When it refuses, or what it passes on cannot be used.
@@ -55,6 +57,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
     let path = socket(&config.data);
     let stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
+        // A socket without a listener is left after a crash. Both cases mean that no gateway runs.
         Err(error)
             if matches!(
                 error.kind(),
@@ -74,6 +77,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
         name: config.name.clone(),
         api: config.proxy.listen.address,
         metrics: config.proxy.metrics,
+        // Paths are compared by the predecessor, which may run in another folder.
         admin: std::path::absolute(&config.proxy.admin).map_err(fault)?,
         auditors: config
             .proxy
@@ -94,7 +98,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
         }
         Ok((Word::Refused(why), _)) => Err(fault(why)),
         Ok(_) => Err(fault("the running gateway says something else")),
-        // Its lock says whether it died.
+        // The caller tests the lock, which shows whether it died.
         Err(error)
             if matches!(
                 error.kind(),
@@ -109,6 +113,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
     }
 }
 
+/// Assigns the descriptors. Their order is that of the sender (`Giver::pass`).
 fn unpack(
     stream: UnixStream,
     state: PassedState,
@@ -117,6 +122,8 @@ fn unpack(
     let mut passed = descriptors.into_iter();
     let mut next = || passed.next().ok_or_else(|| fault("a descriptor is missing"));
     let process = Process::passed(next()?);
+    // The lock belongs to the open file, so it stays taken when the predecessor closes its copy
+    // (flock(2)).
     let lock = File::from(next()?);
     let (records, requests) = (UnixStream::from(next()?), UnixStream::from(next()?));
     let api = tcp(next()?)?;
@@ -134,26 +141,28 @@ fn unpack(
     Ok(Over { stream, process, listeners, lock, state, records, requests })
 }
 
+/// A TCP listener from a passed descriptor.
 fn tcp(descriptor: OwnedFd) -> Result<tokio::net::TcpListener, StartFault> {
     let listener = std::net::TcpListener::from(descriptor);
     listener.set_nonblocking(true).map_err(fault)?;
     tokio::net::TcpListener::from_std(listener).map_err(fault)
 }
 
+/// A Unix listener from a passed descriptor.
 fn unix(descriptor: OwnedFd) -> Result<tokio::net::UnixListener, StartFault> {
     let listener = std::os::unix::net::UnixListener::from(descriptor);
     listener.set_nonblocking(true).map_err(fault)?;
     tokio::net::UnixListener::from_std(listener).map_err(fault)
 }
 
-/// The other half of [`Over`], which says that this process is ready.
+/// The other half of [`Over`]. It reports that this process is ready.
 pub(in crate::app) struct ReadySignal {
     stream: UnixStream,
     process: Process,
 }
 
 impl Over {
-    /// What is needed to say that this process is ready.
+    /// The parts with which to report that this process is ready.
     pub(in crate::app) fn asked(&self) -> Result<ReadySignal, StartFault> {
         let stream = self.stream.try_clone().map_err(fault)?;
         let process = self.process.try_clone().map_err(fault)?;
@@ -162,19 +171,21 @@ impl Over {
 }
 
 impl ReadySignal {
-    /// Says that this process could serve now, and waits until it may. A predecessor that died meanwhile needs no longer be asked.
-    /// Blocks.
+    /// Reports that this process could serve now, and waits until it may. If the predecessor has
+    /// died meanwhile, its permission is not needed. Blocks.
     ///
     /// # Errors
-    /// When it may not: the predecessor lives, and goes on.
+    /// If this process may not serve. The predecessor is alive, and resumes.
     pub(in crate::app) fn ready(self) -> Result<(), StartFault> {
         step("successor-ready");
+        // Without the limit, this process would wait for ever for a predecessor that hangs.
         let _ = self.stream.set_read_timeout(Some(GO_MAX));
         let answer = send(&self.stream, &Word::Ready, &[]).and_then(|()| receive(&self.stream));
         step("successor-goes");
         match answer {
             Ok((Word::Go, _)) => Ok(()),
-            // It closes this way only by dying, or before it kills this process.
+            // The predecessor closes this connection only when it dies, or before it kills this
+            // process. If it is dead, it cannot write, so this process may serve.
             _ if self.process.is_over(GO_MAX) => {
                 tracing::warn!("the predecessor has died during the take-over");
                 Ok(())
@@ -185,13 +196,13 @@ impl ReadySignal {
         }
     }
 
-    /// Says that this process cannot take over.
+    /// Reports that this process cannot take over.
     pub(in crate::app) fn failed(&self, why: &StartFault) {
         let _ = send(&self.stream, &Word::Failed(why.to_string()), &[]);
     }
 }
 
-/// Whether two names are of one socket: the same path, or the same file.
+/// Whether two paths name one socket: the same path, or the same file.
 pub(super) fn is_same_socket(wanted: &Path, found: &Path) -> bool {
     let identity =
         |path: &Path| std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
@@ -199,7 +210,8 @@ pub(super) fn is_same_socket(wanted: &Path, found: &Path) -> bool {
         || identity(wanted).is_some_and(|wanted| Some(wanted) == identity(found))
 }
 
-/// Whether a successor that wants `wanted` can listen at `found`: a port of 0 leaves the choice.
+/// Whether a successor with the configured address `wanted` can listen at `found`. Port 0 matches
+/// every port.
 pub(super) fn agrees(wanted: SocketAddr, found: SocketAddr) -> bool {
     wanted.ip() == found.ip() && (wanted.port() == 0 || wanted.port() == found.port())
 }

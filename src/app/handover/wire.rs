@@ -1,4 +1,5 @@
-//! What is said over `handover.sock`: a length of four bytes, big-endian, with descriptors beside it, then so many bytes of JSON.
+//! The messages of `handover.sock`. A message is a length of four bytes, big-endian, with
+//! descriptors attached, and then that many bytes of JSON.
 
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -16,53 +17,54 @@ use serde::{Deserialize, Serialize};
 use crate::audit::format::event::Written;
 use crate::guard::passed::{InFlight, Key, Tallies};
 
-/// Descriptors of one message at the most.
+/// The maximum of descriptors in one message.
 const DESCRIPTORS_MAX: usize = 16;
-/// Bytes of one message at the most: the tallies of two million subjects.
+/// The maximum of bytes in one message: enough for the rate limit state of two million subjects.
 const BYTES_MAX: u32 = 512 << 20;
 
-/// A successor says what it is.
+/// A successor's description of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hello {
     pub(super) protocol: u32,
     pub(super) version: String,
     pub(super) policy: String,
-    /// The gateway's name: the log's origin.
+    /// The gateway's name, which is the log's origin.
     pub(super) name: String,
     pub(super) api: SocketAddr,
     pub(super) metrics: SocketAddr,
-    /// Absolute, as all paths are here: the two may have been started in different folders.
+    /// Absolute, like all paths here. The two processes may have been started in different folders.
     pub(super) admin: PathBuf,
     pub(in crate::app) auditors: Option<PathBuf>,
     /// The config's file.
     pub(super) source: Option<PathBuf>,
 }
 
-/// What a predecessor passes on beside the descriptors.
+/// The state that a predecessor passes on, in addition to the descriptors.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct PassedState {
+    /// The rate limit state of each subject.
     pub(in crate::app) tallies: Tallies,
-    /// What the predecessor still works at.
+    /// The predecessor's work in flight.
     pub(in crate::app) in_flight: InFlight,
-    /// Bytes fetched, by agent and by how many minutes ago.
+    /// The bytes fetched for each agent, each with its age in minutes.
     pub(in crate::app) fetched: Vec<(Key, Vec<(u64, u64)>)>,
-    /// The key of the salts of prompt caches, in base64url.
+    /// The key of the cache salts, in base64url.
     pub(in crate::app) cache_salt: String,
-    /// The JWK Sets that were fetched last, by `iss`.
+    /// The JWK Sets of the last fetch, by `iss`.
     #[serde(default)]
     pub(in crate::app) published: Vec<Published>,
     pub(in crate::app) weights: crate::weights::passed::Passed,
-    /// What is open, as the outcomes that are recorded should the predecessor say nothing of it.
+    /// Open requests, each as the outcome to record if the predecessor ends without a report.
     pub(in crate::app) open: Vec<PassedRecord>,
     /// Whether the last descriptor is the auditors' socket.
     pub(in crate::app) auditors: bool,
-    /// Files of sockets that go when the gateway stops.
+    /// The socket files that are removed when the gateway stops.
     pub(in crate::app) own: Vec<PathBuf>,
-    /// How long the predecessor drains at the most, in seconds.
+    /// The longest drain of the predecessor, in seconds.
     pub(in crate::app) drain_s: u64,
 }
 
-/// A JWK Set that was fetched.
+/// A JWK Set that the predecessor fetched from `url`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::app) struct Published {
     pub(in crate::app) iss: String,
@@ -70,7 +72,7 @@ pub(in crate::app) struct Published {
     pub(in crate::app) set: String,
 }
 
-/// A record's inside, to be recorded by another process.
+/// The content of a record that another process appends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PassedRecord {
     kind: String,
@@ -86,36 +88,36 @@ impl From<&Written> for PassedRecord {
 }
 
 impl PassedRecord {
-    /// What it says, where that is something that may be passed on.
+    /// The record, if its kind may be passed on.
     pub(super) fn read(self) -> Option<Written> {
         let principal = self.principal.map(|name| name.parse()).transpose().ok()?;
         Written::new(&self.kind, principal, self.inside)
     }
 }
 
-/// What is said.
+/// A message.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Word {
-    /// An operator: start your successor.
+    /// From an operator: start your successor.
     Upgrade,
-    /// A successor: let me take over.
+    /// From a successor: a request to take over.
     TakeOver(Hello),
-    /// No, and why. Nothing has changed.
+    /// A refusal with its reason. The state has not changed.
     Refused(String),
-    /// Everything is yours, once I say `go`.
+    /// The state of the predecessor. It is valid for use after `go`.
     Passed(Box<PassedState>),
-    /// I could serve now.
+    /// The successor is ready to serve.
     Ready,
-    /// I cannot, and end.
+    /// The successor cannot serve, and ends.
     Failed(String),
-    /// Serve: I record nothing myself any more.
+    /// Permission to serve. The sender appends no more records itself.
     Go,
-    /// To the operator: that process has taken over.
+    /// To the operator: this process has taken over.
     Done(Upgraded),
 }
 
-/// Who has taken over.
+/// The process that has taken over.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Upgraded {
     /// Its process id.
@@ -124,7 +126,7 @@ pub struct Upgraded {
     pub version: String,
 }
 
-/// Sends one message. Blocks, for as long as the stream's time limit allows.
+/// Sends one message. Blocks at most for the time limit of the stream.
 ///
 /// # Errors
 /// The operating system's.
@@ -137,23 +139,28 @@ pub fn send(stream: &UnixStream, word: &Word, descriptors: &[BorrowedFd<'_>]) ->
     if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    // The descriptors travel with the first byte (unix(7)), so they are attached to the length
+    // only.
     let sent = rustix::io::retry_on_intr(|| {
         sendmsg(stream, &[IoSlice::new(&length)], &mut beside, SendFlags::NOSIGNAL)
     })?;
+    // A stream socket may accept a part of the length.
     let mut stream = stream;
     stream.write_all(length.get(sent..).unwrap_or_default())?;
     stream.write_all(&text)
 }
 
-/// Receives one message. Blocks, for as long as the stream's time limit allows.
+/// Receives one message. Blocks at most for the time limit of the stream.
 ///
 /// # Errors
-/// The operating system's; `UnexpectedEof` where the other end has closed, `InvalidData` where it says something else.
+/// The operating system's. `UnexpectedEof` if the other end has closed, `InvalidData` for a message
+/// that is invalid or too long.
 pub fn receive(stream: &UnixStream) -> io::Result<(Word, Vec<OwnedFd>)> {
     let mut length = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let got = rustix::io::retry_on_intr(|| {
+        // Close-on-exec: a program that this process starts must not inherit the log's lock.
         recvmsg(stream, &mut [IoSliceMut::new(&mut length)], &mut beside, RecvFlags::CMSG_CLOEXEC)
     })?;
     let mut descriptors = Vec::new();
@@ -171,6 +178,7 @@ pub fn receive(stream: &UnixStream) -> io::Result<(Word, Vec<OwnedFd>)> {
     if length > BYTES_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    // The buffer grows with the bytes that arrive. A false length allocates no memory.
     let mut text = Vec::new();
     stream.take(u64::from(length)).read_to_end(&mut text)?;
     if text.len() != length as usize {

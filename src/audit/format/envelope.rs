@@ -1,4 +1,4 @@
-//! The outside of a record: its one form, and what everybody can read of it.
+//! The envelope of a record: its canonical form, and the parts that are never encrypted.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,53 +9,61 @@ use crate::clock::Timestamp;
 use crate::crypto::encryption;
 use crate::json;
 
-/// Bytes of a record at the most: an entry's length is two bytes (C2SP tlog-tiles).
+/// The maximum length of a record, in bytes: the length of an entry has two bytes (C2SP
+/// tlog-tiles).
 pub const RECORD_BYTES_MAX: usize = 65_535;
 
-/// What stands outside of a record, for everybody to read.
+/// The parts of a record that are never encrypted, and the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'r> {
-    /// When, as it stands there: RFC 3339 with milliseconds. Sorts by time.
+    /// The time as its text: RFC 3339 with milliseconds. The texts sort by time.
     pub at: &'r str,
-    /// What kind.
+    /// The kind.
     pub kind: &'r str,
-    /// The rest.
+    /// The payload.
     pub payload: Payload<'r>,
 }
 
-/// The rest of a record.
+/// The payload of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload<'r> {
-    /// An object, in canonical form.
+    /// A plain object, in canonical form.
     Plain(&'r str),
-    /// A box.
+    /// A ciphertext.
     Encrypted {
-        /// The record key that opens it.
+        /// The id of the record key.
         key: RecordKeyId,
-        /// The box in base64url.
+        /// The ciphertext in base64url.
         text: &'r str,
     },
 }
 
-/// Salt, tag and the two bytes of an empty object, in base64url.
+/// The minimum length of a ciphertext's text: salt, tag and the two bytes of an empty object, in
+/// base64url.
 const CIPHERTEXT_TEXT_MIN: usize = 46;
 
-/// The kinds of records that are never sealed: whoever follows the log from epoch to epoch must read them.
+/// The kinds of records that are never encrypted. A verifier without keys must read them, to follow
+/// the log from epoch to epoch.
 pub(in crate::audit) const ALWAYS_PLAIN: [&str; 2] = ["epoch", "pruned"];
 
+/// The record's bytes from its parts. `payload` is an object, or the members of a ciphertext with a
+/// comma before them.
 pub(super) fn outer(at: &str, kind: &str, payload: &str) -> String {
-    // Members in canonical order: at, ciphertext, key, kind, payload, v. No text here has anything to escape.
+    // The members are in canonical order: at, ciphertext, key, kind, payload, v. These texts need
+    // no escapes.
     let (encrypted, plain) = if payload.starts_with('{') { ("", payload) } else { (payload, "") };
     let plain = if plain.is_empty() { String::new() } else { format!(",\"payload\":{plain}") };
     format!("{{\"at\":\"{at}\"{encrypted},\"kind\":\"{kind}\"{plain},\"v\":1}}")
 }
 
-/// What a box is bound to: the record as it would be without it.
+/// The additional authenticated data of a ciphertext: the record without the ciphertext. It binds
+/// the ciphertext to its time, key and kind.
 pub(super) fn aad(at: &str, key: &RecordKeyId, kind: &str) -> String {
     outer(at, kind, &format!(",\"key\":\"{key}\""))
 }
 
-/// What a record is that is not of this version.
+/// The fault of a record with another version: `Newer` only where the version is a canonical
+/// number.
 fn newer(rest: &str) -> RecordFault {
     let version = rest
         .strip_suffix('}')
@@ -66,11 +74,12 @@ fn newer(rest: &str) -> RecordFault {
 }
 
 impl<'r> Envelope<'r> {
-    /// Reads a record's outside, if the record is in the one form that it may have.
+    /// Decodes the envelope. The record must be in its canonical form.
     ///
     /// # Errors
     /// When it is not.
     pub fn read(bytes: &'r [u8]) -> Result<Self, RecordFault> {
+        // The length is checked first, so that a large input costs no work.
         if bytes.len() > RECORD_BYTES_MAX {
             return Err(RecordFault::TooLong {
                 member: "the record",
@@ -91,6 +100,8 @@ impl<'r> Envelope<'r> {
             let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
             let key: RecordKeyId = key.parse().map_err(|_| RecordFault::Member("key"))?;
             let kind = kind(rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?)?;
+            // A kind that is always plain must not be encrypted: it could hide a link between
+            // epochs from a verifier.
             if ALWAYS_PLAIN.contains(&kind)
                 || text.len() < CIPHERTEXT_TEXT_MIN
                 || !is_base64url(text)
@@ -107,7 +118,7 @@ impl<'r> Envelope<'r> {
         Ok(Self { at, kind, payload: Payload::Plain(plain) })
     }
 
-    /// True of what changes no book: requests, and counts of refusals.
+    /// Whether the record does not change the state: requests, and counts of refusals.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
@@ -116,15 +127,15 @@ impl<'r> Envelope<'r> {
         )
     }
 
-    /// When.
+    /// The time.
     ///
     /// # Errors
-    /// When there is no such day.
+    /// When the date does not exist.
     pub fn moment(&self) -> Result<Timestamp, RecordFault> {
         self.at.parse().map_err(|_| RecordFault::Member("at"))
     }
 
-    /// The record key that it is sealed with; `None` where it is plain.
+    /// The id of the record key; `None` where the record is plain.
     #[must_use]
     pub const fn record_key(&self) -> Option<RecordKeyId> {
         match self.payload {
@@ -133,17 +144,18 @@ impl<'r> Envelope<'r> {
         }
     }
 
-    /// The box's bytes and what it is bound to; `None` where there is none.
+    /// The key's id, the ciphertext and its additional authenticated data; `None` where the record
+    /// is plain.
     #[must_use]
     pub fn encrypted(&self) -> Option<(RecordKeyId, Vec<u8>, String)> {
         let Payload::Encrypted { key, text } = self.payload else { return None };
         Some((key, URL_SAFE_NO_PAD.decode(text).ok()?, aad(self.at, &key, self.kind)))
     }
 
-    /// The object inside, in canonical form; `None` where the key was destroyed.
+    /// The payload object in canonical form; `None` where the key was destroyed.
     ///
     /// # Errors
-    /// When the key is missing or does not open it, or what is inside is not in canonical form.
+    /// When the key is missing or wrong, or the payload is not in canonical form.
     pub fn open(&self, opener: &dyn Opener) -> Result<Option<String>, RecordFault> {
         let Some((id, bytes, aad)) = self.encrypted() else {
             let Payload::Plain(plain) = self.payload else {
@@ -153,6 +165,7 @@ impl<'r> Envelope<'r> {
         };
         let plain = match opener.held(&id) {
             KeyLookup::Destroyed => return Ok(None),
+            // A disclosed record has its own key instead of the record key.
             KeyLookup::Missing => {
                 let own = encryption::salt_of(&bytes).and_then(|salt| opener.own(&id, &salt));
                 encryption::decrypt_with(
@@ -170,7 +183,7 @@ impl<'r> Envelope<'r> {
     }
 }
 
-/// `"kind"` in quotes: lower case letters and hyphens.
+/// Decodes `"kind"` in quotes: 1 to 64 lower case letters and hyphens.
 fn kind(quoted: &str) -> Result<&str, RecordFault> {
     let word = quoted
         .strip_prefix('"')
@@ -182,7 +195,7 @@ fn kind(quoted: &str) -> Result<&str, RecordFault> {
     if good { Ok(word) } else { Err(RecordFault::Member("kind")) }
 }
 
-/// The shape of `2026-11-21T08:15:30.000Z`, of a day and time that exist.
+/// Whether the text has the form `2026-11-21T08:15:30.000Z`, with a date and time that exist.
 fn is_moment(text: &str) -> bool {
     let shape = b"dddd-dd-ddTdd:dd:dd.dddZ";
     let shaped = text.len() == shape.len()
@@ -211,9 +224,9 @@ fn is_moment(text: &str) -> bool {
     }
 }
 
-/// Base64url whose last character has no stray bits.
+/// Whether the text is base64url, without stray bits in its last character.
 fn is_base64url(text: &str) -> bool {
-    // Every byte is looked at, however early one is wrong: so the compiler looks at many at once.
+    // The loop has no early exit, so that the compiler can check many bytes at once.
     let alphabet = text.bytes().fold(true, |good, byte| {
         good & (byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_'))
     });
@@ -221,8 +234,10 @@ fn is_base64url(text: &str) -> bool {
     alphabet && text.get(last..).is_some_and(|tail| URL_SAFE_NO_PAD.decode(tail).is_ok())
 }
 
-/// That `text` is an object in canonical form: members sorted, integers below 2^53, nothing escaped that need not be.
+/// Checks that `text` is an object in canonical form (RFC 8785): sorted members, integers below
+/// 2^53, and no unneeded escapes.
 fn canonical(text: &str) -> Result<(), RecordFault> {
+    /// Whether all objects are sorted, and all numbers are integers below 2^53.
     fn sorted(value: &json::Value<'_>) -> bool {
         match value {
             json::Value::Null | json::Value::Bool(_) | json::Value::String(_) => true,
@@ -242,6 +257,7 @@ fn canonical(text: &str) -> Result<(), RecordFault> {
         return Err(RecordFault::Form);
     }
     let mut again = Vec::with_capacity(text.len());
+    // The document is written again and compared, which checks all other rules of the form.
     json::write(&document, &mut again);
     if again == text.as_bytes() { Ok(()) } else { Err(RecordFault::Form) }
 }

@@ -1,4 +1,4 @@
-//! What can happen, and the members that a record keeps of it.
+//! The events, and the members that their records have.
 
 mod form;
 mod written;
@@ -11,179 +11,181 @@ use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 pub use crate::audit::format::payload::TEXT_BYTES_MAX;
 pub use written::Written;
 
-/// Bytes of a public JWK in a record at the most; one for ML-DSA-65 has about 2,700.
+/// The maximum length of a public JWK in a record, in bytes. One for ML-DSA-65 has about 2,700.
 pub const JWK_BYTES_MAX: usize = 8_192;
-/// Bytes of a token behind a handle at the most; one signed with ML-DSA-65 has about 5,600.
+/// The maximum length of a handle's token, in bytes. One with an ML-DSA-65 signature has about
+/// 5,600.
 pub const TOKEN_BYTES_MAX: usize = 10_000;
 
-/// What can happen. Reasons and versions are free text; everything else names something.
+/// An event. Reasons and versions are free text; all other texts are names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The gateway started.
     Start {
         /// Its version.
         version: String,
-        /// The hash of the rules and config in force.
+        /// The hash of the rules and the config.
         policy: String,
     },
-    /// The gateway stopped in good order.
+    /// The gateway stopped in a regular way, after its last request.
     Stop,
-    /// Another process goes on with the log, without a stop: what is open stays open.
+    /// Another process continues the log without a stop. Open requests stay open.
     Handover {
         /// Its version.
         version: String,
-        /// The hash of the rules and config in force from now on.
+        /// The hash of the new rules and config.
         policy: String,
     },
     /// The config was read again.
     Reload {
-        /// The hash of the rules and config in force from now on.
+        /// The hash of the new rules and config.
         policy: String,
     },
     /// A new epoch begins.
     Epoch {
-        /// The last checkpoint of the one before.
+        /// The last checkpoint of the previous epoch.
         previous: Previous,
-        /// Why.
+        /// The reason.
         reason: String,
-        /// After a loss: what is left of the one before, as far as it can be verified.
+        /// After a loss: the part of the previous epoch that can still be verified.
         left: Option<Left>,
     },
     /// The wall clock stepped back.
     Clock {
-        /// By how much, in milliseconds.
+        /// The size of the step, in milliseconds.
         behind_ms: u64,
-        /// Whether an operator said that it is right so.
+        /// Whether an operator accepted it.
         accepted: bool,
     },
-    /// The records of old epochs may be missing from now on.
+    /// Records of old epochs may be missing from now on.
     Pruned {
-        /// The last such epoch's name.
+        /// The name of the last of these epochs.
         through: String,
-        /// Why, where it was said.
+        /// The reason, where one was given.
         reason: Option<String>,
     },
-    /// A record key was destroyed: nothing under it can be read any more.
+    /// A record key was destroyed. Records under it can no longer be decrypted.
     Forgotten {
         /// The record key's id.
         record_key: String,
-        /// Why, where it was said.
+        /// The reason, where one was given.
         reason: Option<String>,
     },
     /// The log was restored from a backup.
     Restored {
-        /// What the backup's head said: how much of the log there was.
+        /// The size and root in the backup's head.
         head: Previous,
     },
     /// The log was copied into a backup.
     Backup {
-        /// With what opens and signs records.
+        /// Whether it includes the keys that decrypt and sign records.
         keys: bool,
-        /// With the private keys that tokens are signed with.
+        /// Whether it includes the private keys that sign tokens.
         operator_keys: bool,
     },
-    /// Closed epochs were handed out.
+    /// Closed epochs were exported.
     Exported {
-        /// Their names, one behind the other.
+        /// The names of the epochs.
         epochs: String,
-        /// Whose records can be read with the keys that went along, where they are of one principal.
+        /// The principal whose records can be decrypted, where the keys are for only one.
         principal: Option<Principal>,
-        /// With keys that open records.
+        /// Whether it includes keys that decrypt records.
         keys: bool,
     },
-    /// Records were handed out with their own keys.
+    /// Records were disclosed with their own keys.
     Disclosed {
-        /// Their names, one behind the other.
+        /// The names of the records.
         records: String,
     },
-    /// A token was signed and not registered. Its holder can use it even so.
+    /// A token was signed, but not registered. Its holder can use it nevertheless.
     TokenSigned {
-        /// Its identity.
+        /// The token's id.
         token: TokenId,
         /// Its `jti`.
         jti: String,
-        /// Whom it is for.
+        /// The agent that may use it.
         agent: AgentName,
-        /// In whose name.
+        /// The principal.
         principal: Principal,
-        /// Until when.
+        /// The time at which it expires.
         expires: Timestamp,
     },
-    /// The config was to be read again, and was refused.
+    /// A new config was refused.
     ReloadRefused {
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// An issuer's keys are others now.
+    /// The keys of an issuer changed.
     KeysChanged {
         /// The issuer.
         issuer: String,
-        /// The thumbprints of its keys, one behind the other.
+        /// The thumbprints of its keys.
         kids: String,
     },
     /// A model may have these weights from now on.
     ModelAccepted {
         /// The model.
         model: String,
-        /// Their digest.
+        /// The digest of the weights.
         digest: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A request is let through.
+    /// A request was admitted.
     Admission(Box<Admission>),
-    /// What became of it.
+    /// The end of an admitted request.
     Outcome(Box<Outcome>),
-    /// A known caller is told no.
+    /// An authenticated caller was refused.
     Refusal(Box<RefusedRequest>),
-    /// Refusals of agents, counted.
+    /// Counts of refusals of agents.
     Refusals(Box<RefusalCounts>),
-    /// Refusals of callers who were not known, counted.
+    /// Counts of refusals of unauthenticated callers.
     UnauthenticatedRefusals(Box<RefusalCounts>),
-    /// What another process has written down for this one to record: one of the five above.
+    /// An event that another process has encoded: one of the five above.
     Written(Box<Written>),
-    /// An agent became known.
+    /// An agent was registered.
     AgentRegistered {
         /// The agent.
         agent: AgentName,
-        /// In whose name it acts, where that is fixed.
+        /// The principal that it acts for, where that is fixed.
         principal: Option<Principal>,
         /// Its class in the config.
         class: String,
     },
-    /// An agent's standing changed.
+    /// The status of an agent changed.
     AgentStatus {
         /// The agent.
         agent: AgentName,
-        /// The new standing.
+        /// The new status.
         status: AgentStatus,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The standing of a whole namespace changed: of every agent in it, also of those that are registered later.
+    /// The status of a whole namespace changed. It applies to every agent in it, and to agents that
+    /// are registered later.
     NamespaceStatus {
         /// The namespace: the part of an agent's name before the first slash.
         namespace: String,
-        /// The new standing.
+        /// The new status.
         status: AgentStatus,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The standing of everything that acts for a principal changed. Not under the principal's record key: a principal that is
-    /// stopped stays so when it is forgotten.
+    /// The status of a principal, and of everything that acts for it, changed. The record is not
+    /// under the principal's record key: a stopped principal stays stopped after it was forgotten.
     PrincipalStatus {
         /// The principal.
         principal: Principal,
-        /// The new standing.
+        /// The new status.
         status: AgentStatus,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A token was issued here.
+    /// A token was registered.
     TokenRegistered {
-        /// The token's identity.
+        /// The token's id.
         token: TokenId,
-        /// Its label.
+        /// The token's `jti`.
         jti: String,
         /// The token's `iss`.
         issuer: String,
@@ -193,67 +195,68 @@ pub enum Event {
         agent: AgentName,
         /// Its principal.
         principal: Principal,
-        /// When it ends.
+        /// The time at which it expires.
         expires: Timestamp,
     },
     /// A token was revoked.
     TokenRevoked {
-        /// The token's identity.
+        /// The token's id.
         token: TokenId,
-        /// Its label.
+        /// The token's `jti`.
         jti: String,
         /// Its agent.
         agent: AgentName,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A handle stands for a token from now on, in the place of the one before.
+    /// A handle got a token, which replaces the previous one.
     HandleSet {
-        /// The handle's identity.
+        /// The handle's id.
         handle: HandleId,
-        /// The signed token. Wherever this record is known it is taken by the handle alone.
+        /// The signed token. From this record on, it is accepted only through the handle.
         token: String,
-        /// The token's identity.
+        /// The token's id.
         id: TokenId,
         /// Its agent.
         agent: AgentName,
         /// Its principal.
         principal: Principal,
-        /// Until when tokens may be put behind it, where that is fixed.
+        /// The time until which the handle may get tokens, where that is fixed.
         until: Option<Timestamp>,
     },
-    /// A handle is void.
+    /// A handle was revoked.
     HandleRevoked {
-        /// The handle's identity.
+        /// The handle's id.
         handle: HandleId,
         /// Its agent.
         agent: AgentName,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A key may sign tokens from now on.
+    /// A key was added: it may sign tokens from now on.
     KeyAdded {
-        /// For which `iss`.
+        /// The `iss` of its tokens.
         issuer: String,
         /// The public JWK in canonical JSON.
         jwk: String,
         /// Its thumbprint.
         kid: KeyId,
     },
-    /// A key signs no new tokens; those that it signed hold until they end.
+    /// A key was retired: it signs no new tokens, and its earlier tokens stay valid until they
+    /// expire.
     KeyRetired {
         /// Its thumbprint.
         kid: KeyId,
-        /// From when on, where that is not at once.
+        /// The time from which it applies, where it is not at once.
         from: Option<Timestamp>,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A key and every token that it signed are void.
+    /// A key, and every token that it signed, was revoked.
     KeyRevoked {
         /// Its thumbprint.
         kid: KeyId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -263,31 +266,31 @@ pub enum Event {
 pub struct Previous {
     /// Its origin.
     pub origin: String,
-    /// How many records its last checkpoint covers.
+    /// The number of records under its last checkpoint.
     pub size: u64,
     /// The root over them, in base64.
     pub root: String,
 }
 
-/// What is left of an epoch of which something was lost.
+/// The part that is left of an epoch after a loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// So many records from the first on.
+    /// The number of records from the first one.
     pub size: u64,
     /// The root over them, in base64.
     pub root: String,
 }
 
-/// What an agent may do at all, as an operator's command sets it.
+/// The status of an agent, which an operator's command sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AgentStatus {
-    /// What its token grants.
+    /// The agent may do what its token grants.
     Active,
-    /// Nothing for now: an operator paused it.
+    /// The agent may not act for now: an operator has paused it.
     Suspended,
-    /// Nothing for now: something looked wrong.
+    /// The agent may not act for now, because of a suspicion.
     Quarantined,
-    /// Nothing ever again.
+    /// The agent may never act again.
     Revoked,
 }
 
@@ -316,10 +319,12 @@ impl AgentStatus {
 }
 
 impl Event {
-    /// The event's word: `kind` in the record and in metrics.
+    /// The event's kind, as in the record and in metrics.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
+            // These words are part of the log's format. Another word would make old records
+            // unreadable.
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::AgentRegistered { .. } => "agent-registered",
@@ -356,7 +361,7 @@ impl Event {
         }
     }
 
-    /// In whose name it happened: whose record key seals it.
+    /// The principal of the event. The record is encrypted under its record key.
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         match self {
@@ -385,6 +390,8 @@ impl Event {
             | Self::ReloadRefused { .. }
             | Self::KeysChanged { .. }
             | Self::ModelAccepted { .. }
+            // These records stay readable after `audit forget`, because a revocation must stay
+            // valid. So they are under the gateway's own key.
             | Self::AgentStatus { .. }
             | Self::NamespaceStatus { .. }
             | Self::PrincipalStatus { .. }
@@ -397,7 +404,7 @@ impl Event {
         }
     }
 
-    /// True of what changes the books: a start reads it again.
+    /// Whether the event changes the state. A start reads such records again.
     #[must_use]
     pub const fn is_control(&self) -> bool {
         !matches!(
@@ -411,23 +418,26 @@ impl Event {
         )
     }
 
-    /// True of what only comes up where somebody is served: it can be turned away.
+    /// Whether the event only occurs when the gateway serves requests. Such an event may be
+    /// refused.
     #[must_use]
     pub fn is_new_work(&self) -> bool {
+        // A refusal counts as new work: one that cannot be recorded is counted instead.
         matches!(self.kind(), "admission" | "refusal")
     }
 
-    /// True of what was promised a place when its admission got one.
+    /// Whether the event has a guaranteed slot in the queue. An outcome gets it with its admission.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.kind() == "outcome"
     }
 
-    /// Whether every name in the event can be recorded whole. Free text need not: it is cut.
+    /// Checks that every name in the event can be recorded without a cut. Free text is cut instead.
     ///
     /// # Errors
     /// The first name that is too long.
     pub fn fits(&self) -> Result<(), RecordFault> {
+        // A name that is cut would name another thing, so it is refused.
         for (member, text, most) in match self {
             Self::AgentRegistered { class, .. } => vec![("class", class, TEXT_BYTES_MAX)],
             Self::TokenRegistered { jti, issuer, .. } => {

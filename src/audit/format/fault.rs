@@ -1,51 +1,52 @@
-//! Why bytes are not a record.
+//! The reasons why bytes are not a valid record.
 
 use crate::audit::format::key::RecordKeyId;
 use crate::json;
 
-/// Why bytes are not a record.
+/// The reasons why bytes are not a valid record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordFault {
-    /// A plain record where only sealed ones are written.
+    /// An unacknowledged plain record in a log with encrypted records.
     #[error(
-        "it is plain and was never acknowledged, and records are sealed here: somebody else wrote it (if [audit] records was \"plain\" until now, start with that once)"
+        "it is plain and was never acknowledged, and records are sealed here: somebody else wrote \
+            it (if [audit] records was \"plain\" until now, start with that once)"
     )]
     Unsealed,
-    /// A record that may be missing. It was not acknowledged.
+    /// An unacknowledged record that states that records may be missing.
     #[error("it says that records may be missing, and was never acknowledged")]
     Unacknowledged,
-    /// Not JSON at all.
+    /// The bytes are not JSON.
     #[error("not JSON: {0}")]
     Json(json::JsonFault),
-    /// A member is missing, of the wrong type, or its text does not name such a thing.
+    /// A member is missing, has the wrong type, or is not a valid name.
     #[error("member {0:?} is missing or not what it should be")]
     Member(&'static str),
     /// A `kind` that this version does not know.
     #[error("kind {0:?} is not known to this version")]
     Kind(String),
-    /// Of a version that this build does not read.
+    /// The record has a newer version of the format.
     #[error("of version {0}, which a newer token-shield wrote: use that one, or a newer one")]
     Newer(u32),
-    /// It says what a record says, but not in the one way to write it.
+    /// The record is not in its canonical form.
     #[error("not in canonical form, or with members that do not belong there")]
     Form,
-    /// Its time lies before that of the record before it.
+    /// The time is earlier than the previous record's.
     #[error("its time lies before that of the record before it")]
     Earlier,
-    /// A box that nothing here opens, of a kind that must be read.
+    /// The record key of a record that must be read is missing.
     #[error("the record key {0} is not there: restore secret/record-keys")]
     KeyMissing(RecordKeyId),
-    /// A box that does not open under the key that it names.
+    /// The ciphertext does not decrypt under the key that it names.
     #[error("its box does not open under the key that it names")]
     Closed,
-    /// A name that would have to be cut to fit, and would then name something else.
+    /// A name is too long. A cut name would name another thing.
     #[error("{member} has {bytes} bytes, a record keeps {most}")]
     TooLong {
-        /// Which member.
+        /// The member.
         member: &'static str,
-        /// How long it is.
+        /// Its length in bytes.
         bytes: usize,
-        /// How long it may be.
+        /// The maximum length in bytes.
         most: usize,
     },
 }

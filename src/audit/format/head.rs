@@ -1,9 +1,11 @@
-//! The head: how much of the log has been acknowledged. It lies away from the log, so that a log which lost its end is noticed.
+//! The head: how much of the log was acknowledged. It is in another folder than the log, so that a
+//! log that lost its end is detected.
 //!
-//! The file has two slots for that, written in turn, so that a write which tears leaves the one before. A slot is text: a title, the
-//! log's origin, its size, its root, the write's number, and the SHA-256 of these lines; line feeds fill it up. Then two slots
-//! for the newest checkpoint in full: a title, the write's number, the SHA-256 of that line and the note, and the note; zeros
-//! fill it up.
+//! The file has two slots for the head, which are written in turn. A torn write leaves the other
+//! slot intact. A slot is text: a title, the log's origin, its size, its root, the write's number,
+//! and the SHA-256 of these lines. Line feeds fill the rest. Two slots for the newest checkpoint
+//! follow. Such a slot has a title, the write's number, the SHA-256 of that number's line and the
+//! note, and the note. Zeros fill the rest.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,38 +13,41 @@ use sha2::{Digest as _, Sha256};
 
 use crate::merkle::Hash;
 
-/// Bytes of a slot: one sector, which a disk writes whole or not at all.
+/// Bytes of a slot: one sector, which a disk writes completely or not.
 pub const SLOT_BYTES: usize = 512;
 /// Bytes of a slot for a note.
 pub const NOTE_SLOT_BYTES: usize = 8_192;
 /// Bytes of the file.
 pub const HEAD_BYTES: usize = 2 * SLOT_BYTES + 2 * NOTE_SLOT_BYTES;
-/// Bytes of an origin at the most.
+/// The maximum length of an origin, in bytes.
 pub const ORIGIN_BYTES_MAX: usize = 240;
 
+/// The first line of a head's slot, with the version of its format.
 const TITLE: &str = "token-shield head 1";
+/// The first line of a note's slot.
 const NOTE_TITLE: &str = "token-shield note 1";
 
-/// What has been acknowledged of a log. May lag behind the log, never lead it.
+/// The acknowledged part of a log. It may be smaller than the log, but never larger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The log: `<gateway name>/e<epoch>`, at most [`ORIGIN_BYTES_MAX`] bytes, no white space.
+    /// The origin of the log: `<gateway name>/e<epoch>`, at most [`ORIGIN_BYTES_MAX`] bytes,
+    /// without white space.
     pub origin: String,
-    /// How many records.
+    /// The number of records.
     pub size: u64,
-    /// The tree's root over them.
+    /// The root of the tree over them.
     pub root: Hash,
-    /// How many times the head has been written. Says which slot is newer.
+    /// The number of writes of the head. The slot with the larger number is newer.
     pub write: u64,
 }
 
-/// Bytes that are no head.
+/// The bytes are not a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("neither of its two slots is whole")]
 pub struct HeadFault;
 
 impl Head {
-    /// The bytes of the slot that this head belongs in.
+    /// The bytes of this head's slot.
     #[must_use]
     pub fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut text = format!(
@@ -55,20 +60,20 @@ impl Head {
         let sum = STANDARD.encode(Sha256::digest(text.as_bytes()));
         text.push_str(&sum);
         let mut slot = [b'\n'; SLOT_BYTES];
-        // An origin within its limit always fits; the rest is of bounded length.
+        // An origin within its limit always fits. The other lines have a bounded length.
         for (place, byte) in slot.iter_mut().zip(text.bytes()) {
             *place = byte;
         }
         slot
     }
 
-    /// Where in the file this head belongs.
+    /// The offset of this head's slot in the file.
     #[must_use]
     pub const fn offset(&self) -> u64 {
         if self.write.is_multiple_of(2) { 0 } else { SLOT_BYTES as u64 }
     }
 
-    /// The whole file as it is first made: this head in its slot, the other one blank.
+    /// The whole new file: this head in its slot, and the other slot blank.
     #[must_use]
     pub fn first_file(&self) -> [u8; HEAD_BYTES] {
         let mut file = [0; HEAD_BYTES];
@@ -86,17 +91,19 @@ impl Head {
     /// The newest head in a file.
     ///
     /// # Errors
-    /// When there is none, or the file has another length.
+    /// When no slot is whole, or the file has another length.
     pub fn decode(file: &[u8]) -> Result<Self, HeadFault> {
         if file.len() != HEAD_BYTES {
             return Err(HeadFault);
         }
         let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]).take(2);
+        // A slot is valid only at its own offset: a head copied into the other slot does not count.
         let heads = slots
             .filter_map(|(slot, offset)| Self::slot(slot).filter(|head| head.offset() == offset));
         heads.max_by_key(|head| head.write).ok_or(HeadFault)
     }
 
+    /// Decodes one slot; `None` where it is torn or blank.
     fn slot(slot: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(slot).ok()?.lines().skip(1);
         let head = Self {
@@ -105,22 +112,22 @@ impl Head {
             root: STANDARD.decode(lines.next()?).ok()?.try_into().ok()?,
             write: lines.next()?.parse().ok()?,
         };
-        // Title, checksum, number forms and filling are compared in one go.
+        // One comparison checks the title, the checksum, the form of the numbers, and the filling.
         (head.encode() == slot).then_some(head)
     }
 }
 
-/// The newest checkpoint, as it stands in the head.
+/// The newest checkpoint in the head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadNote {
     /// The note.
     pub note: String,
-    /// How many times a note has been written.
+    /// The number of writes of a note.
     pub write: u64,
 }
 
 impl HeadNote {
-    /// The bytes of the slot that this note belongs in.
+    /// The bytes of this note's slot.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let sum = STANDARD.encode(Sha256::digest(format!("{}\n{}", self.write, self.note)));
@@ -130,7 +137,7 @@ impl HeadNote {
         slot
     }
 
-    /// Where in the file this note belongs.
+    /// The offset of this note's slot in the file.
     #[must_use]
     pub const fn offset(&self) -> u64 {
         let heads = 2 * SLOT_BYTES as u64;

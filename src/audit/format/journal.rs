@@ -1,11 +1,15 @@
-//! The journal's format: batches of records, each proving that it is whole and that it follows the one before.
+//! The journal's format: batches of records. Each batch proves that it is whole, and that it
+//! follows the one before.
 //!
-//! A segment is a file of batches, each on a sector's start, then zeros. A batch (integers big-endian):
+//! A segment is a file of batches, followed by zeros. Each batch begins at a sector. A batch has
+//! this form (integers are big-endian):
 //!
 //! ```text
-//! header   8 "TSBATCH1"   8 index of its first record   4 records   4 bytes of frames   4 CRC-32C of these 24 bytes
+//! header   8 "TSBATCH1"   8 index of its first record   4 records   4 bytes of frames
+//!          4 CRC-32C of these 24 bytes
 //! frames   for each record: 2 its length, then its bytes
-//! trailer  8 records in the log after this batch   32 the tree's root over them   32 SHA-256 of everything above
+//! trailer  8 records in the log after this batch   32 the tree's root over them
+//!          32 SHA-256 of everything above
 //! padding  zeros up to the next sector
 //! ```
 
@@ -14,20 +18,24 @@ use sha2::{Digest as _, Sha256};
 use crate::merkle::Hash;
 use crate::merkle::Tree;
 
-/// Batches begin on multiples of this many bytes: a later write that tears cannot take an older batch with it.
+/// Batches begin on multiples of this many bytes. A later write that tears cannot damage an earlier
+/// batch.
 pub const SECTOR_BYTES: usize = 512;
-/// Bytes of a batch at the most, padding included.
+/// The maximum length of a batch, with padding.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// The first bytes of a batch, with the version of its format.
 const MAGIC: &[u8; 8] = b"TSBATCH1";
+/// Bytes of a header, with its checksum.
 const HEADER_BYTES: usize = 28;
+/// Bytes of a trailer.
 const TRAILER_BYTES: usize = 72;
 
-/// A batch has no room for the record: begin another.
+/// The batch has no room for the record; it belongs in the next batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchFull;
 
-/// A batch in the making.
+/// A batch that is being built.
 #[derive(Clone, Debug)]
 pub struct Builder {
     first: u64,
@@ -37,13 +45,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// An empty batch that follows what is in `tree`.
+    /// An empty batch after the records of `tree`.
     #[must_use]
     pub const fn new(tree: Tree) -> Self {
         Self { first: tree.size(), count: 0, frames: Vec::new(), tree }
     }
 
-    /// Adds a record; says under which index. A record of up to 65,535 bytes fits into an empty batch.
+    /// Adds a record, and returns its index. A record of up to 65,535 bytes fits into an empty
+    /// batch.
     ///
     /// # Errors
     /// When there is no room for it.
@@ -62,10 +71,10 @@ impl Builder {
         Ok(index)
     }
 
-    /// The batch's bytes, padded, and the tree behind it.
+    /// The batch's bytes with padding, and the tree after it.
     #[must_use]
     pub fn finish(self) -> (Vec<u8>, Tree) {
-        // Bounded by BATCH_BYTES_MAX.
+        // `push` limits the frames to `BATCH_BYTES_MAX`, so the length fits.
         let length = u32::try_from(self.frames.len()).unwrap_or(u32::MAX);
         let mut bytes =
             Vec::with_capacity(padded(HEADER_BYTES + self.frames.len() + TRAILER_BYTES));
@@ -85,85 +94,86 @@ impl Builder {
     }
 }
 
-/// Why bytes are not the batch that should stand there.
+/// The reasons why bytes are not the expected batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchFault {
-    /// No whole header, or no whole trailer that fits to it: what an interrupted write leaves.
+    /// The header or the trailer is incomplete. An interrupted write leaves such a batch.
     #[error("no whole batch stands there")]
     Incomplete,
-    /// The frames do not add up to the header's count.
+    /// The frames differ from the header's count or length.
     #[error("its frames do not add up")]
     Frames,
-    /// It belongs elsewhere in the log, or in another log.
+    /// The batch is from another index or another log.
     #[error("it does not follow what stands before it")]
     Sequence,
-    /// Something stands between its end and the next sector.
+    /// The padding after the batch has other bytes than zeros.
     #[error("its padding is not zero")]
     Padding,
-    /// Zeros should follow, and something else does.
+    /// Bytes other than zeros follow the last batch.
     #[error("something stands where nothing was ever written")]
     Leftover,
 }
 
-/// What should be in a segment and is not.
+/// The defects of a segment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentFault<E> {
-    /// A batch is bad, below the head or where no interrupted write can have been.
+    /// A bad batch below the head, or where an interrupted write is impossible.
     #[error("record {index} (byte {offset} of its segment): {fault}")]
     Damaged {
-        /// The index of the first record that is not there.
+        /// The index of the first missing record.
         index: u64,
-        /// Where in the segment, in bytes.
+        /// The byte offset in the segment.
         offset: usize,
-        /// What is wrong.
+        /// The defect.
         fault: BatchFault,
     },
-    /// The records are whole, but not those that were acknowledged.
+    /// The records are whole, but differ from the acknowledged ones.
     #[error("the root over the first {size} records is not the one that was acknowledged")]
     Head {
-        /// The head's size.
+        /// The size with the wrong root.
         size: u64,
     },
-    /// A record was not accepted.
+    /// The callback did not accept a record.
     #[error("record {index}: {fault}")]
     Record {
         /// Its index.
         index: u64,
-        /// Where its batch begins.
+        /// The offset of its batch.
         offset: usize,
-        /// Why not.
+        /// The callback's reason.
         fault: E,
     },
 }
 
-/// How far the log was acknowledged, as the head says.
+/// An acknowledged size of the log, with its root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcknowledgedTree {
-    /// How many records.
+    /// The number of records.
     pub size: u64,
     /// The root over them.
     pub root: Hash,
 }
 
-/// What a segment holds.
+/// The content of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentContent {
-    /// The tree behind its last batch.
+    /// The tree after its last batch.
     pub tree: Tree,
-    /// Where its last batch ends, padding included: the next one's place.
+    /// The end of its last batch, with padding. The next batch begins here.
     pub end: usize,
-    /// Where the last batch that the head covers ends. Beyond it nothing is known to have been synced.
+    /// The end of the last acknowledged batch. Whether later batches were synced is unknown.
     pub acknowledged_end: usize,
-    /// How many bytes an interrupted write left behind `end`, up to its last one that is not zero. 0: none.
+    /// Bytes that an interrupted write left after `end`, up to the last one that is not zero. 0
+    /// where there are none.
     pub torn: usize,
 }
 
-/// Reads a segment that follows `tree`, and gives each record with its index to `each`. Everything up to the furthest of the
-/// `marks` must be whole and have their roots, and so must every segment but the `last`; behind both, one interrupted write may
-/// have left something.
+/// Reads a segment that follows `tree`, and passes each record with its index to `each`. Everything
+/// up to the largest of the `marks` must be whole and have their roots. Every segment but the
+/// `last` must be whole too. After both, one interrupted write may follow.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first defect.
 pub fn walk<E>(
     segment: &[u8],
     tree: &Tree,
@@ -180,6 +190,8 @@ pub fn walk<E>(
         let torn = match Whole::read(rest) {
             Ok(batch) => {
                 let after = batch.follow(&walk.tree).map_err(damaged)?;
+                // The head and checkpoints are written only at a batch's end, so a mark inside a
+                // batch is wrong.
                 for mark in marks
                     .iter()
                     .filter(|mark| walk.tree.size() < mark.size && mark.size <= after.size())
@@ -204,14 +216,15 @@ pub fn walk<E>(
             }
             Err(fault) => rest.iter().rposition(|&byte| byte != 0).map(|place| (place + 1, fault)),
         };
-        // Behind the last batch. Zeros end the segment.
+        // Bytes after the last batch. Only zeros end the segment.
         let Some((bytes, fault)) = torn else {
             return Ok(walk);
         };
         if walk.tree.size() < acknowledged || !last {
             return Err(damaged(fault));
         }
-        // One write was on its way at the most, and nothing was written behind it.
+        // The writer waits for each write. So at most one write was in progress, and no batch
+        // follows it.
         if bytes > BATCH_BYTES_MAX
             || (1..rest.len().div_ceil(SECTOR_BYTES)).any(|sector| whole_at(rest, sector))
         {
@@ -222,8 +235,9 @@ pub fn walk<E>(
     }
 }
 
-/// Where the batch ends that reaches `size` records, padding included, and how many records there are then; with fewer in the
-/// segment, where its last whole batch ends. For who copies a segment that may be written just then: what follows may be torn.
+/// The end of the batch that reaches `size` records, with padding, and the number of records up to
+/// there. With fewer records, the end of the last whole batch. For a copy of a segment that may be
+/// written at the same time: the bytes after that may be torn.
 #[must_use]
 pub fn reach(segment: &[u8], size: u64) -> (usize, u64) {
     let (mut end, mut reached) = (0, 0);
@@ -235,16 +249,17 @@ pub fn reach(segment: &[u8], size: u64) -> (usize, u64) {
     (end, reached)
 }
 
-/// Whether a whole batch stands at this sector.
+/// Whether a whole batch begins at this sector.
 fn whole_at(bytes: &[u8], sector: usize) -> bool {
     bytes.get(sector * SECTOR_BYTES..).is_some_and(|rest| Whole::read(rest).is_ok())
 }
 
+/// The length with padding to the next sector.
 const fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(SECTOR_BYTES)
 }
 
-/// A batch whose header and trailer are right. Whether it belongs where it stands is another question.
+/// A batch with a correct header and trailer. Its position in the log is not checked yet.
 struct Whole<'a> {
     first: u64,
     count: u32,
@@ -256,16 +271,19 @@ struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
+    /// Decodes the batch at the start of `bytes`.
     fn read(bytes: &'a [u8]) -> Result<Self, BatchFault> {
         Self::parts(bytes).ok_or(BatchFault::Incomplete)
     }
 
+    /// Decodes a batch; `None` where it is incomplete or changed.
     fn parts(bytes: &'a [u8]) -> Option<Self> {
         let mut at = Cursor(bytes);
         let magic: [u8; 8] = at.array()?;
         let first = u64::from_be_bytes(at.array()?);
         let count = u32::from_be_bytes(at.array()?);
         let length = usize::try_from(u32::from_be_bytes(at.array()?)).ok()?;
+        // The header has its own checksum, so that a length from a torn header is never used.
         let sum = crc32c::crc32c(bytes.get(..HEADER_BYTES - 4)?);
         if magic != *MAGIC || u32::from_be_bytes(at.array()?) != sum {
             return None;
@@ -275,6 +293,7 @@ impl<'a> Whole<'a> {
         let root = at.array()?;
         let digest: [u8; 32] = at.array()?;
         let end = HEADER_BYTES + length + TRAILER_BYTES;
+        // The hash covers the whole batch but its padding, so a torn batch fails here.
         if padded(end) > BATCH_BYTES_MAX || Sha256::digest(bytes.get(..end - 32)?)[..] != digest {
             return None;
         }
@@ -282,7 +301,7 @@ impl<'a> Whole<'a> {
         Some(Self { first, count, frames, size, root, padding, padded: padded(end) })
     }
 
-    /// The tree behind this batch, if it follows `tree`.
+    /// The tree after this batch, if the batch follows `tree`.
     fn follow(&self, tree: &Tree) -> Result<Tree, BatchFault> {
         if self.first != tree.size() {
             return Err(BatchFault::Sequence);
@@ -295,6 +314,7 @@ impl<'a> Whole<'a> {
         }
         if bytes != self.frames.len()
             || after.size() - tree.size() != u64::from(self.count)
+            // An empty batch would let two different files have the same records.
             || self.count == 0
         {
             return Err(BatchFault::Frames);
@@ -308,6 +328,7 @@ impl<'a> Whole<'a> {
         Ok(after)
     }
 
+    /// The records of the batch. A wrong frame length ends the iteration; `follow` reports it.
     fn records(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut at = Cursor(self.frames);
         std::iter::from_fn(move || {
@@ -317,16 +338,18 @@ impl<'a> Whole<'a> {
     }
 }
 
-/// Bytes, read from the front.
+/// A parser that takes bytes from the front.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
+    /// Takes `count` bytes; `None` where fewer are left.
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (front, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(front)
     }
 
+    /// Takes `N` bytes as an array.
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }

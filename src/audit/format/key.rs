@@ -1,15 +1,15 @@
-//! The record keys, as records and their readers know them: ids, and what is known of the key of an id.
+//! Record keys in the formats: their ids, and the result of a lookup.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::crypto::encryption;
 
-/// Which record key seals a record: 16 random bytes.
+/// The id of a record key: 16 random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordKeyId(pub [u8; 16]);
 
-/// A text is not the id of a record key.
+/// The text is not the id of a record key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it is not the id of a record key: 16 bytes in base64url")]
 pub struct RecordKeyIdFault;
@@ -29,32 +29,33 @@ impl std::str::FromStr for RecordKeyId {
     }
 }
 
-/// What a record is sealed with.
+/// The key that encrypts one record.
 pub struct EncryptionKey<'k> {
     /// The record key's id.
     pub id: RecordKeyId,
     /// The record key.
     pub key: &'k [u8; 32],
-    /// Never twice under one key.
+    /// A salt, used only once under one key: each record has its own derived key.
     pub salt: [u8; encryption::SALT_BYTES],
 }
 
-/// What is known of a record key.
+/// The result of a lookup of a record key.
 pub enum KeyLookup<'k> {
-    /// It is there.
+    /// The key is available.
     Key(&'k [u8; 32]),
-    /// It was destroyed: what it sealed is to stay closed.
+    /// The key was destroyed. Its records stay encrypted.
     Destroyed,
-    /// Nothing.
+    /// No key has this id.
     Missing,
 }
 
-/// Who has record keys.
+/// A store of record keys.
 pub trait Opener {
-    /// What is known of the key `id`.
+    /// Looks up the key `id`.
     fn held(&self, id: &RecordKeyId) -> KeyLookup<'_>;
 
-    /// The own key of the record that was sealed under the key `id` with `salt`, where the key itself is missing.
+    /// The own key of the record with the record key `id` and this `salt`, where only that one was
+    /// disclosed.
     fn own(&self, _id: &RecordKeyId, _salt: &[u8; encryption::SALT_BYTES]) -> Option<&[u8; 32]> {
         None
     }

@@ -1,4 +1,4 @@
-//! The formats of the log: pure functions of bytes, and the decisions that depend on nothing else.
+//! The formats of the log: pure functions of bytes, without files, threads or clocks.
 
 pub mod envelope;
 pub mod event;

@@ -1,4 +1,5 @@
-//! Checkpoints: signed notes (C2SP signed-note, tlog-checkpoint) with an ML-DSA-65 and an Ed25519 signature, both required.
+//! Checkpoints: signed notes (C2SP signed-note, tlog-checkpoint). Both an ML-DSA-65 and an Ed25519
+//! signature are required.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -11,59 +12,63 @@ use crate::crypto::{
 use crate::json;
 use crate::merkle::Hash;
 
-/// Bytes of a note at the most, so that it fits its slot in the head.
+/// The maximum length of a note, in bytes. It fits its slot in the head.
 pub const NOTE_BYTES_MAX: usize = 8_000;
 
-/// What a checkpoint says.
+/// The content of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The log: `<gateway name>/<epoch>`.
+    /// The origin of the log: `<gateway name>/<epoch>`.
     pub origin: String,
-    /// How many records.
+    /// The number of records.
     pub size: u64,
     /// The root over them.
     pub root: Hash,
 }
 
-/// Why bytes are no checkpoint of this log.
+/// The reasons why bytes are not a checkpoint of this log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoteFault {
-    /// Not a note, or not a checkpoint's text in its one form.
+    /// The bytes are not a note, or the text is not canonical.
     #[error("it is not a checkpoint in the form of C2SP tlog-checkpoint")]
     Form,
-    /// Of another log.
+    /// The checkpoint is of another log.
     #[error("it is a checkpoint of {0:?}")]
     Origin(String),
-    /// A signature that must be there is not.
+    /// A required signature is missing.
     #[error("the {0} signature of this log's key is missing")]
     Missing(&'static str),
     /// A signature does not verify.
     #[error("the {0} signature does not verify")]
     Invalid(&'static str),
-    /// Verifier keys that are none.
+    /// A line is not a verifier key.
     #[error("line {line}: not a verifier key: {why}")]
     Key {
-        /// Which line, from 1.
+        /// The line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The defect.
         why: String,
     },
-    /// No keys for this log.
+    /// There are no keys for this log.
     #[error(
         "there are no verifier keys for {0:?}: give the log.vkeys of this gateway (--key FILE)"
     )]
     NoKeys(String),
-    /// A private key file that is none.
+    /// The file does not contain private keys of a log.
     #[error("not the signing keys of a log: {0}")]
     Private(&'static str),
-    /// A public key.
+    /// A public key is invalid.
     #[error(transparent)]
     Public(#[from] KeyFault),
 }
 
+/// Signature types of C2SP signed-note: 0xff with a name for a type without a number, and 0x01 for
+/// Ed25519.
 const ML_DSA: &[u8] = b"\xfftoken-shield ML-DSA-65";
+/// The signature type of Ed25519.
 const ED25519: &[u8] = b"\x01";
 
+/// The signature type in a verifier key.
 const fn identifier(algorithm: Algorithm) -> &'static [u8] {
     match algorithm {
         Algorithm::MlDsa65 => ML_DSA,
@@ -71,7 +76,8 @@ const fn identifier(algorithm: Algorithm) -> &'static [u8] {
     }
 }
 
-/// What stands before a signature: the first 4 bytes of SHA-256(name ‖ 0x0A ‖ identifier ‖ public key).
+/// The key id before a signature: the first 4 bytes of SHA-256(name ‖ 0x0A ‖ identifier ‖ public
+/// key).
 fn key_id(name: &str, key: &PublicKey) -> [u8; 4] {
     let about = [name.as_bytes(), b"\n", identifier(key.algorithm()), key.bytes()].concat();
     let [a, b, c, d, ..] = sha256(&about);
@@ -79,13 +85,13 @@ fn key_id(name: &str, key: &PublicKey) -> [u8; 4] {
 }
 
 impl Checkpoint {
-    /// The text that is signed.
+    /// The signed text.
     #[must_use]
     pub fn text(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, STANDARD.encode(self.root))
     }
 
-    /// Reads that text, if printing gives it back.
+    /// Decodes the text. It must be canonical: the result must encode to the same text.
     fn read(text: &str) -> Result<Self, NoteFault> {
         let mut lines = text.lines();
         let mut line = || lines.next().ok_or(NoteFault::Form);
@@ -102,10 +108,10 @@ impl Checkpoint {
     }
 }
 
-/// The public keys of one epoch's log.
+/// The public keys of one epoch.
 #[derive(Clone, Debug)]
 pub struct LogKeys {
-    /// The log's origin, and both keys' name.
+    /// The log's origin, which is also the name of both keys.
     pub origin: String,
     keys: [PublicKey; 2],
 }
@@ -123,13 +129,14 @@ impl LogKeys {
         self.keys.iter().map(line).collect()
     }
 
-    /// The fingerprint of both keys: SHA-256 in hex over their lines in `log.vkeys`, each with its line feed, that of ML-DSA-65 first.
+    /// The fingerprint of both keys: SHA-256 in hex over their lines in `log.vkeys`. Each line has
+    /// its line feed, and the ML-DSA-65 line is first.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         sha256(self.lines().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Reads a note and verifies both signatures. Other signature lines are ignored.
+    /// Decodes a note and verifies both signatures. Further signature lines are ignored.
     ///
     /// # Errors
     /// When it is not a checkpoint of this log under these keys.
@@ -139,10 +146,12 @@ impl LogKeys {
             return Err(NoteFault::Origin(checkpoint.origin));
         }
         let text = checkpoint.text();
-        // The first two lines, in this order; what follows is somebody else's.
+        // The log's signatures are the first two lines, in this order. Later lines are those of
+        // witnesses.
         let mut lines = signatures.iter();
         for key in &self.keys {
             let name = key.algorithm().as_str();
+            // The id only selects the key. The signature below is the proof.
             let id = key_id(&self.origin, key);
             let own = lines
                 .next()
@@ -157,10 +166,10 @@ impl LogKeys {
     }
 }
 
-/// Signature lines: whose, and the bytes with the key's id before them.
+/// Signature lines: the key's name, and the bytes with the key's id before the signature.
 type Signatures<'n> = Vec<(&'n str, Vec<u8>)>;
 
-/// The text of a note and its signature lines.
+/// Splits a note into its checkpoint and its signature lines.
 fn split(note: &str) -> Result<(Checkpoint, Signatures<'_>), NoteFault> {
     let (text, signatures) = note.split_once("\n\n").ok_or(NoteFault::Form)?;
     let checkpoint = Checkpoint::read(&format!("{text}\n"))?;
@@ -168,6 +177,7 @@ fn split(note: &str) -> Result<(Checkpoint, Signatures<'_>), NoteFault> {
     let mut read = Vec::new();
     for line in signatures.split('\n') {
         let (name, encoded) = line
+            // Each signature line begins with an em dash (C2SP signed-note).
             .strip_prefix("\u{2014} ")
             .and_then(|rest| rest.split_once(' '))
             .ok_or(NoteFault::Form)?;
@@ -183,18 +193,19 @@ fn split(note: &str) -> Result<(Checkpoint, Signatures<'_>), NoteFault> {
     Ok((checkpoint, read))
 }
 
-/// What a note says, unverified: to know which keys to ask for.
+/// The content of a note without verification, to find its keys.
 ///
 /// # Errors
-/// When it is no checkpoint.
+/// When it is not a checkpoint.
 pub fn peek(note: &str) -> Result<Checkpoint, NoteFault> {
     Ok(split(note)?.0)
 }
 
-/// Reads `log.vkeys`: the keys of every epoch. Empty lines and lines that begin with `#` are left out.
+/// Decodes `log.vkeys`: the keys of every epoch. Empty lines and lines that begin with `#` are
+/// ignored.
 ///
 /// # Errors
-/// When a line is no verifier key, or an epoch has not exactly one of each kind.
+/// When a line is not a verifier key, or an epoch does not have exactly one key of each kind.
 pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
     let mut found: Vec<(String, Vec<PublicKey>)> = Vec::new();
     for (number, line) in
@@ -218,6 +229,7 @@ pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
             )
         };
         let key = PublicKey::read(algorithm, raw).map_err(|error| fault(&error.to_string()))?;
+        // A wrong id means a damaged line, or a key under another log's name.
         if id != key_id(name, &key).iter().map(|byte| format!("{byte:02x}")).collect::<String>() {
             return Err(fault("its id is not that of its key"));
         }
@@ -226,6 +238,7 @@ pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
             None => found.push((name.to_owned(), vec![key])),
         }
     }
+    // A second key of one kind would allow a second, different history.
     let pair = |(origin, keys): (String, Vec<PublicKey>)| {
         let of = |algorithm| keys.iter().find(|key| key.algorithm() == algorithm).cloned();
         match (of(Algorithm::MlDsa65), of(Algorithm::Ed25519), keys.len()) {
@@ -236,14 +249,14 @@ pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
     found.into_iter().map(pair).collect()
 }
 
-/// The private keys of one epoch's log.
+/// The private keys of one epoch.
 pub struct LogSigner {
     pq: SigningKey,
     classical: SigningKey,
 }
 
 impl LogSigner {
-    /// A new pair.
+    /// Generates a new pair.
     ///
     /// # Errors
     /// When the operating system gives no randomness.
@@ -252,7 +265,7 @@ impl LogSigner {
         Ok(Self { pq: key(Algorithm::MlDsa65)?, classical: key(Algorithm::Ed25519)? })
     }
 
-    /// The pair as a private file.
+    /// The pair in the format of its private file.
     #[must_use]
     pub fn write(&self) -> Zeroizing<String> {
         let seed = |key: &SigningKey| Zeroizing::new(URL_SAFE_NO_PAD.encode(**key.seed()));
@@ -263,15 +276,16 @@ impl LogSigner {
         ))
     }
 
-    /// Reads such a file.
+    /// Decodes such a file.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is not a file of signing keys.
     pub fn read(text: &str) -> Result<Self, NoteFault> {
         let document = json::parse(text.trim_end().as_bytes(), &json::Limits::deep(2))
             .map_err(|_| NoteFault::Private("not JSON"))?;
         let object = document.as_object().ok_or(NoteFault::Private("not a JSON object"))?;
         let member = |name| object.get(name).and_then(json::Value::as_str);
+        // The member `use` keeps the keys of tokens and of the log apart.
         if member("use") != Some("token-shield log") {
             return Err(NoteFault::Private(
                 "its use is not \"token-shield log\" (token-shield audit key makes one)",
@@ -290,7 +304,7 @@ impl LogSigner {
         Ok(Self { pq: of(Algorithm::MlDsa65, pq), classical: of(Algorithm::Ed25519, classical) })
     }
 
-    /// The public halves, for the log of that origin.
+    /// The public keys, for the log of that origin.
     ///
     /// # Errors
     /// Never for keys of this type.
@@ -301,13 +315,14 @@ impl LogSigner {
         })
     }
 
-    /// The note over a checkpoint.
+    /// Signs a checkpoint, and returns its note.
     ///
     /// # Errors
     /// Never for keys of this type.
     pub fn sign(&self, checkpoint: &Checkpoint) -> Result<String, NoteFault> {
         let text = checkpoint.text();
         let mut note = format!("{text}\n");
+        // `open` requires this order of the signatures.
         for key in [&self.pq, &self.classical] {
             let id = key_id(&checkpoint.origin, &key.public()?);
             let bytes = [&id[..], &key.sign(text.as_bytes())].concat();
@@ -340,7 +355,7 @@ mod tests {
         assert_eq!(other.open(&note), Err(NoteFault::Missing("ML-DSA-65")));
         let elsewhere = signer.public("gw.example/e000002").expect("public");
         assert_eq!(elsewhere.open(&note), Err(NoteFault::Origin("gw.example/e000001".to_owned())));
-        // Both are required: neither alone is enough, whichever falls first.
+        // Both signatures are required, so neither alone is enough.
         let lines: Vec<&str> = note.lines().collect();
         for (left_out, name) in [(4, "ML-DSA-65"), (5, "Ed25519")] {
             let rest: String = lines

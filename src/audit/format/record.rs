@@ -1,4 +1,5 @@
-//! One record of the log: canonical JSON (RFC 8785), at most 65,535 bytes. Reading accepts only what writing gives.
+//! One record of the log: canonical JSON (RFC 8785) of at most 65,535 bytes. The decoder accepts
+//! only the encoder's form.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,26 +13,27 @@ use crate::clock::Timestamp;
 use crate::crypto::encryption;
 use crate::json;
 
-/// Something that happened, and when.
+/// An event with its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// When. Never earlier than the record before.
+    /// The time; never earlier than the previous record's.
     pub at: Timestamp,
-    /// The operator who asked for it, such as `uid:0`; none where the gateway acted by itself.
+    /// The operator who caused it, such as `uid:0`; `None` where the gateway acted by itself.
     pub by: Option<String>,
-    /// What.
+    /// The event.
     pub event: Event,
 }
 
 impl Record {
-    /// The record's bytes, which are also the leaf in the tree; in a box under `key`, where there is one. Cannot fail: texts
-    /// are cut to [`crate::audit::format::event::TEXT_BYTES_MAX`] (a JWK to
-    /// [`crate::audit::format::event::JWK_BYTES_MAX`]) at a character's end, times to the years 1970 to 9998. What names
-    /// something should be asked [`Event::fits`] first.
+    /// The record's bytes, which are also the leaf in the tree. With a `key` the payload is
+    /// encrypted. Encoding cannot fail: texts are cut to
+    /// [`crate::audit::format::event::TEXT_BYTES_MAX`] (a JWK to
+    /// [`crate::audit::format::event::JWK_BYTES_MAX`]) at the end of a character. Times are limited
+    /// to the years 1970 to 9998. A caller must check names with [`Event::fits`] first.
     #[must_use]
     pub fn encode(&self, key: Option<&EncryptionKey<'_>>) -> Vec<u8> {
         let plain = if let Event::Written(written) = &self.event {
-            // Already written, by somebody who had nobody to act for.
+            // Another process has encoded it. Such an event has no operator, so `by` is not added.
             written.payload().as_bytes().to_vec()
         } else {
             payload(&self.event, self.by.as_deref())
@@ -49,20 +51,20 @@ impl Record {
         }
     }
 
-    /// What `bytes` say, if they are exactly what [`Record::encode`] would give for it. `None`: nothing that changes the books,
-    /// or its key was destroyed.
+    /// Decodes `bytes`, if they are exactly the output of [`Record::encode`] for the result. `None`
+    /// where the kind does not change the state, or the key was destroyed.
     ///
     /// # Errors
-    /// When they are not, or cannot be read.
+    /// When the form is wrong, or the payload cannot be decrypted.
     pub fn decode(bytes: &[u8], opener: &dyn Opener) -> Result<Option<Self>, RecordFault> {
         let envelope = Envelope::read(bytes)?;
         Self::of(&envelope, opener)
     }
 
-    /// [`Record::decode`] of a record whose outside was read.
+    /// [`Record::decode`] of a record whose envelope was read.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Record::decode`].
     pub fn of(envelope: &Envelope<'_>, opener: &dyn Opener) -> Result<Option<Self>, RecordFault> {
         if envelope.is_transient() {
             return Ok(None);
@@ -75,7 +77,8 @@ impl Record {
         let by = plain.has("by").then(|| plain.text("by")).transpose()?;
         let Some(event) = Event::of(envelope.kind, &plain)? else { return Ok(None) };
         let read = Self { at, by, event };
-        // Members that nobody asked for, texts that would have been cut: all of it shows here.
+        // The event is encoded again and compared. This finds unknown members, and texts that the
+        // encoder would have cut.
         let mut members = PayloadWriter::default();
         read.event.members(&mut members);
         members.optional("by", read.by.as_deref());
@@ -85,7 +88,7 @@ impl Record {
     }
 }
 
-/// What is inside a record of `event`.
+/// The payload of a record of `event`.
 fn payload(event: &Event, by: Option<&str>) -> Vec<u8> {
     let mut members = PayloadWriter::default();
     event.members(&mut members);
@@ -324,7 +327,7 @@ mod tests {
 
     #[test]
     fn the_largest_record_is_small_enough() {
-        // A control character takes six bytes.
+        // JSON escapes a control character with six bytes (RFC 8785 section 3.2.2.2).
         let worst = |bytes| "\u{1}".repeat(bytes);
         let added =
             Event::KeyAdded { issuer: worst(999), jwk: worst(99_999), kid: KeyId([255; 32]) };

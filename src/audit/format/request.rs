@@ -1,4 +1,5 @@
-//! What is recorded of requests: admissions, outcomes, refusals, and the counts of those that are not recorded one by one.
+//! The records of requests: admissions, outcomes, refusals, and counts of refusals without their
+//! own record.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,14 +12,15 @@ use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, RequestId, TokenId};
 use crate::json::{Object, Value};
 
-/// Rows of a count in one record at the most.
+/// The maximum of rows of counts in one record.
 pub const ROWS_MAX: usize = 64;
-/// Items of any other list in a record at the most.
+/// The maximum of items of each other list in a record.
 const LIST_MAX: usize = 16;
 
-/// What an upstream may be sent.
+/// A request that an upstream may get.
 pub trait Forwards {
-    /// The body as it is sent on. `None` where nothing is sent, or while content has still to be put into it.
+    /// The body that is sent. `None` where no body is sent, or while content must still be
+    /// inserted.
     fn forwarded(&self) -> Option<&[u8]>;
 }
 
@@ -28,236 +30,240 @@ impl Forwards for () {
     }
 }
 
-/// Who asked, and what for.
+/// The caller and the purpose of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestContext {
-    /// The request.
+    /// The request's id.
     pub request: RequestId,
-    /// Who asked.
+    /// The caller.
     pub caller: Arc<Caller>,
-    /// The handle that was shown in the token's place.
+    /// The handle that the caller used instead of a token.
     pub handle: Option<HandleId>,
     /// The caller's address: the connection's peer, or the client that a trusted proxy names.
     pub peer: Option<IpAddr>,
-    /// The operation; empty where none was found.
+    /// The operation; empty where it is unknown.
     pub operation: &'static str,
     /// The model's canonical name.
     pub model: Option<Arc<str>>,
-    /// The rules and config in force: their hash.
+    /// The hash of the rules and the config.
     pub policy: Arc<str>,
 }
 
-/// Who asks with a token, worked out once.
+/// A caller with a verified token. It is computed once and then shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// The acting agent.
+    /// The agent that acts.
     pub agent: AgentName,
-    /// In whose name.
+    /// The principal that it acts for.
     pub principal: Principal,
-    /// The tokens and the keys that signed them, the operator's first.
+    /// The tokens and the keys that signed them, the root token first.
     pub chain: Vec<(TokenId, KeyId)>,
 }
 
-/// A server and what the operator says of it.
+/// A server, with the operator's statements about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// Its name in the config.
     pub name: Arc<str>,
     /// Whether the operator controls it.
     pub controlled: bool,
-    /// Where it stands, as the config says.
+    /// Its jurisdiction in the config.
     pub jurisdiction: Option<Arc<str>>,
 }
 
-/// A model's digest and who says so.
+/// A model's digest, and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelDigest {
-    /// `sha256:…`, or what the server calls it; empty where it is unknown.
+    /// `sha256:…`, or the server's own name for it; empty where it is unknown.
     pub value: String,
     /// `measured`, `reported` or `unknown`.
     pub source: &'static str,
 }
 
-/// What was taken out of a request because it would have made the server reach outside.
+/// A part that was removed from a request, because it would have made the server reach out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stripped {
-    /// What it was.
+    /// The kind of the part.
     pub kind: &'static str,
-    /// Where in the body it stood.
+    /// Its path in the body.
     pub path: String,
     /// The URL, the tool's type or the id.
     pub target: String,
 }
 
-/// What an answer would have made its reader reach, and what became of it.
+/// A reference in an answer that would have made its client reach out, and the decision about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboundReference {
     /// `fetched` without a click, `clicked`, or `either`.
     pub kind: &'static str,
     /// `strip`, `block` or `report`.
     pub verdict: &'static str,
-    /// Why it is not controlled.
+    /// The reason why it is not controlled.
     pub reason: &'static str,
-    /// Scheme, host and port, or what stands there.
+    /// Scheme, host and port, or the text in their place.
     pub target: String,
 }
 
-/// Content that is to be fetched for a request.
+/// Content that will be fetched for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedFetch {
-    /// Where in the body it will stand.
+    /// The path in the body where it will be inserted.
     pub path: String,
-    /// The URL that it lies behind.
+    /// The URL.
     pub target: String,
-    /// The digest of all of that URL.
+    /// The digest of the whole URL.
     pub target_digest: [u8; 32],
 }
 
-/// Content that was fetched and put into a request.
+/// Content that was fetched and inserted into a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchedContent {
-    /// Where in the body it stands.
+    /// Its path in the body.
     pub path: String,
-    /// The URL that it lay behind.
+    /// The URL.
     pub target: String,
-    /// The digest of all of that URL.
+    /// The digest of the whole URL.
     pub target_digest: [u8; 32],
-    /// What it is.
+    /// Its media type.
     pub media_type: String,
-    /// As it came.
+    /// The length and digest of the content.
     pub content: BodyDigest,
 }
 
-/// A body: how long it was, and its digest.
+/// The length and digest of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BodyDigest {
-    /// Bytes.
+    /// The length in bytes.
     pub bytes: u64,
     /// HMAC-SHA-256 under the record's `digest_key`.
     pub digest: [u8; 32],
 }
 
-/// A request that is let through.
+/// An admitted request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Who and what.
+    /// The caller and the purpose.
     pub about: RequestContext,
-    /// The server that is asked first; none for an answer of the gateway's own.
+    /// The first server that is tried; `None` for an answer of the gateway itself.
     pub upstream: Option<Server>,
-    /// Which weights answer.
+    /// The digest of the weights that answer.
     pub model_digest: Option<Arc<ModelDigest>>,
-    /// The cap on output tokens.
+    /// The limit of output tokens.
     pub output_tokens: Option<u64>,
-    /// What was taken out because it would have made the server reach outside.
+    /// Parts that were removed, because they would have made the server reach out.
     pub stripped: Vec<Stripped>,
-    /// What is to be fetched and put into it.
+    /// Content that will be fetched and inserted.
     pub fetches: Vec<PlannedFetch>,
-    /// What the digests are keyed with.
+    /// The key of the digests.
     pub digest_key: [u8; 16],
-    /// As it was received.
+    /// The body as it was received.
     pub received: BodyDigest,
-    /// As it is sent on; none where nothing is, or content is still to be put in.
+    /// The body as it is sent. `None` where no body is sent, or content must still be inserted.
     pub forwarded: Option<BodyDigest>,
 }
 
-/// What was used of a model.
+/// The usage of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// Tokens in.
+    /// Input tokens.
     pub input: u64,
-    /// Tokens out.
+    /// Output tokens.
     pub output: u64,
-    /// Who says so: `reported`, `running` or `bound` (docs/AUDIT.md).
+    /// The source of the numbers: `reported`, `running` or `bound` (docs/AUDIT.md).
     pub source: &'static str,
 }
 
-/// What became of an admitted request.
+/// The end of an admitted request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Who and what.
+    /// The caller and the purpose.
     pub about: RequestContext,
-    /// The index of the admission.
+    /// The index of the admission's record.
     pub admission: u64,
-    /// The server that answered, or was asked last.
+    /// The server that answered, or the last one that was tried.
     pub upstream: Option<Server>,
-    /// Which weights answered.
+    /// The digest of the weights that answered.
     pub model_digest: Option<Arc<ModelDigest>>,
-    /// `ok`, `upstream-error`, `aborted`, or a refusal's code.
+    /// The code: `ok`, `upstream-error`, `aborted`, or a refusal's code.
     pub code: &'static str,
-    /// A refusal's detail.
+    /// The detail of a refusal.
     pub detail: Option<String>,
     /// The HTTP status.
     pub status: u16,
-    /// Milliseconds since the request came.
+    /// Milliseconds since the arrival of the request.
     pub ms: u64,
-    /// Tokens in and out; none where nothing was used.
+    /// Input and output tokens; `None` where no model was used.
     pub usage: Option<Used>,
-    /// What it would have made its reader reach: the first of it, and how often in all.
+    /// References in the answer that would have made its client reach out: the first ones, and the
+    /// number of all.
     pub outbound: (Vec<OutboundReference>, u64),
-    /// What was fetched and put into it.
+    /// Content that was fetched and inserted.
     pub fetched: Vec<FetchedContent>,
-    /// As it was sent on with that.
+    /// The body that was sent with that content.
     pub forwarded: Option<BodyDigest>,
-    /// What the digests are keyed with.
+    /// The key of the digests.
     pub digest_key: [u8; 16],
-    /// As it was delivered.
+    /// The answer as it was delivered.
     pub delivered: BodyDigest,
 }
 
-/// A known caller is told no.
+/// A refused request of an authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRequest {
-    /// Who and what.
+    /// The caller and the purpose.
     pub about: RequestContext,
-    /// The step that says no.
+    /// The step that refused it.
     pub stage: &'static str,
-    /// The code.
+    /// The refusal's code.
     pub code: &'static str,
-    /// The operator's detail.
+    /// The detail for the operator.
     pub detail: Option<String>,
-    /// Where in the body.
+    /// The field of the body.
     pub param: Option<String>,
     /// The HTTP status.
     pub status: u16,
-    /// Milliseconds since the request came.
+    /// Milliseconds since the arrival of the request.
     pub ms: u64,
 }
 
-/// Refusals that are counted.
+/// Counts of refusals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusalCounts {
-    /// In whose name all of it was asked, where the callers were known: whose record key seals it.
+    /// The principal of all these refusals, where the callers were authenticated. The record is
+    /// encrypted under its record key.
     pub principal: Option<Principal>,
-    /// Since when.
+    /// The start of the period.
     pub from: Timestamp,
-    /// Until when.
+    /// The end of the period.
     pub until: Timestamp,
-    /// What was counted, [`ROWS_MAX`] at the most.
+    /// The counts, at most [`ROWS_MAX`].
     pub rows: Vec<RefusalCount>,
-    /// Refusals that had no row of their own any more.
+    /// The number of refusals without a row.
     pub other: u64,
 }
 
-/// One count.
+/// One row of counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusalCount {
-    /// The agent, or the network of a caller who was not known.
+    /// The agent, or the network of an unauthenticated caller.
     pub whose: String,
-    /// The step, where the caller was not known.
+    /// The step that refused, for an unauthenticated caller.
     pub stage: Option<&'static str>,
-    /// The code.
+    /// The refusal's code.
     pub code: &'static str,
-    /// How many.
+    /// The number of refusals.
     pub count: u64,
 }
 
-/// Bytes in base64url.
+/// The bytes as a base64url text.
 #[must_use]
 pub fn base64url(bytes: &[u8]) -> Value<'static> {
     Value::from_text(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 impl RequestContext {
+    /// Writes the members. An outcome leaves out those that its admission has; `whole` includes
+    /// them.
     fn members<'e>(&'e self, into: &mut PayloadWriter<'e>, whole: bool) {
         into.owned("request", self.request.to_string());
         into.name("agent", self.caller.agent.as_str());
@@ -285,7 +291,7 @@ impl RequestContext {
     }
 }
 
-/// An object; the members come sorted.
+/// An object. The members must be sorted already.
 fn object<'v>(members: impl IntoIterator<Item = (&'static str, Value<'v>)>) -> Value<'v> {
     let mut object = Object::new();
     members.into_iter().for_each(|(name, value)| object.set(name, value));
@@ -293,6 +299,7 @@ fn object<'v>(members: impl IntoIterator<Item = (&'static str, Value<'v>)>) -> V
 }
 
 impl Server {
+    /// The server as an object of a record.
     fn value(&self) -> Value<'_> {
         let jurisdiction = self
             .jurisdiction
@@ -305,6 +312,7 @@ impl Server {
 }
 
 impl ModelDigest {
+    /// The digest as an object of a record.
     fn value(&self) -> Value<'_> {
         object([
             ("source", Value::from_text(self.source)),
@@ -314,6 +322,7 @@ impl ModelDigest {
 }
 
 impl FetchedContent {
+    /// The content as an object of a record, without its bytes.
     fn value(&self) -> Value<'_> {
         object([
             ("bytes", number(self.content.bytes)),
@@ -327,6 +336,7 @@ impl FetchedContent {
 }
 
 impl PlannedFetch {
+    /// The planned fetch as an object of a record.
     fn value(&self) -> Value<'_> {
         object([
             ("path", Value::from_text(cut(&self.path))),
@@ -337,6 +347,7 @@ impl PlannedFetch {
 }
 
 impl Admission {
+    /// Writes the members of an admission.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, true);
         into.name("decision", "allowed");
@@ -352,11 +363,14 @@ impl Admission {
                 ("target", Value::from_text(cut(&stripped.target))),
             ])
         };
+        // Lists are cut, so that a record never gets above its maximum length.
         let stripped: Vec<Value<'_>> = self.stripped.iter().take(LIST_MAX).map(stripped).collect();
         into.some("stripped", (!stripped.is_empty()).then_some(Value::Array(stripped)));
         let fetches: Vec<Value<'_>> =
             self.fetches.iter().take(LIST_MAX).map(PlannedFetch::value).collect();
         into.some("fetches", (!fetches.is_empty()).then_some(Value::Array(fetches)));
+        // The digests are keyed. In an encrypted log the key is inside the ciphertext, so a party
+        // without the record key cannot test guesses of a body.
         into.value("digest_key", base64url(&self.digest_key));
         into.number("request_bytes", self.received.bytes);
         into.value("request_digest", base64url(&self.received.digest));
@@ -368,6 +382,7 @@ impl Admission {
 }
 
 impl Outcome {
+    /// Writes the members of an outcome.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, false);
         into.number("admission", self.admission);
@@ -390,6 +405,7 @@ impl Outcome {
             ];
             object(texts.map(|(name, text)| (name, Value::from_text(cut(text)))))
         };
+        // The list is cut, so the record also has the number of all references.
         let (first, count) = &self.outbound;
         into.some(
             "outbound",
@@ -414,6 +430,7 @@ impl Outcome {
 }
 
 impl RefusedRequest {
+    /// Writes the members of a refusal.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, true);
         into.name("decision", "refused");
@@ -427,10 +444,12 @@ impl RefusedRequest {
 }
 
 impl RefusalCounts {
+    /// Writes the members of the counts.
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         into.owned("from", moment(self.from).to_string());
         into.owned("until", moment(self.until).to_string());
         into.optional("principal", self.principal.as_ref().map(Principal::as_str));
+        // Only unauthenticated callers have a stage in their row; their name is a network.
         let row = |row: &'e RefusalCount| {
             let (whose, stage) = match row.stage {
                 None => ([("agent", Value::from_text(cut(&row.whose)))], None),
@@ -441,6 +460,7 @@ impl RefusalCounts {
             };
             let counted = [("code", Value::from_text(row.code)), ("count", number(row.count))];
             let mut members: Vec<_> = whose.into_iter().chain(counted).chain(stage).collect();
+            // `object` needs sorted members. The optional stage was added at the end.
             members.sort_unstable_by_key(|(name, _)| *name);
             object(members)
         };

@@ -1,8 +1,10 @@
-//! A copy of a log that somebody may be writing: at the most older than the log, never torn. No lock is taken.
+//! Copies a log that a gateway may be writing. The copy may be older than the log, but it is never
+//! torn. It takes no lock.
 //!
-//! The head is read first, so that whatever it acknowledges is there whole when the rest is read. Full tiles never change again.
-//! Partial tiles and segments go away when the next checkpoint has made them needless; then they are read anew, with that one.
-//! Of the journal nothing is taken beyond what head and checkpoint acknowledge: it may be half written.
+//! The head is read first. All records that it acknowledges are then complete in the files that are
+//! read later. Full tiles never change. Partial tiles and segments are removed when a later
+//! checkpoint replaces them. Then they are read again, with that checkpoint. From the journal, only
+//! acknowledged batches are copied: later ones may be half written.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
@@ -18,44 +20,46 @@ use crate::audit::read::tiles::{self, epoch_number};
 use crate::durable;
 use crate::merkle::tile::{Tile, WIDTH};
 
-/// How often something may change while it is read.
+/// The number of tries when files change during a read.
 const TRIES: usize = 50;
-/// The pause before a head is read again that was older than its epoch's first checkpoint.
+/// The pause before a head is read again. It is needed where the head is older than its epoch's
+/// first checkpoint.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Why a log cannot be copied.
+/// The reasons why a log cannot be copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyFault {
-    /// A file.
+    /// A file cannot be read or written.
     #[error(transparent)]
     Disk(#[from] durable::DiskFault),
-    /// The head.
+    /// The head is damaged.
     #[error("{}: no whole head stands there", .0.display())]
     Head(PathBuf),
-    /// A checkpoint.
+    /// A checkpoint is invalid.
     #[error("{}: {fault}", path.display())]
     Note {
-        /// Where it was found.
+        /// The file of the checkpoint.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         fault: NoteFault,
     },
-    /// What was read is gone again and again.
-    #[error("{} lacks what its checkpoint needs, or changes faster than it can be copied: token-shield audit verify says more", .0.display())]
+    /// Files that are needed are missing in every try.
+    #[error("{} lacks what its checkpoint needs, or changes faster than it can be copied: \
+        token-shield audit verify says more", .0.display())]
     Restless(PathBuf),
 }
 
-/// New private files, and the folders whose names must be synced for them.
+/// Writes new private files, and collects the folders that need a sync.
 #[derive(Default)]
 pub struct Sink {
     folders: BTreeSet<PathBuf>,
 }
 
 impl Sink {
-    /// Writes a new file, its folder too, and syncs it.
+    /// Writes and syncs a new file. Makes its folder if needed.
     ///
     /// # Errors
-    /// When it is there already, or cannot be written.
+    /// When it exists already, or cannot be written.
     pub fn put(&mut self, path: &Path, bytes: &[u8]) -> Result<(), durable::DiskFault> {
         if let Some(folder) = path.parent().filter(|folder| !self.folders.contains(*folder)) {
             durable::make_private_dir(folder)?;
@@ -69,7 +73,7 @@ impl Sink {
         written.map_err(durable::DiskFault::of("write", path))
     }
 
-    /// Returns when the names of all files are on stable storage.
+    /// Returns when the names of all files are durable.
     ///
     /// # Errors
     /// When a folder cannot be synced.
@@ -78,7 +82,7 @@ impl Sink {
     }
 }
 
-/// A file's bytes; `None` where it is not there.
+/// A file's bytes; `None` where it does not exist.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -90,11 +94,12 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, durable::DiskFault> {
     }
 }
 
-/// Copies the log in the folder `from` whose head is the file `head` to the folder `to`. Gives the head's bytes: they are to be
-/// written last, so that a copy with a head is a whole one.
+/// Copies the log in the folder `from`, with the head in the file `head`, to the folder `to`.
+/// Returns the head's bytes. The caller must write them last, so that a copy with a head is
+/// complete.
 ///
 /// # Errors
-/// When something cannot be read or written.
+/// When a file cannot be read or written.
 pub fn log(from: &Path, head: &Path, to: &Path, sink: &mut Sink) -> Result<Vec<u8>, CopyFault> {
     durable::make_private_dir(to)?;
     let mut copied = BTreeSet::new();
@@ -107,11 +112,12 @@ pub fn log(from: &Path, head: &Path, to: &Path, sink: &mut Sink) -> Result<Vec<u
         let noted = noted.filter(|note| note.origin == read.origin).map(|note| note.size);
         let acknowledged =
             Acknowledged { size: read.size.max(noted.unwrap_or(0)), is_noted: noted.is_some() };
-        // An epoch beyond the head's has not begun, or began after the head was read.
+        // An epoch after the head's epoch has not begun, or began after the head was read.
         let wanted = tiles::epochs(from)?.into_iter().filter(|(number, _)| *number <= last);
         let mut is_whole = true;
         for (number, folder) in wanted {
             let acknowledged = (number == last).then_some(&acknowledged);
+            // A closed epoch does not change, so a retry does not copy it again.
             if copied.contains(&number) {
                 continue;
             }
@@ -129,18 +135,20 @@ pub fn log(from: &Path, head: &Path, to: &Path, sink: &mut Sink) -> Result<Vec<u
     Err(CopyFault::Restless(from.to_owned()))
 }
 
-/// What the head says of its epoch.
+/// The acknowledged part of the head's epoch.
 struct Acknowledged {
-    /// Records that must be there.
+    /// The number of records that must be there.
     size: u64,
-    /// It holds a checkpoint.
+    /// Whether the head contains a checkpoint.
     is_noted: bool,
 }
 
-/// A head that was not read in the middle of a write: of two slots one is always whole.
+/// Reads a head outside of a write. One of its two slots is always whole, so a failed read means a
+/// write in progress.
 fn whole_head(path: &Path) -> Result<Vec<u8>, CopyFault> {
     for _ in 0..TRIES {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
+        // A read is not atomic: during two writes it may get both slots torn.
         if Head::decode(&bytes).is_ok() {
             return Ok(bytes);
         }
@@ -149,7 +157,7 @@ fn whole_head(path: &Path) -> Result<Vec<u8>, CopyFault> {
     Err(CopyFault::Head(path.to_owned()))
 }
 
-/// A file of the copy that is not written yet: its path below the epoch's folder.
+/// A file of the copy that is not written yet: its path in the epoch's folder, and its bytes.
 type CopiedFile = (PathBuf, Vec<u8>);
 
 /// Copies a closed epoch's folder.
@@ -160,8 +168,9 @@ pub fn closed_epoch(from: &Path, to: &Path, sink: &mut Sink) -> Result<(), CopyF
     epoch(from, to, None, sink).map(|_| ())
 }
 
-/// Copies an epoch, of which at least the `acknowledged` records must be there; `None` where it is closed. False, and nothing is
-/// copied, where the first checkpoint came after the head was read: a head without it would not fit.
+/// Copies an epoch. At least the `acknowledged` records must be there; `None` where the epoch is
+/// closed. Returns false, without a copy, where the first checkpoint was written after the head was
+/// read. The head would lack that checkpoint.
 fn epoch(
     from: &Path,
     to: &Path,
@@ -169,7 +178,7 @@ fn epoch(
     sink: &mut Sink,
 ) -> Result<bool, CopyFault> {
     durable::make_private_dir(&to.join("journal"))?;
-    // Tiles below this many records are copied already.
+    // Full tiles below this number of records are copied already.
     let mut copied = 0;
     for _ in 0..TRIES {
         let path = from.join("checkpoint");
@@ -196,6 +205,7 @@ fn epoch(
         for (path, bytes) in files {
             sink.put(&to.join(path), &bytes)?;
         }
+        // A log's folder has an empty lock file; the lock itself is not copied.
         sink.put(&to.join("lock"), b"")?;
         if let Some(note) = note {
             sink.put(&to.join("checkpoint"), note.as_bytes())?;
@@ -205,8 +215,8 @@ fn epoch(
     Err(CopyFault::Restless(from.to_owned()))
 }
 
-/// Copies the full tiles and bundles of a tree of `to` records that a tree of `from` has not; false where one is missing. Of an
-/// epoch whose records were moved away, those that are left.
+/// Copies the full tiles and bundles that a tree of `to` records has and a tree of `from` records
+/// has not. False where one is missing. Of a pruned epoch, it copies those that are left.
 fn full_tiles(
     epoch: &Path,
     copy: &Path,
@@ -228,7 +238,8 @@ fn full_tiles(
     Ok(true)
 }
 
-/// What the next checkpoint makes needless: partial tiles, and the journal. `None` where some of it went away meanwhile.
+/// The files that a later checkpoint removes: partial tiles and the journal. `None` where some were
+/// removed meanwhile.
 fn transient_files(
     epoch: &Path,
     signed: u64,
@@ -243,7 +254,7 @@ fn transient_files(
     let folder = epoch.join("journal");
     let (segments, _) =
         if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
-    // Behind which something was lost, a closed epoch may have a journal: all of it is taken.
+    // A closed epoch with a loss may have a journal. It is copied completely.
     let wanted = acknowledged.map_or(u64::MAX, |size| size.max(signed));
     let mut reached = segments.first().map_or(signed, |(first, _)| *first);
     if reached > signed {
@@ -261,7 +272,8 @@ fn transient_files(
             .push((Path::new("journal").join(path.file_name().unwrap_or_default()), kept.to_vec()));
         reached = size.max(reached);
     }
-    // Below what was acknowledged something is missing: trimmed meanwhile, and under a newer checkpoint.
+    // Acknowledged records are missing: the segments were trimmed meanwhile, after a newer
+    // checkpoint.
     let whole = acknowledged.is_none_or(|size| reached.max(signed) >= size);
     Ok(whole.then_some(files))
 }

@@ -1,4 +1,4 @@
-//! Closed epochs with the keys that open them, for somebody who is to read those and nothing else.
+//! Exports closed epochs with the keys of their records, for an auditor who may read only these.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -22,70 +22,72 @@ use crate::audit::read::verify::{VerifyFault, VerifyTarget, verify};
 use crate::crypto::encryption::{SALT_BYTES, salt_of};
 use crate::durable;
 
-/// What is exported.
+/// The selection for an export.
 #[derive(Clone, Debug, Default)]
 pub struct Choice {
-    /// These epochs; all closed ones where it is empty.
+    /// The epochs; all closed epochs if the list is empty.
     pub epochs: Vec<u32>,
-    /// Keys of this principal's records alone; all of them where it is not said.
+    /// The principal whose records get keys; `None` for all.
     pub principal: Option<String>,
-    /// No keys at all.
+    /// Whether the export has no keys.
     pub without_keys: bool,
 }
 
-/// What was exported.
+/// The result of an export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
     /// The epochs, each with its number of records.
     pub epochs: Vec<(u32, u64)>,
-    /// How many records can be opened with the keys that went along.
+    /// The number of exported keys.
     pub keys: u64,
 }
 
-/// Why it was not exported.
+/// The reasons why an export fails.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportFault {
-    /// The log.
+    /// The log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadFault),
-    /// A file.
+    /// A file cannot be read or written.
     #[error(transparent)]
     Disk(#[from] durable::DiskFault),
-    /// A copy.
+    /// A copy fails.
     #[error(transparent)]
     Copy(#[from] CopyFault),
-    /// A record's key.
+    /// A record's key cannot be derived.
     #[error("{record}: {fault}")]
     Key {
-        /// The record.
+        /// The record's name.
         record: String,
-        /// Why there is none.
+        /// The reason.
         fault: ProofFault,
     },
-    /// The log's public keys.
+    /// The log's public keys are invalid.
     #[error(transparent)]
     Note(#[from] NoteFault),
     /// The copy does not verify.
     #[error("what was exported does not verify: {0}")]
     Damaged(VerifyFault),
-    /// An epoch that is not to be had.
+    /// An epoch that cannot be exported.
     #[error("{}: {why}", epoch_name(*epoch))]
     Epoch {
-        /// Its number.
+        /// The number of the epoch.
         epoch: u32,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
-    /// Nothing to be exported.
+    /// No epoch is closed.
     #[error(
-        "no closed epoch yet: token-shield audit begin --reason ... closes the one that is being written"
+        "no closed epoch yet: token-shield audit begin --reason ... closes the one that is being \
+            written"
     )]
     NoneClosed,
-    /// A place that is taken.
+    /// The target folder exists already.
     #[error("{} is there already: name a new folder", .0.display())]
     Taken(PathBuf),
-    /// A file of keys.
-    #[error("{}: line {line} is not {{\"key\",\"record\",\"record_key\",\"salt\"}} as audit export writes it", path.display())]
+    /// A line in a file of keys is invalid.
+    #[error("{}: line {line} is not {{\"key\",\"record\",\"record_key\",\"salt\"}} as audit export \
+        writes it", path.display())]
     Line {
         /// The file.
         path: PathBuf,
@@ -94,7 +96,7 @@ pub enum ExportFault {
     },
 }
 
-/// Which epochs that are.
+/// The selected epochs. The newest epoch cannot be exported, because it is being written.
 fn chosen<'e>(epochs: &'e [Epoch], choice: &Choice) -> Result<Vec<&'e Epoch>, ExportFault> {
     let Some((last, closed)) = epochs.split_last() else { return Ok(Vec::new()) };
     if choice.epochs.is_empty() {
@@ -117,7 +119,7 @@ fn chosen<'e>(epochs: &'e [Epoch], choice: &Choice) -> Result<Vec<&'e Epoch>, Ex
 /// The names of the epochs that [`export`] copies.
 ///
 /// # Errors
-/// When no epoch is closed, or one that is chosen is not to be had.
+/// When no epoch is closed, or a selected one cannot be exported.
 pub fn names(epochs: &[Epoch], choice: &Choice) -> Result<Vec<String>, ExportFault> {
     let chosen = chosen(epochs, choice)?;
     if chosen.is_empty() {
@@ -126,12 +128,13 @@ pub fn names(epochs: &[Epoch], choice: &Choice) -> Result<Vec<String>, ExportFau
     Ok(chosen.iter().map(|epoch| epoch_name(epoch.number)).collect())
 }
 
-/// Copies closed epochs below `to`: `audit`, `log.vkeys`, and `keys.jsonl`, which opens their records and no others. What was copied
-/// is verified. `progress` hears how many records are done. All of it is made beside `to` first, so that `to` is there whole or not
-/// at all.
+/// Copies closed epochs to `to`: `audit`, `log.vkeys`, and `keys.jsonl`. The keys decrypt the
+/// records of these epochs only. The copy is verified. `progress` gets the number of finished
+/// records. Everything is written to a folder beside `to` and then renamed, so that `to` is
+/// complete or missing.
 ///
 /// # Errors
-/// When no epoch is closed, or an epoch or a key is not to be had. A key that was destroyed is none.
+/// When no epoch is closed, or an epoch or a key is not available. A destroyed key is no error.
 pub fn export(
     epochs: &[Epoch],
     keys: (&Path, &dyn Opener),
@@ -147,6 +150,7 @@ pub fn export(
         return Err(ExportFault::NoneClosed);
     }
     let name = to.file_name().ok_or_else(|| ExportFault::Taken(to.to_owned()))?.to_string_lossy();
+    // In the same folder, because a rename works only within one file system.
     let temporary = to.with_file_name(format!(".{name}.part-{}", std::process::id()));
     let done = make(&chosen, keys, choice, &temporary, progress).and_then(|exported| {
         fs::rename(&temporary, to).map_err(durable::DiskFault::of("make", to))?;
@@ -161,7 +165,7 @@ pub fn export(
     done
 }
 
-/// Makes the folder of an export.
+/// Writes the folder of an export.
 fn make(
     chosen: &[&Epoch],
     (vkeys, opener): (&Path, &dyn Opener),
@@ -177,6 +181,7 @@ fn make(
             .next()
             .is_some_and(|name| name.ends_with(&format!("/{}", epoch_name(epoch.number))))
     };
+    // The verification of an export needs only the keys of its epochs.
     let lines = text.lines().filter(|line| chosen.iter().any(|epoch| is_of(line, epoch)));
     let own: String = lines.flat_map(|line| [line, "\n"]).collect();
     sink.put(&to.join("log.vkeys"), own.as_bytes())?;
@@ -191,6 +196,7 @@ fn make(
     }
     if !choice.without_keys {
         let path = to.join("keys.jsonl");
+        // The keys decrypt records, so only the owner may read the file.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let mut out = BufWriter::new(file.map_err(durable::DiskFault::of("write", &path))?);
         let mut done = 0;
@@ -211,12 +217,13 @@ fn make(
     Ok(exported)
 }
 
+/// Verifies the copy.
 fn check(to: &Path, keys: &[LogKeys]) -> Result<(), ExportFault> {
     let wanted = VerifyTarget { dir: &to.join("audit"), keys, head: None, since: None };
     verify(&wanted, |_, _| ()).map(|_| ()).map_err(ExportFault::Damaged)
 }
 
-/// Writes the own key of each record that is chosen; gives how many.
+/// Writes the own key of each selected record; returns their number.
 fn keys_of(
     epoch: &Epoch,
     opener: &dyn Opener,
@@ -231,10 +238,13 @@ fn keys_of(
             let of = |fault| ExportFault::Key { record: found.name(), fault };
             let envelope = Envelope::read(found.bytes).map_err(|fault| of(fault.into()))?;
             let Some((id, encrypted, _)) = envelope.encrypted() else { return Ok(None) };
+            // A destroyed key stays destroyed: the export has only the ciphertext.
             if matches!(opener.held(&id), KeyLookup::Destroyed) {
                 return Ok(None);
             }
             if let Some(principal) = &choice.principal
+                // The principal is inside the ciphertext, so each record must be decrypted for this
+                // check.
                 && found.tell(opener)?.text("principal").as_ref() != Some(principal)
             {
                 return Ok(None);
@@ -262,17 +272,17 @@ fn keys_of(
     fault.map_or(Ok(count), Err)
 }
 
-/// The own keys of single records, as [`export`] writes them.
+/// The own keys of single records, from a file that [`export`] wrote.
 pub struct OwnKeys(HashMap<Sealing, Zeroizing<[u8; 32]>>);
 
-/// The record key and the salt that a record's own key is derived from.
+/// The record key's id and the salt from which a record's own key is derived.
 type Sealing = (RecordKeyId, [u8; SALT_BYTES]);
 
 impl OwnKeys {
-    /// Reads them.
+    /// Reads the file of keys.
     ///
     /// # Errors
-    /// When the file cannot be read, or a line is not a key.
+    /// When the file cannot be read, or a line is invalid.
     pub fn read(path: &Path) -> Result<Self, ExportFault> {
         let file = File::open(path).map_err(durable::DiskFault::of("open", path))?;
         let mut keys = HashMap::new();
@@ -285,6 +295,7 @@ impl OwnKeys {
         Ok(Self(keys))
     }
 
+    /// Decodes one line.
     fn line(line: &str) -> Option<(Sealing, Zeroizing<[u8; 32]>)> {
         let row: serde_json::Value = serde_json::from_str(line).ok()?;
         let bytes = |member: &str| {
@@ -298,6 +309,7 @@ impl OwnKeys {
 
 impl Opener for OwnKeys {
     fn held(&self, _: &RecordKeyId) -> KeyLookup<'_> {
+        // Only own keys of single records are known. A missing record key leads to a call of `own`.
         KeyLookup::Missing
     }
 

@@ -1,4 +1,5 @@
-//! What reads a log's folder, and proves and copies what is in it. An auditor's program is built of this and the formats.
+//! Functions that read a log's folder: they verify, prove, copy and export its content. An
+//! auditor's program needs only these and the formats.
 
 pub mod copy;
 pub mod export;

@@ -1,5 +1,5 @@
-//! A log's records, read in order without a gateway: under checkpoints from tiles, behind them from the journal. What is read is
-//! not verified here; `verify` does that.
+//! Reads a log's records in order, without a gateway: below the checkpoint from tiles, above it
+//! from the journal. These functions do not verify; `verify` does.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,54 +14,54 @@ use crate::durable;
 use crate::json;
 use crate::merkle::proof::tree_at;
 
-/// How often the next checkpoint may come while records under one are read.
+/// The number of tries when new checkpoints replace files during a read.
 const TRIES: usize = 50;
 
-/// Why records cannot be read.
+/// The reasons why records cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadFault {
-    /// A file.
+    /// A file cannot be read.
     #[error(transparent)]
     Disk(#[from] durable::DiskFault),
-    /// A tile.
+    /// A tile is missing or damaged.
     #[error(transparent)]
     Tile(#[from] TileFault),
-    /// A segment.
+    /// A segment is damaged.
     #[error("{}: {fault}; token-shield audit verify says more", path.display())]
     Segment {
         /// Its path.
         path: PathBuf,
-        /// What is wrong.
+        /// The defect.
         fault: SegmentFault<RecordFault>,
     },
-    /// A record.
+    /// A record is damaged.
     #[error("{record}: {fault}")]
     Record {
-        /// Which one.
+        /// The record's name.
         record: String,
-        /// What is wrong.
+        /// The defect.
         fault: RecordFault,
     },
-    /// Words that name no record.
+    /// A text that is not the name of a record.
     #[error("{0:?} names no record: write an index, or what audit-record says, NAME/EPOCH#INDEX")]
     Name(String),
-    /// A record that is not there.
+    /// A record that does not exist.
     #[error("there is no record {0}")]
     Missing(String),
-    /// A checkpoint that is always another.
+    /// The checkpoint changes during every try.
     #[error("{} changes faster than it can be read", .0.display())]
     Restless(PathBuf),
-    /// A log without an epoch.
+    /// A folder without an epoch.
     #[error("there is no log in {}", .0.display())]
     Empty(PathBuf),
 }
 
-/// A record and where it stands.
+/// A record with its location.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRecord<'r> {
-    /// Its epoch.
+    /// The number of its epoch.
     pub epoch: u32,
-    /// Its index in it.
+    /// Its index in the epoch.
     pub index: u64,
     /// Its bytes.
     pub bytes: &'r [u8],
@@ -74,13 +74,14 @@ pub struct Epoch {
     pub number: u32,
     /// Its folder.
     pub folder: PathBuf,
-    /// How many records its checkpoint covers.
+    /// The number of records under its checkpoint.
     pub signed: u64,
-    /// Its checkpoint's note.
+    /// The note of its checkpoint.
     pub note: Option<String>,
 }
 
 impl Epoch {
+    /// The epoch with a given note. The note is not verified here.
     fn under(number: u32, folder: PathBuf, note: Option<String>) -> Self {
         let signed = note
             .as_deref()
@@ -89,8 +90,8 @@ impl Epoch {
         Self { number, folder, signed, note }
     }
 
-    /// What `read` reads of the epoch. Where a gateway writes it, what one checkpoint needs goes away with the next: then it is
-    /// read again under that.
+    /// Runs `read` on the epoch. While a gateway writes the epoch, a new checkpoint removes files
+    /// of the previous one. Then `read` runs again, under the new checkpoint.
     ///
     /// # Errors
     /// Those of `read`.
@@ -103,6 +104,8 @@ impl Epoch {
         for _ in 0..TRIES {
             let done = read(&epoch);
             let now = tiles::snapshot(&epoch.folder).map_err(ReadFault::from)?;
+            // An error counts only when the folder is unchanged. Otherwise a removed file may have
+            // caused it.
             if done.is_ok() || (now == snapshot && now.note == epoch.note) {
                 return done;
             }
@@ -116,7 +119,7 @@ impl Epoch {
 /// The epochs of a log, in order.
 ///
 /// # Errors
-/// When the folder cannot be read, or holds none.
+/// When the folder cannot be read, or contains no epoch.
 pub fn epochs(dir: &Path) -> Result<Vec<Epoch>, ReadFault> {
     let mut found = Vec::new();
     for (number, folder) in tiles::epochs(dir)? {
@@ -126,7 +129,7 @@ pub fn epochs(dir: &Path) -> Result<Vec<Epoch>, ReadFault> {
     if found.is_empty() { Err(ReadFault::Empty(dir.to_owned())) } else { Ok(found) }
 }
 
-/// Gives the records of an epoch to `each`, from index `from` on, until it breaks.
+/// Passes the records of an epoch to `each`, from the index `from`, until it breaks.
 ///
 /// # Errors
 /// When they cannot be read.
@@ -137,6 +140,7 @@ pub fn each(
 ) -> Result<ControlFlow<()>, ReadFault> {
     let mut next = from;
     epoch.read(|epoch| {
+        // A retry continues after the last record, so that `each` gets each record once.
         each_under(epoch, next, |found| {
             next = found.index + 1;
             each(found)
@@ -152,7 +156,7 @@ fn each_under(
 ) -> Result<ControlFlow<()>, ReadFault> {
     let number = epoch.number;
     let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
-    // An epoch whose records were moved away has none to give.
+    // The records of a pruned epoch were moved away.
     let moved = epoch.signed > 0 && tiles::is_pruned(&epoch.folder);
     for index in from..if moved { from } else { epoch.signed } {
         let bytes = tiles.record(index)?;
@@ -164,12 +168,13 @@ fn each_under(
     let (segments, _) =
         if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
     let Some((first, _)) = segments.first() else { return Ok(ControlFlow::Continue(())) };
+    // `walk` needs the tree before the segment, to check each batch's root.
     let mut tree = tree_at(&mut tiles, *first)?;
     let mut broken = ControlFlow::Continue(());
     for (place, (_, path)) in segments.iter().enumerate() {
         let mut bytes = std::fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         if place + 1 == segments.len() {
-            // What is behind the last whole batch may be on its way.
+            // Bytes after the last whole batch may be a write in progress.
             bytes.truncate(journal::reach(&bytes, u64::MAX).0);
         }
         let walk =
@@ -187,7 +192,7 @@ fn each_under(
 /// A record's name: an index of the newest epoch, or `NAME/EPOCH#INDEX`.
 ///
 /// # Errors
-/// When it names none, or an epoch that is not there.
+/// When the text is not a name, or the epoch does not exist.
 pub fn named<'e>(epochs: &'e [Epoch], name: &str) -> Result<(&'e Epoch, u64), ReadFault> {
     let fault = || ReadFault::Name(name.to_owned());
     let (epoch, index) = match name.rsplit_once('#') {
@@ -205,7 +210,7 @@ pub fn named<'e>(epochs: &'e [Epoch], name: &str) -> Result<(&'e Epoch, u64), Re
 /// One record's bytes.
 ///
 /// # Errors
-/// When there is none, or it cannot be read.
+/// When it does not exist, or cannot be read.
 pub fn one(epoch: &Epoch, index: u64) -> Result<Vec<u8>, ReadFault> {
     let mut found = None;
     let _ = each(epoch, index, |record| {
@@ -215,16 +220,16 @@ pub fn one(epoch: &Epoch, index: u64) -> Result<Vec<u8>, ReadFault> {
     found.ok_or_else(|| ReadFault::Missing(format!("{}#{index}", epoch_name(epoch.number))))
 }
 
-/// What a record says: its name, time and kind, and what is inside, where it can be opened.
+/// A record's name, time and kind, and its payload where it can be decrypted.
 #[derive(Clone, Debug)]
 pub struct DecryptedRecord {
     /// `EPOCH#INDEX`.
     pub record: String,
-    /// RFC 3339.
+    /// The time, in RFC 3339.
     pub at: String,
-    /// Its kind.
+    /// The kind.
     pub kind: String,
-    /// The object inside, in canonical form; `None` where its key was destroyed or is not here.
+    /// The payload object in canonical form; `None` where its key was destroyed or is missing.
     pub payload: Option<String>,
 }
 
@@ -235,15 +240,16 @@ impl StoredRecord<'_> {
         format!("{}#{}", epoch_name(self.epoch), self.index)
     }
 
-    /// Reads it, and opens it as far as `opener` can.
+    /// Decodes the record, and decrypts it where `opener` has the key.
     ///
     /// # Errors
-    /// When it has not a record's form, or does not open under a key that is here.
+    /// When its form is wrong, or its key does not decrypt it.
     pub fn tell(&self, opener: &dyn Opener) -> Result<DecryptedRecord, ReadFault> {
         let fault = |fault| ReadFault::Record { record: self.name(), fault };
         let envelope = Envelope::read(self.bytes).map_err(fault)?;
         let payload = match envelope.open(opener) {
             Ok(payload) => payload,
+            // A record without its key still has a name, a time and a kind.
             Err(RecordFault::KeyMissing(_)) => None,
             Err(other) => return Err(fault(other)),
         };
@@ -267,18 +273,19 @@ impl DecryptedRecord {
         )
     }
 
-    /// A text inside, at `path` (members separated by dots).
+    /// A text of the payload, at `path` (members separated by dots).
     #[must_use]
     pub fn text(&self, path: &str) -> Option<String> {
         self.value(path, |value| value.as_str().map(str::to_owned))
     }
 
-    /// A number inside.
+    /// A number of the payload, at `path`.
     #[must_use]
     pub fn number(&self, path: &str) -> Option<u64> {
         self.value(path, |value| value.as_u64())
     }
 
+    /// The value at `path`, converted by `read`.
     fn value<T>(&self, path: &str, read: impl FnOnce(&json::Value<'_>) -> Option<T>) -> Option<T> {
         let document =
             json::parse(self.payload.as_deref()?.as_bytes(), &json::Limits::deep(4)).ok()?;

@@ -1,4 +1,4 @@
-//! Proofs for strangers: that a record is in the log (C2SP tlog-proof), and what is in it.
+//! Proofs for third parties: that a record is in the log (C2SP tlog-proof), and its content.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -18,61 +18,62 @@ use crate::merkle::{Hash, leaf_hash};
 
 /// The first line of a proof.
 const TITLE: &str = "c2sp.org/tlog-proof@v1";
-/// Bytes of a receipt at the most: the record in base64, 64 hashes, and a checkpoint.
+/// The maximum length of a receipt: the record in base64, 64 hashes, and a checkpoint.
 pub const RECEIPT_BYTES_MAX: usize =
     RECORD_BYTES_MAX.div_ceil(3) * 4 + 64 * 45 + NOTE_BYTES_MAX + 256;
 
-/// Why a proof proves nothing.
+/// The reasons why a proof is invalid or impossible.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofFault {
-    /// Not the form of C2SP tlog-proof.
+    /// The form differs from C2SP tlog-proof.
     #[error("it is not a proof in the form of C2SP tlog-proof")]
     Form,
-    /// Its checkpoint.
+    /// The checkpoint is invalid.
     #[error("its checkpoint: {0}")]
     Note(#[from] NoteFault),
-    /// It proves another record, or none.
+    /// The proof is for another record, or for none.
     #[error(
         "the record is not the one that is proven: the root by the proof is not the checkpoint's"
     )]
     Other,
-    /// The record is not under a checkpoint yet.
+    /// No checkpoint covers the record yet.
     #[error("record {index} is not under a checkpoint yet ({size} are); try again shortly")]
     Early {
-        /// The record.
+        /// The record's index.
         index: u64,
-        /// What the checkpoint covers.
+        /// The number of records under the checkpoint.
         size: u64,
     },
-    /// The log.
+    /// The log cannot be read.
     #[error(transparent)]
     Read(#[from] ReadFault),
-    /// The record itself.
+    /// The record is invalid.
     #[error(transparent)]
     Record(#[from] RecordFault),
-    /// A receipt without its record.
+    /// A receipt without the record's bytes.
     #[error("the receipt does not carry its record: name the record's file with --record FILE")]
     NoRecord,
-    /// A receipt that carries another record than the one that is given.
+    /// The record in the receipt differs from the given record.
     #[error("the receipt carries another record than the file that is given")]
     Differs,
-    /// Not a disclosed record.
+    /// The line is not a disclosed record.
     #[error(
         "it is not a line as audit disclose writes it: {{\"bytes\",\"key\",\"proof\",\"record\"}}"
     )]
     Disclosure,
     /// A disclosed record without a proof.
     #[error(
-        "no checkpoint covered the record when it was disclosed, so nothing proves it: have it disclosed again"
+        "no checkpoint covered the record when it was disclosed, so nothing proves it: have it \
+            disclosed again"
     )]
     Unproven,
-    /// A disclosed record under another name.
+    /// The name of the disclosed record differs from the proof.
     #[error("it is disclosed as {0}, and the proof is of another record")]
     Name(String),
-    /// Nothing to disclose.
+    /// A plain record needs no disclosure.
     #[error("the record is plain: everybody reads it as it is")]
     Plain,
-    /// Its key is gone.
+    /// The record's key is missing or destroyed.
     #[error("the record's key is not here, or was destroyed")]
     NoKey,
 }
@@ -85,7 +86,8 @@ pub fn prove(epoch: &Epoch, index: u64) -> Result<String, ProofFault> {
     epoch.read(|epoch| prove_under(epoch, index, None))
 }
 
-/// The receipt of record `index`, whose bytes are `record`: the proof, and the record itself as its extra data.
+/// The receipt of record `index` with the bytes `record`: the proof, with the record as its extra
+/// data.
 ///
 /// # Errors
 /// As [`prove`].
@@ -93,6 +95,7 @@ pub fn receipt(epoch: &Epoch, index: u64, record: &[u8]) -> Result<String, Proof
     epoch.read(|epoch| prove_under(epoch, index, Some(record)))
 }
 
+/// The proof under the checkpoint of `epoch`, with `record` as extra data.
 fn prove_under(epoch: &Epoch, index: u64, record: Option<&[u8]>) -> Result<String, ProofFault> {
     let early = || ProofFault::Early { index, size: epoch.signed };
     let note = epoch.note.as_deref().ok_or_else(early)?;
@@ -111,10 +114,10 @@ fn prove_under(epoch: &Epoch, index: u64, record: Option<&[u8]>) -> Result<Strin
     Ok(format!("{proof}\n{note}"))
 }
 
-/// The record that a receipt carries; `None` where it carries none.
+/// The record in a receipt; `None` where it has none.
 ///
 /// # Errors
-/// When it is longer than a receipt may be, or its record is not base64 as it should be written.
+/// When the receipt is too long, or its record is not canonical base64.
 pub fn carried(receipt: &str) -> Result<Option<Vec<u8>>, ProofFault> {
     if receipt.len() > RECEIPT_BYTES_MAX {
         return Err(ProofFault::Form);
@@ -125,11 +128,11 @@ pub fn carried(receipt: &str) -> Result<Option<Vec<u8>>, ProofFault> {
     STANDARD.decode(text).map(Some).map_err(|_| ProofFault::Form)
 }
 
-/// Verifies a receipt: gives the log's origin, the record's index, and the record. `record` is needed where the receipt does not
-/// carry it.
+/// Verifies a receipt. Returns the log's origin, the record's index, and the record. `record` is
+/// needed where the receipt does not contain it.
 ///
 /// # Errors
-/// When it proves nothing.
+/// When the receipt is invalid.
 pub fn verify_receipt(
     receipt: &str,
     record: Option<Vec<u8>>,
@@ -144,10 +147,10 @@ pub fn verify_receipt(
     Ok((origin, index, record))
 }
 
-/// Verifies a proof of `record`: gives the log's origin and the record's index.
+/// Verifies a proof of `record`. Returns the log's origin and the record's index.
 ///
 /// # Errors
-/// When it proves nothing.
+/// When the proof is invalid.
 pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u64), ProofFault> {
     let (head, note) = proof.split_once("\n\n").ok_or(ProofFault::Form)?;
     let mut lines = head.lines();
@@ -164,9 +167,11 @@ pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u
     let hash = |line: &str| -> Option<Hash> { STANDARD.decode(line).ok()?.try_into().ok() };
     let hashes: Vec<Hash> =
         lines.map(|line| hash(line).ok_or(ProofFault::Form)).collect::<Result<_, _>>()?;
+    // A number with leading zeros or a sign would give a second form of the same proof.
     if index.to_string() != digits {
         return Err(ProofFault::Form);
     }
+    // The origin selects the keys. It is trusted only after `open` has verified the signatures.
     let origin = peek(note)?.origin;
     let keys = keys
         .iter()
@@ -178,50 +183,53 @@ pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u
     if root == checkpoint.root { Ok((origin, index)) } else { Err(ProofFault::Other) }
 }
 
-/// The own key of a record, in base64url: it opens that one and no other.
+/// The own key of a record in base64url. It decrypts this record and no other.
 ///
 /// # Errors
-/// When the record is plain, or its record key is not here.
+/// When the record is plain, or its record key is missing.
 pub fn disclose(record: &[u8], opener: &dyn Opener) -> Result<String, ProofFault> {
     let envelope = Envelope::read(record)?;
+    // AES-GCM does not commit to its key. A disclosure by the log's writer therefore proves less
+    // than the record key does (docs/AUDIT.md, Disclosures).
     let (id, encrypted, _) = envelope.encrypted().ok_or(ProofFault::Plain)?;
     let KeyLookup::Key(key) = opener.held(&id) else { return Err(ProofFault::NoKey) };
     let salt = salt_of(&encrypted).ok_or(RecordFault::Form)?;
-    // A key that does not open it is not given out for one that does.
+    // The record is decrypted first, so that no wrong key is disclosed.
     let _ = envelope.open(opener)?;
     Ok(URL_SAFE_NO_PAD.encode(*own_key(key, &salt)))
 }
 
-/// A record that was handed out with its own key: one line of JSON.
+/// A record that was disclosed with its own key: one line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disclosure {
     /// The record, in base64.
     bytes: String,
-    /// Its own key, in base64url.
+    /// The record's own key, in base64url.
     key: String,
-    /// The proof that it is in the log (C2SP tlog-proof); none where no checkpoint covered it yet.
+    /// The proof that the record is in the log (C2SP tlog-proof); `None` where no checkpoint
+    /// covered it yet.
     proof: Option<String>,
-    /// Its name: `EPOCH#INDEX`.
+    /// The name of the record: `EPOCH#INDEX`.
     record: String,
 }
 
 /// A disclosed record that was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disclosed {
-    /// The log: `<gateway name>/<epoch>`.
+    /// The origin of the log: `<gateway name>/<epoch>`.
     pub origin: String,
-    /// Its index.
+    /// The record's index.
     pub index: u64,
-    /// When, in RFC 3339.
+    /// The time, in RFC 3339.
     pub at: String,
-    /// Its kind.
+    /// The kind.
     pub kind: String,
-    /// The object inside, in canonical form.
+    /// The payload object in canonical form.
     pub payload: String,
 }
 
-/// A single record's own key.
+/// The own key of a single record.
 struct OwnKey(Zeroizing<[u8; 32]>);
 
 impl Opener for OwnKey {
@@ -235,10 +243,11 @@ impl Opener for OwnKey {
 }
 
 impl Disclosure {
-    /// Hands out record `index` of `epoch`. Where no checkpoint covers it yet the proof is left out.
+    /// Discloses record `index` of `epoch`. Without a checkpoint that covers it, the proof is
+    /// missing.
     ///
     /// # Errors
-    /// When it is not there, is plain, or its record key is not here.
+    /// When the record does not exist or is plain, or its record key is missing.
     pub fn of(epoch: &Epoch, index: u64, opener: &dyn Opener) -> Result<Self, ProofFault> {
         let bytes = crate::audit::read::reader::one(epoch, index)?;
         Ok(Self {
@@ -249,18 +258,18 @@ impl Disclosure {
         })
     }
 
-    /// Reads a line.
+    /// Decodes a line.
     ///
     /// # Errors
-    /// When it is none.
+    /// When it is not a disclosure.
     pub fn read(line: &str) -> Result<Self, ProofFault> {
         serde_json::from_str(line).map_err(|_| ProofFault::Disclosure)
     }
 
-    /// Verifies that the record is in the log, and opens it.
+    /// Verifies that the record is in the log, and decrypts it.
     ///
     /// # Errors
-    /// When the proof does not hold, or the key does not open the record.
+    /// When the proof is invalid, or the key does not decrypt the record.
     pub fn verify(&self, keys: &[LogKeys]) -> Result<Disclosed, ProofFault> {
         let bytes = STANDARD.decode(&self.bytes).map_err(|_| ProofFault::Disclosure)?;
         let key = URL_SAFE_NO_PAD
@@ -272,6 +281,8 @@ impl Disclosure {
         let proof = self.proof.as_deref().ok_or(ProofFault::Unproven)?;
         let (origin, index) = verify(proof, &bytes, keys)?;
         let number = origin.rsplit('/').next().and_then(epoch_number).ok_or(ProofFault::Form)?;
+        // The name is not signed. Without this check, a valid record could be presented under
+        // another name.
         if self.record != format!("{}#{index}", epoch_name(number)) {
             return Err(ProofFault::Name(self.record.clone()));
         }

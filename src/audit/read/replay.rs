@@ -1,4 +1,5 @@
-//! The books and the decisions, recomputed from the log alone: naive on purpose, and without a line of the gateway's own books.
+//! Recomputes the state and the decisions from the log alone. The code is deliberately simple, and
+//! shares no code with the gateway's own state.
 
 mod state;
 
@@ -19,42 +20,42 @@ use crate::json;
 pub use state::ReplayedState;
 use state::{Against, RecordedCaller};
 
-/// Disagreements that are kept with their words; the rest is counted.
+/// The maximum of disagreements that are kept in full. The others are only counted.
 const KEPT_MAX: usize = 1_000;
 
-/// Where the log and what follows from it disagree.
+/// A disagreement between the log and the recomputation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disagreement {
     /// The record, `EPOCH#INDEX`.
     pub record: String,
-    /// What does not follow.
+    /// The statement that does not follow from the earlier records.
     pub what: String,
 }
 
-/// What came out.
+/// The result of a replay.
 #[derive(Default)]
 pub struct ReplayReport {
-    /// Records that were read.
+    /// The number of records that were read.
     pub records: u64,
-    /// Of which so many stay closed: their key is not here, or was destroyed.
+    /// The number of records without a key, or with a destroyed key.
     pub closed: u64,
-    /// Records that were moved away.
+    /// The number of records that were moved away.
     pub moved: u64,
-    /// Admissions.
+    /// The number of admissions.
     pub admissions: u64,
-    /// Outcomes.
+    /// The number of outcomes.
     pub outcomes: u64,
-    /// Refusals.
+    /// The number of refusals.
     pub refusals: u64,
-    /// Admissions without an outcome that a later start closed.
+    /// The number of admissions without an outcome at a later start.
     pub unknown: u64,
-    /// Admissions without an outcome so far.
+    /// The number of admissions without an outcome at the end of the log.
     pub open: u64,
-    /// The first disagreements.
+    /// The first disagreements, at most 1,000.
     pub disagreements: Vec<Disagreement>,
-    /// How many there are in all.
+    /// The number of all disagreements.
     pub disagreeing: u64,
-    /// The books at the end.
+    /// The state at the end.
     pub state: ReplayedState,
 }
 
@@ -65,42 +66,44 @@ struct OpenAdmission {
     agent: String,
     principal: String,
     output_tokens: Option<u64>,
-    /// What refuses it, by the books before it.
+    /// The reasons to refuse it, by the state before it.
     against: Vec<Against>,
     at: Timestamp,
 }
 
-/// Codes of outcomes that were served.
+/// Outcome codes of requests that were served.
 const SERVED: [&str; 2] = ["ok", "upstream-error"];
+/// The replay in progress.
 struct Run<'o> {
     opener: &'o dyn Opener,
     replay: ReplayReport,
-    /// By request.
+    /// The open admissions, by request.
     open: HashMap<String, OpenAdmission>,
-    /// Hashes of the epoch's requests that were let through.
+    /// Hashes of the requests that were admitted in this epoch.
     requests: HashSet<u64>,
     hashing: RandomState,
-    /// Admissions since the last start that cannot be read, by their indices, of whatever epoch.
+    /// Indices of unreadable admissions since the last start, of any epoch.
     closed: HashSet<u64>,
-    /// No start was read since something was missing: what was admitted there is not known.
+    /// Whether records are missing since the last known start: there may be unknown admissions.
     midway: bool,
-    /// Something before this place is not there: a refusal's reason may be.
+    /// Whether earlier records are missing: the reason of a refusal may be among them.
     gaps: bool,
-    /// The kinds of which a record cannot be read.
+    /// The kinds with unreadable records.
     unread: BTreeSet<String>,
 }
 
-/// Reads the whole log, recomputes books and decisions, and notes where they disagree. `progress` hears how many records are read.
+/// Reads the whole log, recomputes the state and the decisions, and collects the disagreements.
+/// `progress` gets the number of records.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When the log cannot be read.
 pub fn replay(
     epochs: &[Epoch],
     opener: &dyn Opener,
     mut progress: impl FnMut(u64),
 ) -> Result<ReplayReport, ReadFault> {
     let mut run = Run::new(opener);
-    // What came before the part that is here may be a reason.
+    // Records before the first available epoch may have the reason of a refusal.
     run.gaps = epochs.first().is_some_and(|first| first.number != 1);
     run.midway = run.gaps;
     for epoch in epochs {
@@ -136,6 +139,7 @@ impl<'o> Run<'o> {
         Self { opener, replay, open, requests, hashing, closed, midway: false, gaps: false, unread }
     }
 
+    /// Replays one record.
     fn take(&mut self, found: StoredRecord<'_>) -> Result<(), ReadFault> {
         self.replay.records += 1;
         let fault = |fault: RecordFault| ReadFault::Record { record: found.name(), fault };
@@ -162,6 +166,7 @@ impl<'o> Run<'o> {
         Ok(())
     }
 
+    /// Counts a record without a readable payload.
     fn unreadable(&mut self, kind: &str, index: u64) {
         self.replay.closed += 1;
         self.unread.insert(kind.to_owned());
@@ -170,13 +175,18 @@ impl<'o> Run<'o> {
         }
     }
 
+    /// Applies a record that changes the state.
     fn control(&mut self, record: &Record) {
+        // After a start no request of the former process is open: without an outcome, its end is
+        // unknown.
         if matches!(record.event, Event::Start { .. }) {
             self.replay.unknown += self.open.len() as u64;
             self.open.clear();
             self.closed.clear();
             self.midway = false;
         }
+        // A regular stop waits for all outcomes. An unreadable outcome is no evidence, so then no
+        // admission is reported.
         if matches!(record.event, Event::Stop) {
             let mut left: Vec<OpenAdmission> = self.open.drain().map(|(_, open)| open).collect();
             left.sort_unstable_by_key(|open| open.index);
@@ -191,11 +201,13 @@ impl<'o> Run<'o> {
         if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: "))
         {
             (self.gaps, self.midway) = (true, true);
+            // Records that reversed a status may be lost. Only revocations are permanent.
             self.replay.state.lose();
         }
         self.replay.state.apply(record);
     }
 
+    /// Adds a disagreement.
     fn disagree(&mut self, record: &str, what: impl Into<String>) {
         self.replay.disagreeing += 1;
         if self.replay.disagreements.len() < KEPT_MAX {
@@ -205,6 +217,7 @@ impl<'o> Run<'o> {
         }
     }
 
+    /// Checks an admission against the state before it.
     fn admission(&mut self, told: &DecryptedRecord, at: Timestamp, index: u64) {
         self.replay.admissions += 1;
         let caller = RecordedCaller::of(told, at);
@@ -228,17 +241,19 @@ impl<'o> Run<'o> {
             at,
         };
         let request = told.text("request").unwrap_or_default();
+        // Only hashes are kept, because an epoch can have many millions of requests.
         if !self.requests.insert(self.hashing.hash_one(&request)) {
             self.disagree(&told.record, "its request was let through before");
         }
         self.open.insert(request, open);
     }
 
+    /// Checks an outcome against its admission.
     fn outcome(&mut self, told: &DecryptedRecord) {
         self.replay.outcomes += 1;
         let admission = told.number("admission");
         let Some(open) = self.open.remove(&told.text("request").unwrap_or_default()) else {
-            // Its admission may be one that cannot be read.
+            // The admission may be unreadable.
             let unread = admission.is_some_and(|admission| self.closed.contains(&admission));
             if !unread && !self.midway {
                 self.disagree(&told.record, "there is no open admission of its request before it");
@@ -261,13 +276,17 @@ impl<'o> Run<'o> {
         }
         let served = told.text("code").is_some_and(|code| SERVED.contains(&code.as_str()));
         if served || told.number("response_bytes").is_some_and(|bytes| bytes > 0) {
-            // Who was suspended when it was recorded may have been resumed when it was asked again.
+            // A caller that was suspended at the admission may have been resumed before the request
+            // was served.
             let (state, mut against) = (&self.replay.state, open.against);
             against.retain(|why| !state.is_over(why, open.at));
             for why in against {
                 self.disagree(
                     &open.record,
-                    format!("it was let through and served, and by the books before it is refused: {why}"),
+                    format!(
+                        "it was let through and served, and by the books before it is refused: \
+                        {why}"
+                    ),
                 );
             }
         }
@@ -281,6 +300,7 @@ impl<'o> Run<'o> {
         }
     }
 
+    /// Checks that earlier records explain a refusal.
     fn refusal(&mut self, told: &DecryptedRecord, at: Timestamp) {
         self.replay.refusals += 1;
         let code = told.text("code").unwrap_or_default();
@@ -296,7 +316,7 @@ impl<'o> Run<'o> {
     }
 }
 
-/// The tokens and keys of a record's chain, the operator's first.
+/// The tokens and keys of a record's chain, the root token first.
 fn chain(told: &DecryptedRecord) -> Vec<(String, String)> {
     let Some(payload) = &told.payload else { return Vec::new() };
     let Ok(document) = json::parse(payload.as_bytes(), &json::Limits::deep(4)) else {

@@ -1,4 +1,4 @@
-//! An epoch's folder, being read: its checkpoint, its tiles, its bundles of records. Nothing is written.
+//! Reads an epoch's folder: its checkpoint, its tiles, its bundles of records. It writes no file.
 
 use std::fs;
 use std::io;
@@ -9,26 +9,26 @@ use crate::merkle::proof::Nodes;
 use crate::merkle::tile::{Tile, WIDTH, bundle_records, tile_hashes};
 use crate::merkle::{Hash, perfect_root};
 
-/// Why something of a tree cannot be read.
+/// The reasons why a part of a tree cannot be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum TileFault {
-    /// The file.
+    /// A file cannot be read.
     #[error(transparent)]
     Disk(#[from] durable::DiskFault),
-    /// It has not as many hashes or records as its name says.
+    /// The file has another number of hashes or records than its name states.
     #[error("{} is not what its name says (records from {first} on)", path.display())]
     Width {
         /// The file.
         path: PathBuf,
-        /// The first record that it stands for.
+        /// The first record that the file covers.
         first: u64,
     },
-    /// There is no such record.
+    /// The record is not in the tree.
     #[error("there is no record {index}: the checkpoint covers {size}")]
     Beyond {
-        /// What was asked for.
+        /// The requested index.
         index: u64,
-        /// How many there are.
+        /// The number of records.
         size: u64,
     },
 }
@@ -38,7 +38,7 @@ pub enum TileFault {
 pub struct Tiles {
     epoch: PathBuf,
     size: u64,
-    /// The bundle that was read last: whoever wants records wants them in order.
+    /// The bundle that was read last: callers read records in order.
     last: Option<(u64, Vec<Vec<u8>>)>,
     /// The tile that was read last.
     tile: Option<(Tile, Vec<Hash>)>,
@@ -51,7 +51,7 @@ impl Tiles {
         Self { epoch: epoch.to_owned(), size, last: None, tile: None }
     }
 
-    /// How many records there are.
+    /// The number of records.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
@@ -66,11 +66,12 @@ impl Tiles {
         Ok(fs::read(&path).map_err(durable::DiskFault::of("read", &path))?)
     }
 
-    /// How many hashes or records the file of that level and number has.
+    /// The number of hashes or records in the file of that level and index.
     fn width(&self, level: u8, index: u64) -> u64 {
         ((self.size >> (8 * u32::from(level))) - index * WIDTH).min(WIDTH)
     }
 
+    /// The fault of a file with a wrong number of entries.
     fn fault(&self, tile: Tile) -> TileFault {
         let first = tile.index.saturating_mul(WIDTH) << (8 * u32::from(tile.level.unwrap_or(0)));
         TileFault::Width { path: self.epoch.join(tile.path()), first }
@@ -79,7 +80,7 @@ impl Tiles {
     /// A tile's hashes.
     ///
     /// # Errors
-    /// When it cannot be read, or has not as many as it should.
+    /// When it cannot be read, or has a wrong number of hashes.
     pub fn hashes(&self, tile: Tile) -> Result<Vec<Hash>, TileFault> {
         tile_hashes(&self.bytes(tile)?, tile.width).ok_or_else(|| self.fault(tile))
     }
@@ -87,7 +88,7 @@ impl Tiles {
     /// The records of a bundle.
     ///
     /// # Errors
-    /// When it cannot be read, or has not as many as it should.
+    /// When it cannot be read, or has a wrong number of records.
     pub fn bundle(&self, index: u64) -> Result<Vec<Vec<u8>>, TileFault> {
         let tile = Tile { level: None, index, width: self.width(0, index) };
         let records: Result<Vec<Vec<u8>>, _> =
@@ -107,6 +108,7 @@ impl Tiles {
             return Err(TileFault::Beyond { index, size: self.size });
         }
         let bundle = index / WIDTH;
+        // One read of a bundle serves all its 256 records.
         if self.last.as_ref().is_none_or(|(known, _)| *known != bundle) {
             self.last = Some((bundle, self.bundle(bundle)?));
         }
@@ -119,7 +121,10 @@ impl Tiles {
 impl Nodes for Tiles {
     type Fault = TileFault;
 
+    /// A node of the tree. A tile has only every eighth level, so the levels between are computed
+    /// from its hashes.
     fn node(&mut self, level: u32, index: u64) -> Result<Hash, TileFault> {
+        // A tile stores the nodes of every eighth level, 256 in a row (C2SP tlog-tiles).
         let tile_level = u8::try_from(level / 8).unwrap_or(u8::MAX);
         let (first, count) = (index << (level % 8), 1_u64 << (level % 8));
         let tile = first / WIDTH;
@@ -153,10 +158,11 @@ pub fn epochs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, durable::DiskFault> {
     Ok(found)
 }
 
-/// The number of an epoch's name, `e000001`.
+/// The number in an epoch's name, such as `e000001`.
 #[must_use]
 pub fn epoch_number(name: &str) -> Option<u32> {
     let number: u32 = name.strip_prefix('e')?.parse().ok()?;
+    // Only the canonical form is a name: `e1` must not be a second name of `e000001`.
     (epoch_name(number) == name && number > 0).then_some(number)
 }
 
@@ -166,7 +172,7 @@ pub fn epoch_name(number: u32) -> String {
     format!("e{number:06}")
 }
 
-/// The note in an epoch's folder; `None` where none was written yet.
+/// The note in an epoch's folder; `None` where there is none yet.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -179,8 +185,8 @@ pub fn checkpoint_note(epoch: &Path) -> Result<Option<String>, durable::DiskFaul
     }
 }
 
-/// Checkpoint and journal. Where they are the same before and after something was read, nobody wrote a checkpoint meanwhile, nor
-/// took segments away that the last one has made needless.
+/// The checkpoint and the segments of an epoch. If both are the same before and after a read, no
+/// checkpoint was written in between. Also, no segment was removed that the last checkpoint covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EpochSnapshot {
     /// The checkpoint's note.
@@ -188,7 +194,7 @@ pub struct EpochSnapshot {
     segments: Segments,
 }
 
-/// How an epoch's folder stands.
+/// The current snapshot of an epoch's folder.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -199,7 +205,7 @@ pub fn snapshot(epoch: &Path) -> Result<EpochSnapshot, durable::DiskFault> {
     Ok(EpochSnapshot { note, segments })
 }
 
-/// Whether an epoch's records were moved away: its checkpoint is there, and no bundle.
+/// Whether an epoch was pruned: it has a checkpoint, but no bundle.
 #[must_use]
 pub fn is_pruned(epoch: &Path) -> bool {
     let none = fs::read_dir(epoch.join("tile/entries"))
@@ -210,7 +216,7 @@ pub fn is_pruned(epoch: &Path) -> bool {
 /// The segments of a journal in order, each with the index of its first record.
 pub type Segments = Vec<(u64, PathBuf)>;
 
-/// The segments of an epoch's journal, and a file that is none.
+/// The segments of an epoch's journal, and a file that is not a segment.
 ///
 /// # Errors
 /// When the folder cannot be listed.
@@ -218,6 +224,7 @@ pub fn segments(journal: &Path) -> Result<(Segments, Option<PathBuf>), durable::
     let (mut found, mut stray) = (Vec::new(), None);
     for entry in fs::read_dir(journal).map_err(durable::DiskFault::of("list", journal))? {
         let path = entry.map_err(durable::DiskFault::of("list", journal))?.path();
+        // A segment's name has exactly 20 digits, so that names sort like numbers.
         let first = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
             let first: u64 = name.parse().ok()?;
             (format!("{first:020}") == name).then_some(first)

@@ -1,5 +1,5 @@
-//! The offline verifier: every byte of a log's folder, recomputed. Nothing is locked or changed, so that it may run beside a
-//! gateway that writes, on a copy, or on write-once storage.
+//! The offline verifier: checks every byte of a log's folder. It takes no lock and changes no file.
+//! It can therefore run beside a gateway that writes, on a copy, or on write-once storage.
 
 mod fault;
 mod heads;
@@ -28,61 +28,61 @@ use fault::FaultLocation;
 pub use fault::VerifyFault;
 use heads::{Begins, HeadContent, Since, first_record};
 
-/// How often the next checkpoint may come while the right edge under one is read.
+/// The number of tries when new checkpoints replace the right edge during the read.
 const TRIES: usize = 50;
 
-/// What is to be verified, and against what.
+/// The log to verify, and the data to compare it with.
 pub struct VerifyTarget<'w> {
     /// The log's folder.
     pub dir: &'w Path,
-    /// The keys of its epochs (`log.vkeys`).
+    /// The public keys of its epochs (`log.vkeys`).
     pub keys: &'w [LogKeys],
-    /// The head: how much was acknowledged.
+    /// The head, which states how much was acknowledged.
     pub head: Option<&'w Path>,
-    /// A checkpoint of former times: the log must still hold all that it covers.
+    /// An earlier checkpoint. The log must still have all records that it covers.
     pub since: Option<&'w str>,
 }
 
-/// An epoch that holds.
+/// An epoch that was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedEpoch {
-    /// `<gateway name>/<epoch>`.
+    /// Its origin: `<gateway name>/<epoch>`.
     pub origin: String,
-    /// How many records.
+    /// Its number of records.
     pub size: u64,
-    /// How many of them are under the checkpoint.
+    /// The number of records under the checkpoint.
     pub signed: u64,
     /// The root over all of them.
     pub root: Hash,
     /// The root that the checkpoint signs.
     pub signed_root: Hash,
-    /// The first and the last record's time.
+    /// The times of the first and the last record.
     pub times: Option<(String, String)>,
-    /// Bytes of an interrupted write behind them, which the next start cuts off.
+    /// Bytes of an interrupted write after the records. The next start cuts them off.
     pub torn: usize,
-    /// Files of an interrupted checkpoint, which the next start finishes.
+    /// The number of files of an interrupted checkpoint. The next start finishes it.
     pub unfinished: usize,
-    /// How many records the head says were acknowledged, where it speaks of this epoch.
+    /// The number of acknowledged records, where the head is for this epoch.
     pub acknowledged: Option<u64>,
-    /// Why the epoch after it began with a loss.
+    /// The reason in the next epoch's record of a loss.
     pub lost: Option<String>,
-    /// The records were moved away; the checkpoint and the tree are there.
+    /// Whether the records were moved away. The checkpoint and the tree are still there.
     pub pruned: bool,
 }
 
-/// Verifies a whole log. `progress` hears how many records are done and how many there are in all.
+/// Verifies a whole log. `progress` gets the number of verified records and the total.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first defect.
 pub fn verify(
     wanted: &VerifyTarget<'_>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<VerifiedEpoch>, VerifyFault> {
-    // The head first: what it says was in the log before.
+    // The head is read first: every record that it acknowledges was in the log before.
     let head = wanted.head.map(HeadContent::read).transpose()?;
     layout::top(wanted.dir)?;
     let mut epochs = tiles::epochs(wanted.dir)?;
-    // The next epoch's folder is made before anything else of it.
+    // The folder of the next epoch is made before its files. An empty one is not an error.
     let coming =
         if epochs.len() > 1 { epochs.pop_if(|(_, folder)| not_begun(folder)) } else { None };
     let coming = coming.map(|(number, _)| format!("/{}", epoch_name(number)));
@@ -98,7 +98,7 @@ pub fn verify(
     }
     let (mut done, mut last_at, mut through) = (0, String::new(), 0);
     for (place, (number, folder)) in epochs.iter().enumerate() {
-        // Whatever is wrong with the next one's first record is said when that epoch is verified.
+        // A defect in the next epoch's first record is reported when that epoch is verified.
         let next = epochs.get(place + 1).and_then(|(_, next)| first_record(next).ok().flatten());
         let mut epoch = One {
             folder,
@@ -113,7 +113,7 @@ pub fn verify(
         };
         let found = epoch
             .verify(wanted.keys, next.as_ref(), |size, of| progress(done + size, done + of))?;
-        // Where its records were moved away, that one is with them which says what it follows.
+        // A pruned epoch has lost its first record, and with it the link to the previous epoch.
         if let Some(before) = seen.last().filter(|_| !found.pruned) {
             epoch.follows(before)?;
         }
@@ -121,7 +121,7 @@ pub fn verify(
         (last_at, through) = (epoch.at, epoch.through);
         seen.push(found);
     }
-    // What was moved away was said to be, in an epoch behind it.
+    // A later `pruned` record must state it: otherwise deleted records would look pruned.
     let missing =
         epochs.iter().zip(&seen).find(|((number, _), seen)| seen.pruned && *number > through);
     if let Some(((number, _), _)) = missing {
@@ -137,7 +137,7 @@ pub fn verify(
             format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin),
         ));
     }
-    // Its head comes next, and says that there is nothing.
+    // After a new folder comes its head, with size 0.
     let empty = |head: &Head| {
         head.size == 0 && coming.as_ref().is_some_and(|coming| head.origin.ends_with(coming))
     };
@@ -150,7 +150,7 @@ pub fn verify(
     Ok(seen)
 }
 
-/// Whether an epoch's folder holds nothing yet.
+/// Whether an epoch's folder is still empty.
 fn not_begun(folder: &Path) -> bool {
     let journal = tiles::segments(&folder.join("journal")).unwrap_or_default();
     journal.0.is_empty()
@@ -159,14 +159,14 @@ fn not_begun(folder: &Path) -> bool {
         && !has_files(&folder.join("tile"))
 }
 
-/// Whether anything but folders lies below `folder`.
+/// Whether there is a file below `folder`.
 fn has_files(folder: &Path) -> bool {
     let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .any(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()) || has_files(&entry.path()))
 }
 
-/// Who has no keys: what is outside is verified without them.
+/// An opener without keys: the envelopes of records are verified without decryption.
 struct Nobody;
 
 impl Opener for Nobody {
@@ -179,31 +179,33 @@ impl Opener for Nobody {
 struct One<'v> {
     folder: &'v Path,
     number: u32,
-    /// It is being written, or stays as a loss has left it.
+    /// Whether it is being written, or stays as a loss has left it.
     open: bool,
     /// The time of the last record so far.
     at: String,
-    /// Up to which epoch records may be missing, as records so far say.
+    /// The newest epoch whose records may be missing, by the `pruned` records so far.
     through: u32,
-    /// How many of its records checkpoint and head speak of.
+    /// The number of its records that checkpoint and head acknowledge.
     acknowledged: u64,
-    /// What a loss has left of it.
+    /// The part that a loss has left, by the next epoch's record.
     left: Option<Left>,
     head: Option<&'v HeadContent>,
     since: Option<&'v Since>,
 }
 
 impl One<'_> {
+    /// The epoch's name.
     fn name(&self) -> String {
         epoch_name(self.number)
     }
 
+    /// The location of a record of this epoch.
     fn record(&self, index: u64) -> FaultLocation {
         FaultLocation::record(&self.name(), index)
     }
 
-    /// Verifies the epoch; `next` is what the one behind it begins with. Where somebody writes it, its right edge changes: then
-    /// that is read again, under the next checkpoint.
+    /// Verifies the epoch; `next` is the first record of the next epoch. While a gateway writes the
+    /// epoch, its right edge changes. Then the edge is read again, under the next checkpoint.
     fn verify(
         &mut self,
         keys: &[LogKeys],
@@ -236,6 +238,7 @@ impl One<'_> {
                 self.bundles(&mut edge, &signed, &mut progress)?;
             }
             let at = self.at.clone();
+            // A fault counts only when the folder did not change during the read.
             match self.right(edge.clone(), &signed, keys, (pruned, lost.clone())) {
                 Err(_) if tiles::snapshot(self.folder)? != snapshot => self.at = at,
                 done => return done,
@@ -247,7 +250,7 @@ impl One<'_> {
         ))
     }
 
-    /// What the checkpoint signs.
+    /// The verified checkpoint. An open epoch may have none yet.
     fn signed(&self, note: Option<&str>, keys: &LogKeys) -> Result<Checkpoint, VerifyFault> {
         match note {
             Some(note) => keys.open(note).map_err(|fault| {
@@ -263,7 +266,7 @@ impl One<'_> {
         }
     }
 
-    /// Everything but the full tiles: what the next checkpoint changes.
+    /// Verifies all but the full bundles: the part that the next checkpoint changes.
     fn right(
         &mut self,
         mut edge: Edge,
@@ -279,7 +282,7 @@ impl One<'_> {
             self.bundle(&mut edge, signed.size / WIDTH, signed)?;
         }
         self.root(&tiles, &edge, signed)?;
-        // Before the journal: there is no tile of a record that is not in that.
+        // Listed before the journal is read: every record of these tiles is then in the journal.
         let extra = layout::extra(self.folder, signed.size)?;
         if let Some((_, path)) = extra.first().filter(|_| !self.open) {
             return Err(VerifyFault::of(FaultLocation::file(path), "it does not belong there"));
@@ -305,13 +308,13 @@ impl One<'_> {
         })
     }
 
-    /// That this epoch says which one it follows.
+    /// Checks that the first record names the previous epoch, with its checkpoint.
     fn follows(&self, before: &VerifiedEpoch) -> Result<(), VerifyFault> {
         match first_record(self.folder)? {
             Some(Begins { previous, .. }) if previous.origin == before.origin => {
                 let same = previous.size == before.signed
                     && previous.root == STANDARD.encode(before.signed_root);
-                // Of what was lost the head may have known a newer one.
+                // After a loss, the head may have had a newer checkpoint than the folder.
                 if same || (before.lost.is_some() && previous.size > before.signed) {
                     return Ok(());
                 }
@@ -324,12 +327,12 @@ impl One<'_> {
                 self.record(0),
                 format!("it follows {}, but {} stands before it", previous.origin, before.origin),
             )),
-            // Its first record has not come yet: any other was refused.
+            // The first record is not written yet. Any other first record was refused before.
             None => Ok(()),
         }
     }
 
-    /// Looks at a record's outside: its form, and its time.
+    /// Checks the envelope of a record: its form, and its time.
     fn check_envelope(&mut self, index: u64, bytes: &[u8]) -> Result<(), VerifyFault> {
         let envelope =
             Envelope::read(bytes).map_err(|fault| VerifyFault::of(self.record(index), fault))?;
@@ -339,7 +342,8 @@ impl One<'_> {
         self.at.replace_range(.., envelope.at);
         let first = index == 0 && self.number > 1;
         if ALWAYS_PLAIN.contains(&envelope.kind) || first {
-            // Whoever can write the journal can write a batch behind what was acknowledged.
+            // A program that can write the journal can add a batch after the acknowledged part.
+            // Such a batch must not excuse missing records.
             let acknowledged = index < self.acknowledged;
             self.link(first, acknowledged, bytes)
                 .map_err(|what| VerifyFault::of(self.record(index), what))?;
@@ -347,8 +351,9 @@ impl One<'_> {
         Ok(())
     }
 
-    /// A record that says something of other epochs: the first one of an epoch, which one it follows; `pruned`, up to which one
-    /// records may be missing. That counts for epochs before its own.
+    /// Checks a record about other epochs. The first record of an epoch must name the previous
+    /// epoch. `pruned` names the newest epoch whose records may be missing, and counts only for
+    /// epochs before its own.
     fn link(&mut self, first: bool, acknowledged: bool, bytes: &[u8]) -> Result<(), String> {
         let event = Record::decode(bytes, &Nobody).map(|record| record.map(|record| record.event));
         if let Ok(Some(Event::Epoch { previous, .. })) = &event {
@@ -373,7 +378,8 @@ impl One<'_> {
         Ok(())
     }
 
-    /// Every full bundle under the checkpoint behind `edge`, and every full tile over them.
+    /// Verifies every full bundle between `edge` and the checkpoint, and every full tile above
+    /// them.
     fn bundles(
         &mut self,
         edge: &mut Edge,
@@ -387,7 +393,7 @@ impl One<'_> {
         Ok(())
     }
 
-    /// A bundle's records, and the tiles that they make full.
+    /// Verifies the records of a bundle, and the tiles that they complete.
     fn bundle(
         &mut self,
         edge: &mut Edge,
@@ -412,7 +418,7 @@ impl One<'_> {
                     "it has more records than its name says",
                 ));
             };
-            // The record or its hash: whichever was changed, this is the first that does not fit.
+            // Either the record or its hash was changed. In both cases this is the first defect.
             if *leaf != leaf_hash(record) {
                 return Err(VerifyFault::of(
                     self.record(index),
@@ -426,14 +432,14 @@ impl One<'_> {
         if edge.size() != first + tile.width {
             return Err(VerifyFault::of(self.record(edge.size()), "its bundle ends before it"));
         }
-        // The leaves' own tile is what the records were just compared with.
+        // The leaves' own tile was just compared with the records.
         for FullTile { level, index, hashes } in full.into_iter().filter(|full| full.level > 0) {
             self.equal(&tiles, Tile { level: Some(level), index, width: WIDTH }, &hashes)?;
         }
         Ok(())
     }
 
-    /// That a tile's file holds these hashes.
+    /// Checks that the file of a tile has these hashes.
     fn equal(&self, tiles: &Tiles, tile: Tile, hashes: &[Hash]) -> Result<(), VerifyFault> {
         let level = u32::from(tile.level.unwrap_or(0));
         let first = |place: u64| (tile.index * WIDTH + place) << (8 * level);
@@ -443,6 +449,7 @@ impl One<'_> {
         if bytes == expect {
             return Ok(());
         }
+        // The first wrong hash gives the first record below it, for the report.
         let differs = expect
             .iter()
             .zip(&bytes)
@@ -452,7 +459,7 @@ impl One<'_> {
         Err(VerifyFault::of(self.record(first(differs as u64 / 32)), what))
     }
 
-    /// The tiles at the right edge, and the root.
+    /// Verifies the tiles at the right edge, and the root.
     fn root(&self, tiles: &Tiles, edge: &Edge, signed: &Checkpoint) -> Result<(), VerifyFault> {
         for (tile, hashes) in edge.partial() {
             self.equal(tiles, tile, hashes)?;
@@ -464,7 +471,7 @@ impl One<'_> {
         Ok(())
     }
 
-    /// That the log still holds what a former checkpoint covers.
+    /// Checks that the log still has all records of the earlier checkpoint.
     fn was(&self, edge: &Edge, signed: &Checkpoint) -> Result<(), VerifyFault> {
         let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else {
             return Ok(());

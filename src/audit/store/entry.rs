@@ -1,8 +1,7 @@
-//! The seal of a request: what lets it be forwarded and answered.
-//!
-//! An admission is durable before the server sees a byte, an outcome before the caller sees the last frame; a refusal of
-//! somebody who is known before it is told, or counted where there are many alike. Where nothing can be recorded nothing is
-//! done.
+//! Records of one request. The admission is durable before the model server gets a byte. The
+//! outcome is durable before the caller gets the last frame. A refusal of an authenticated caller
+//! is durable before its answer, or is counted where there are many of the same kind. When the log
+//! cannot record, requests are refused.
 
 mod closing;
 mod committed;
@@ -41,13 +40,14 @@ use open_requests::{AdmissionGuard, Admissions, unknown};
 use refusal_counter::RefusalCounter;
 pub use refusal_counter::RememberedRefusal;
 
-/// How long to wait before another try, where the log is slow or the disk is full.
+/// The delay before a retry, when the log is slow or the disk is full.
 const LATER: Duration = Duration::from_secs(1);
 
-/// Who may seal: a handle on the log.
+/// The audit recorder: records requests through a handle on the log.
 #[derive(Clone)]
 pub struct AuditRecorder(Arc<RecorderShared>);
 
+/// The state that all copies of the recorder share.
 struct RecorderShared {
     log: Arc<Log>,
     clock: Arc<dyn Clock>,
@@ -59,34 +59,34 @@ struct RecorderShared {
 
 /// A durable admission. Only [`AuditRecorder::commit`] makes one.
 pub struct DurableAdmission<T> {
-    /// What was admitted.
+    /// The admitted value.
     pub committed: Committed<T>,
-    /// The entry that is to be closed. It must live as long as the work does.
+    /// The open entry. It must live as long as the request is served.
     pub entry: Entry,
 }
 
-/// How a request ended.
+/// The end of a request.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
-    /// `ok`, `upstream-error`, `aborted`, or a refusal's code.
+    /// The code: `ok`, `upstream-error`, `aborted`, or a refusal's code.
     pub code: &'static str,
-    /// A refusal's detail.
+    /// The detail of a refusal, for the operator.
     pub detail: Option<String>,
-    /// The HTTP status.
+    /// The HTTP status of the answer.
     pub status: u16,
-    /// Milliseconds since the request came.
+    /// Milliseconds since the arrival of the request.
     pub ms: u64,
-    /// Tokens in and out.
+    /// Input and output tokens.
     pub usage: Option<Used>,
-    /// The server that answered, or was asked last.
+    /// The server that answered, or the last one that was tried.
     pub upstream: Option<Server>,
-    /// Which weights answered.
+    /// The digest of the weights that answered.
     pub model_digest: Option<Arc<ModelDigest>>,
-    /// What the answer would have made its reader reach.
+    /// The references in the answer that could make its client reach out, and the number of all.
     pub outbound: (Vec<OutboundReference>, u64),
 }
 
-/// An entry that is open while its request is at work. One that is dropped is closed as aborted.
+/// The open entry of a request that is being served. An entry that is dropped is closed as aborted.
 pub struct Entry {
     recorder: AuditRecorder,
     about: Option<RequestContext>,
@@ -100,43 +100,43 @@ pub struct Entry {
     held: Option<AdmissionGuard>,
 }
 
-/// A refusal of a caller who is known, as sealed. Only the pen makes one.
+/// A recorded refusal of an authenticated caller. Only [`AuditRecorder`] makes one.
 pub struct RecordedRefusal {
     refusal: Refusal,
     record: Option<String>,
 }
 
 impl RecordedRefusal {
-    /// What was refused.
+    /// The refusal.
     #[must_use]
     pub const fn refusal(&self) -> &Refusal {
         &self.refusal
     }
 
-    /// Its record, where it has one of its own: `<origin>#<index>`.
+    /// Its record `<origin>#<index>`, where it has one. A counted refusal has none.
     #[must_use]
     pub fn record(&self) -> Option<&str> {
         self.record.as_deref()
     }
 }
 
-/// An answer that may be given: the proof that its entry was closed.
+/// The permission to finish an answer: the proof that its entry was closed.
 pub struct RecordedAnswer(String);
 
 impl RecordedAnswer {
-    /// The outcome: `<origin>#<index>`.
+    /// The record of the outcome: `<origin>#<index>`.
     #[must_use]
     pub fn record(&self) -> &str {
         &self.0
     }
 }
 
-/// What names a record: `<origin>#<index>`.
+/// The name of a record: `<origin>#<index>`.
 fn name_of(appended: &Appended) -> String {
     format!("{}#{}", appended.origin, appended.index)
 }
 
-/// What a caller is told where something cannot be recorded.
+/// The refusal that a caller gets where a record cannot be written.
 fn refusal_of(fault: &LogFault) -> Refusal {
     #[allow(
         clippy::wildcard_enum_match_arm,
@@ -152,13 +152,13 @@ fn refusal_of(fault: &LogFault) -> Refusal {
 }
 
 impl Entry {
-    /// Its admission: `<origin>#<index>`.
+    /// The record of its admission: `<origin>#<index>`.
     #[must_use]
     pub fn record(&self) -> &str {
         &self.record
     }
 
-    /// Content that was fetched for the request: its place in the body, its URL, its media type and itself.
+    /// Adds fetched content: its path in the body, its URL, its media type, and its bytes.
     pub fn fetched(&mut self, (path, target): (&str, &str), media_type: &str, content: &[u8]) {
         let content = BodyDigest {
             bytes: content.len() as u64,
@@ -170,7 +170,7 @@ impl Entry {
         self.fetched.push(FetchedContent { path, target, target_digest, media_type, content });
     }
 
-    /// The body as it is sent on with that.
+    /// Stores the digest of the body that is sent after the fetched content was inserted.
     fn forwards(&mut self, body: &[u8]) {
         self.forwarded = Some(BodyDigest {
             bytes: body.len() as u64,
@@ -178,7 +178,7 @@ impl Entry {
         });
     }
 
-    /// Bytes that go to the caller now.
+    /// Adds bytes of the answer that are sent to the caller now.
     pub fn deliver(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len() as u64;
         if let Some(digest) = &mut self.digest {
@@ -186,12 +186,13 @@ impl Entry {
         }
     }
 
-    /// Closes the entry: the last frame may go when the answer is there.
+    /// Closes the entry. The last frame may be sent when the returned future is ready.
     #[must_use]
     pub fn close(mut self, ending: Ending) -> Closing {
         self.end(ending)
     }
 
+    /// Records the outcome. A second call has no effect.
     fn end(&mut self, ending: Ending) -> Closing {
         let (answer, answered) = oneshot::channel();
         let Some((about, digest)) = self.about.take().zip(self.digest.take()) else {
@@ -216,6 +217,7 @@ impl Entry {
             delivered: BodyDigest { bytes: self.bytes, digest: digest.finish() },
         };
         let (held, metrics) = (self.held.take(), Arc::clone(&self.recorder.0.metrics));
+        // This runs even if the caller drops `Closing`, so that the admission is always removed.
         self.recorder.0.log.append_with(Event::Outcome(Box::new(outcome)), None, move |appended| {
             match &appended {
                 Ok(_) => metrics.audit_record("outcome"),
@@ -232,14 +234,14 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         if self.about.is_some() {
-            // Nobody waits for it; the log has kept it a place.
+            // No caller waits for it. The queue accepts it above its limit.
             drop(self.end(Ending { code: "aborted", ..Ending::default() }));
         }
     }
 }
 
 impl AuditRecorder {
-    /// A pen for `log`.
+    /// An audit recorder for `log`.
     ///
     /// # Errors
     /// When the system gives no randomness.
@@ -259,10 +261,10 @@ impl AuditRecorder {
         })))
     }
 
-    /// Asks whether anything can be sealed.
+    /// Checks whether records can be written.
     ///
     /// # Errors
-    /// `audit-unavailable` when the log cannot be written any more, `gateway-stopping` after [`AuditRecorder::cut`].
+    /// `audit-unavailable` after a failure, `gateway-stopping` after [`AuditRecorder::cut`].
     pub fn ready(&self) -> Result<(), Refusal> {
         if self.0.open.cut.load(Ordering::SeqCst) {
             return Err(Code::GatewayStopping.into());
@@ -270,6 +272,7 @@ impl AuditRecorder {
         if self.0.log.healthy() { Ok(()) } else { Err(Code::AuditUnavailable.into()) }
     }
 
+    /// Appends an event of the gateway itself, and counts it in the metrics.
     fn write(&self, event: Event, answer: oneshot::Sender<Result<Appended, LogFault>>) {
         let own = Arc::clone(&self.0);
         let kind = event.kind();
@@ -281,6 +284,7 @@ impl AuditRecorder {
         });
     }
 
+    /// Appends an event, and returns when it is durable.
     async fn append(&self, event: Event) -> Result<Appended, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.write(event, answer);
@@ -288,17 +292,18 @@ impl AuditRecorder {
         appended.map_err(|fault| refusal_of(&fault))
     }
 
-    /// A key for the digests of one record.
+    /// A random key for the digests of one record.
     #[must_use]
     pub fn digest_key(&self) -> [u8; 16] {
         self.0.digest_keys.next()
     }
 
-    /// Records the admission of `value`, and returns when the record is durable. The record has the digest of the body that
-    /// `value` forwards.
+    /// Records the admission of `value`, and returns when the record is durable. The record has the
+    /// digest of the body that `value` forwards.
     ///
     /// # Errors
-    /// `audit-unavailable` when the log cannot be written any more, `audit-slow` or `audit-full` when it cannot now.
+    /// `audit-unavailable` when the log has failed. `audit-slow`, `audit-full` or `audit-resources`
+    /// when a later retry can succeed.
     pub async fn commit<T: Forwards>(
         &self,
         value: T,
@@ -307,7 +312,7 @@ impl AuditRecorder {
         if self.0.log.slow() {
             return Err(Refusal::new(Code::AuditSlow).after(LATER));
         }
-        // Counted before it is asked: who ends the log waits for this one, or this one finds it ending.
+        // Counted before `ending` is read: the end waits for this request, or this request sees it.
         let held = AdmissionGuard::new(&self.0.open);
         if self.0.open.ending.load(Ordering::SeqCst) {
             return Err(refusal_of(&LogFault::Closed));
@@ -319,6 +324,7 @@ impl AuditRecorder {
             });
         }
         let open = admission.about.clone();
+        // The outcome has its own digest key, so its digests differ from those of the admission.
         let digest_key = self.0.digest_keys.next();
         let own = self.clone();
         let entry = move |record, index| {
@@ -346,7 +352,7 @@ impl AuditRecorder {
         }
         let (answer, answered) = oneshot::channel();
         let metrics = Arc::clone(&self.0.metrics);
-        // The entry comes with the record: a caller who has left meanwhile drops it unseen, and it is closed all the same.
+        // The entry is made with the record: if the caller has left, it is dropped and closed.
         self.0.log.append_with(event, None, move |appended| {
             drop(answer.send(appended.map(|appended| {
                 metrics.audit_record("admission");
@@ -358,12 +364,13 @@ impl AuditRecorder {
         Ok(DurableAdmission { committed: Committed::new(value), entry })
     }
 
-    /// Admits nothing more, and waits until every admission has its outcome; false where one has none after `patience`.
+    /// Ends admissions, and waits for all outcomes. False where one is missing after `patience`.
     pub async fn finish(&self, patience: Duration) -> bool {
         let open = &self.0.open;
         open.ending.store(true, Ordering::SeqCst);
         let none = async {
             loop {
+                // Created before the count is read, so that no notification is lost.
                 let none = open.none.notified();
                 if open.count.load(Ordering::SeqCst) == 0 {
                     return;
@@ -374,12 +381,12 @@ impl AuditRecorder {
         tokio::time::timeout(patience, none).await.is_ok() && !open.lost.load(Ordering::SeqCst)
     }
 
-    /// Lets everything end that is still going on, the next time that it is asked whether it may: who calls this wakes them.
+    /// Marks all requests as cut: each ends at its next `ready`. The caller of this wakes them.
     pub fn cut(&self) {
         self.0.open.cut.store(true, Ordering::SeqCst);
     }
 
-    /// The outcomes of what is open, as they are where this process ends and can say nothing of it: `unknown`.
+    /// The outcomes `unknown` of all open requests, where this process ends without real ones.
     #[must_use]
     pub fn unknown(&self) -> Vec<Written> {
         let of = |row: RefMulti<'_, RequestId, (u64, RequestContext)>| {
@@ -389,26 +396,26 @@ impl AuditRecorder {
         self.0.open.admissions.iter().filter_map(of).collect()
     }
 
-    /// The outcome of an admission that is recorded elsewhere, should this process say nothing of it. It names no index.
+    /// The outcome `unknown` of an admission that another process records. It has no index.
     #[must_use]
     pub fn unknown_of(&self, admission: &Admission) -> Option<Written> {
         unknown(admission.about.clone(), 0, self.0.digest_keys.next())
     }
 
-    /// Where the records lie, and what opens them.
+    /// The folder of the records, and the keys that decrypt them.
     #[must_use]
     pub fn records(&self) -> (PathBuf, Arc<Mutex<Vault>>) {
         let log = &self.0.log;
         (log.folder().to_owned(), Arc::clone(log.vault()))
     }
 
-    /// Asks for a checkpoint soon.
+    /// Requests a checkpoint soon.
     pub fn want_checkpoint(&self) {
         self.0.log.want_checkpoint();
     }
 
-    /// Seals a refusal of somebody who is known; returns when it is durable, or counted where there were many like it. Where
-    /// the log cannot be written the refusal becomes that.
+    /// Records a refusal of an authenticated caller. Returns when it is durable or counted. If the
+    /// log cannot be written, the result is that refusal instead.
     pub async fn record_refusal(
         &self,
         refusal: Refusal,
@@ -432,6 +439,7 @@ impl AuditRecorder {
             None,
             now,
         ));
+        // The counter limits the records: a caller must not fill the disk with refusals.
         if !self.0.refusal_counter.agent(whose, code, now) {
             return match self.ready() {
                 Ok(()) => RecordedRefusal { refusal, record: None },
@@ -450,14 +458,14 @@ impl AuditRecorder {
         match self.append(Event::Refusal(Box::new(refused))).await {
             Ok(appended) => RecordedRefusal { refusal, record: Some(name_of(&appended)) },
             Err(refusal) => {
-                // It has no record of its own: the summary that is recorded once the log can be written counts it.
+                // The refusal has no record. The next summary counts it.
                 self.0.refusal_counter.count(whose, code);
                 RecordedRefusal { refusal, record: None }
             }
         }
     }
 
-    /// Closes the entry of a request that is refused after it was admitted; returns when that is durable.
+    /// Closes the entry of a request that is refused after its admission. Returns when durable.
     pub async fn close_refused(
         &self,
         entry: Entry,
@@ -471,20 +479,20 @@ impl AuditRecorder {
         }
     }
 
-    /// Records what the gateway did or noticed by itself.
+    /// Records an event of the gateway itself, without waiting.
     pub fn note(&self, event: Event) {
         let (answer, _) = oneshot::channel();
         self.write(event, answer);
     }
 
-    /// Lets go of a record key that the process that writes the log has destroyed. Gives whose it was.
+    /// Removes a record key that another process has destroyed. Returns the principal.
     #[must_use]
     pub fn drop_key(&self, id: &RecordKeyId) -> Option<Principal> {
         let mut vault = self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
         vault.drop_key(id)?.parse().ok()
     }
 
-    /// What is remembered of a refusal that was told not long ago.
+    /// A refusal that was answered recently, for an operator's request.
     #[must_use]
     pub fn told(&self, request: &RequestId) -> Option<RememberedRefusal> {
         self.0.refusal_counter.told(request)

@@ -1,6 +1,6 @@
-//! What changes the log: its writer, the recorder of requests, the record keys, and retention.
+//! The parts that change the log: the writer, the recorder of requests, the record keys, retention.
 //!
-//! Only `vault` is built without the feature `gateway`: the offline commands read the record keys.
+//! Without the feature `gateway`, only `vault` is built: the offline commands read the record keys.
 
 #[cfg(feature = "gateway")]
 pub mod entry;

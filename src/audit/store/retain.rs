@@ -1,4 +1,5 @@
-//! How long records are kept: those of old epochs go, or are moved; what proves that they were there stays.
+//! Retention: removes or moves the records of old epochs. The checkpoints stay and prove that the
+//! records existed.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -17,62 +18,62 @@ use crate::audit::store::log::{Log, LogFault, LogSettings, Old, Pruning};
 use crate::clock::{Clock, Timestamp};
 use crate::durable;
 
-/// No epoch is older: 136 years.
+/// A maximum age of an epoch that no epoch reaches: 136 years.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// How long records are kept.
+/// The retention of records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// An epoch's records go as a whole, once the last is older than this.
+    /// The records of an epoch are removed together, when the last one is older than this.
     pub keep: Duration,
-    /// Where to, as a log of its own; without it they are gone.
+    /// The archive: a folder with the layout of a log. Without it the records are deleted.
     pub to: Option<PathBuf>,
 }
 
-/// Why nothing was taken away, or not all.
+/// The reasons why no records, or only some, were removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RetainFault {
-    /// The log.
+    /// A fault of the log.
     #[error(transparent)]
     Log(#[from] LogFault),
-    /// What does not verify now would be blamed on this.
+    /// The log does not verify. After a prune, the defect would look like a result of the prune.
     #[error("the log does not verify, and nothing is taken away: {0}")]
     Damaged(VerifyFault),
-    /// A file.
+    /// A file cannot be read or written.
     #[error(transparent)]
     Disk(#[from] durable::DiskFault),
-    /// The log's public keys.
+    /// The log's public keys cannot be decoded.
     #[error("{}: {fault}", path.display())]
     Keys {
-        /// Their file.
+        /// The file of the keys.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The defect.
         fault: NoteFault,
     },
-    /// A copy that could not be made.
+    /// A copy could not be made.
     #[error(transparent)]
     Copy(#[from] CopyFault),
-    /// A copy that does not verify.
+    /// A copy does not verify.
     #[error("the copy in {} does not verify, and nothing is taken away: {fault}", to.display())]
     BadCopy {
-        /// Where.
+        /// The folder of the copy.
         to: PathBuf,
-        /// What is wrong.
+        /// The defect.
         fault: VerifyFault,
     },
-    /// The log's records.
+    /// The log's records cannot be read.
     #[error(transparent)]
     Read(#[from] ReadFault),
-    /// Something else in the copy's place.
+    /// The target folder of the copy contains another epoch.
     #[error("{} is there already, and is another epoch", .0.display())]
     Taken(PathBuf),
 }
 
-/// How far the clock may be ahead of the newest record for a start to take records away by it: what is gone does not come back when
-/// the clock is set right.
+/// The maximum time by which the clock may be ahead of the newest record, for a prune at a start. A
+/// prune by a wrong clock cannot be undone.
 const AHEAD_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Whether the clock is so far ahead of the log that its age should be asked of an operator.
+/// Whether the clock is so far ahead of the log that an operator should confirm the age.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -89,30 +90,33 @@ pub fn is_clock_doubtful(settings: &LogSettings, clock: &dyn Clock) -> Result<bo
     Ok(newest.is_none_or(|newest| newest.plus(AHEAD_MAX) < clock.now()))
 }
 
-/// What the record says of who takes records away; both are absent where the config alone says it.
+/// The operator and the reason in the record of a prune. Both are absent where only the config
+/// causes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PruneReason {
     /// The operator, `uid:N`.
     pub by: Option<String>,
-    /// Why.
+    /// The operator's reason.
     pub reason: Option<String>,
 }
 
-/// What was taken away.
+/// The result of a prune.
 #[derive(Debug, Default)]
 pub struct PruneResult {
-    /// The epochs; none where none is old enough.
+    /// The pruned epochs; none where no epoch is old enough.
     pub epochs: Vec<Old>,
-    /// The index of the record that says so, in the newest epoch.
+    /// The index of the `pruned` record in the newest epoch.
     pub appended: Option<u64>,
 }
 
-/// Takes away the records of every epoch that is older than `keep` says, where no gateway writes the log: copied and verified
-/// first, then recorded (`pruned`, with what is `said`), then removed. `progress` hears how many records are verified, and of how
-/// many.
+/// Removes the records of every epoch that is older than `keep` allows, while no gateway writes the
+/// log. The records are first copied and verified. Then the prune is recorded (`pruned`, with
+/// `said`), and then they are removed. `progress` gets the number of verified records and the
+/// total.
 ///
 /// # Errors
-/// Whatever leaves the log as it was, or an epoch half taken away, which the next run finishes.
+/// Any fault before the removal leaves the log as it was. A fault during it leaves an epoch half
+/// removed, which the next run finishes.
 pub fn prune(
     settings: &LogSettings,
     clock: &Arc<dyn Clock>,
@@ -124,7 +128,7 @@ pub fn prune(
         let text = fs::read_to_string(path).map_err(durable::DiskFault::of("read", path))?;
         read_vkeys(&text).map_err(|fault| RetainFault::Keys { path: path.to_owned(), fault })
     };
-    // Before anything is written: the copies too would be root's.
+    // This check comes first: copies that root writes would belong to root.
     settings.is_own()?;
     let kept = i64::try_from(keep.keep.as_millis()).unwrap_or(i64::MAX);
     let before = Timestamp(clock.now().0.saturating_sub(kept));
@@ -141,8 +145,9 @@ pub fn prune(
         verify(&wanted, &mut progress)
             .map_err(|fault| RetainFault::BadCopy { to: to.clone(), fault })?;
     }
+    // `Log::open` needs the lock that `pruning` has.
     drop(pruning);
-    // In the epoch that stands there, however old: a start begins the next.
+    // The newest epoch continues here, whatever its age. Only a start begins the next one.
     let (log, _) = Log::open(
         LogSettings { begin: None, existing: true, epoch_max: FOR_EVER, ..settings.clone() },
         Arc::clone(clock),
@@ -150,7 +155,8 @@ pub fn prune(
     let pruned = Event::Pruned { through: epoch_name(last.number), reason: said.reason };
     let appended = log.append_blocking(pruned, said.by)?.index;
     log.close()?;
-    // Crash here: a record of what may be missing, and nothing is. The next run takes it away.
+    // Crash here: the record states that records may be missing, but all are there. The next run
+    // removes them.
     let pruning = Pruning::begin(settings)?;
     for epoch in &old {
         pruning.take_away(epoch)?;
@@ -160,6 +166,7 @@ pub fn prune(
     Ok(PruneResult { epochs: old, appended: Some(appended) })
 }
 
+/// Verifies the log after the prune.
 fn after(
     settings: &LogSettings,
     keys: &[LogKeys],
@@ -169,7 +176,8 @@ fn after(
     verify(&wanted, progress).map(|_| ()).map_err(RetainFault::Damaged)
 }
 
-/// Copies an epoch below `to`. One that is there already must be the same: a run was interrupted.
+/// Copies an epoch to a folder in `to`. An existing copy must be of the same epoch: then an earlier
+/// run was interrupted.
 fn copy_to(epoch: &Old, to: &Path) -> Result<(), RetainFault> {
     let name = epoch_name(epoch.number);
     let (target, temporary) = (to.join(&name), to.join("tmp").join(&name));

@@ -1,8 +1,10 @@
-//! The record keys: one for each principal, drawn at its first record, destroyed when it is to be forgotten.
+//! The record keys: one for each principal. A key is generated at the principal's first record, and
+//! destroyed by `audit forget`.
 //!
-//! A file of slots of 512 bytes, each text: a title, the key's id, when it was made, the principal, the key, and the SHA-256 of
-//! these lines; line feeds fill it up. A destroyed key's slot is written over in place: it keeps the id, so that a key that was
-//! destroyed is told from one that is lost.
+//! The file consists of slots of 512 bytes of text. A slot has these lines: a title, the key's id,
+//! its creation time, the principal, the key, and the SHA-256 of these lines. Line feeds fill the
+//! rest. The slot of a destroyed key is overwritten in place. It keeps the id, so that a destroyed
+//! key differs from a lost one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -20,38 +22,43 @@ use crate::clock::Timestamp;
 use crate::crypto::{EntropyFault, entropy, sha256};
 use crate::durable::{self, Disk, Identity, SystemDisk};
 
-/// Bytes of a slot: one sector, which a disk writes whole or not at all.
+/// Bytes of a slot: one sector, which a disk writes completely or not.
 const SLOT_BYTES: usize = 512;
+/// The first line of a slot, with the version of its format.
 const TITLE: &str = "token-shield record key 1";
+/// The text in place of a destroyed key.
 const DESTROYED: &str = "destroyed";
 
-/// Why record keys cannot be had.
+/// The reasons why record keys are not available.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum VaultFault {
-    /// The file.
+    /// The file cannot be read or written.
     #[error(transparent)]
     Disk(#[from] durable::DiskFault),
-    /// A slot is neither whole nor the file's last.
+    /// A damaged slot that is not the file's last.
     #[error("{}: slot {slot} is damaged: restore the file from a backup", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Which slot, from 0.
+        /// The number of the slot, from 0.
         slot: usize,
     },
-    /// The file is not the one that was opened: keys that were written to it from then on would be lost.
+    /// The file was removed or replaced since it was opened. Later keys would not be in the file
+    /// that a start reads.
     #[error("{0}; the keys that are in use are in memory alone")]
     Changed(durable::Changed),
-    /// Randomness.
+    /// The system gives no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
-    /// A record key that was destroyed, or never was.
+    /// The record key was destroyed, or never existed.
     #[error(
-        "there is no record key for this principal; records of it were never sealed, or it was forgotten already"
+        "there is no record key for this principal; records of it were never sealed, or it was \
+            forgotten already"
     )]
     Unknown,
 }
 
+/// One slot of the file. `key` is `None` where it was destroyed.
 struct KeySlot {
     id: RecordKeyId,
     made: Timestamp,
@@ -60,6 +67,7 @@ struct KeySlot {
 }
 
 impl KeySlot {
+    /// Encodes the slot; the result is wiped when it is dropped.
     fn encode(&self) -> Zeroizing<[u8; SLOT_BYTES]> {
         let key = self
             .key
@@ -77,6 +85,7 @@ impl KeySlot {
         slot
     }
 
+    /// Decodes a slot; `None` where it is damaged.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(bytes).ok()?.lines().skip(1);
         let id = lines.next()?.parse().ok()?;
@@ -87,11 +96,13 @@ impl KeySlot {
             text => Some(Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?)),
         };
         let slot = Self { id, made, principal, key };
+        // The slot is encoded again and compared. This checks the hash, the title and the padding
+        // in one step.
         (slot.encode().as_slice() == bytes).then_some(slot)
     }
 }
 
-/// The record keys, and their file where they may be changed.
+/// The record keys, and their open file where they may be changed.
 pub struct Vault {
     path: PathBuf,
     open: Option<VaultFile>,
@@ -100,14 +111,16 @@ pub struct Vault {
     by_principal: HashMap<String, usize>,
     /// Slots that were written since the last sync.
     unsynced: BTreeSet<usize>,
-    /// The last sync failed for a shortage that passes: what it was to make sure of is written again before the next.
+    /// Whether the last sync failed for a shortage. Then the slots are written again before the
+    /// next sync.
     write_again: bool,
-    /// Hashes of the principals whose keys were destroyed since this was opened.
+    /// Hashes of the principals whose keys were destroyed since the file was opened. Names are not
+    /// kept, because they are to be forgotten.
     gone: HashSet<u64>,
     hashing: RandomState,
 }
 
-/// The file of keys that may be changed.
+/// The open file of keys that may be changed.
 struct VaultFile {
     disk: Arc<dyn Disk>,
     file: File,
@@ -115,10 +128,11 @@ struct VaultFile {
 }
 
 impl Vault {
-    /// Opens the keys to be used and added to; makes the file where there is none.
+    /// Opens the keys for use and for new keys. Creates the file where there is none.
     ///
     /// # Errors
-    /// When it cannot be made or read, or a slot is damaged. A last slot that is not whole was never used, and is dropped.
+    /// When the file cannot be created or read, or a slot is damaged. A damaged last slot was never
+    /// used; it is ignored.
     pub fn open(path: &Path) -> Result<Self, VaultFault> {
         Self::open_on(path, Arc::new(SystemDisk))
     }
@@ -132,6 +146,8 @@ impl Vault {
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(path).map_err(durable::DiskFault::of("open", path))?;
+        // A new file needs a sync of its folder. Otherwise a power failure could remove the name,
+        // and with it all keys.
         if let Some(folder) = path.parent().filter(|_| is_new) {
             disk.sync_dir(folder).map_err(durable::DiskFault::of("sync", folder))?;
         }
@@ -140,13 +156,13 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Which file holds the keys, where they may be changed.
+    /// The identity of the file, where the keys may be changed.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         self.open.as_ref().map(|open| &open.identity)
     }
 
-    /// Reads the keys.
+    /// Reads the keys, without the right to change them.
     ///
     /// # Errors
     /// As [`Vault::open`].
@@ -157,17 +173,17 @@ impl Vault {
         )
     }
 
-    /// The keys in these bytes of the file `path`.
+    /// The keys in `bytes`, the content of the file `path`.
     ///
     /// # Errors
-    /// When a slot is damaged, and is not the last.
+    /// When a slot other than the last is damaged.
     pub fn of_bytes(path: &Path, bytes: &[u8]) -> Result<Self, VaultFault> {
         let mut vault = Self::empty(path);
         let count = bytes.len().div_ceil(SLOT_BYTES);
         for (place, slot) in bytes.chunks(SLOT_BYTES).enumerate() {
             match KeySlot::decode(slot) {
                 Some(slot) => vault.keep(slot),
-                // Its sync had not ended, so nothing was sealed with it.
+                // The sync of this slot did not end, so no record was encrypted with its key.
                 None if place + 1 == count => {}
                 None => return Err(VaultFault::Damaged { path: path.to_owned(), slot: place }),
             }
@@ -175,7 +191,7 @@ impl Vault {
         Ok(vault)
     }
 
-    /// No keys at all: for those who read what is plain.
+    /// An instance without keys, for callers that read only plain records.
     #[must_use]
     pub fn empty(path: &Path) -> Self {
         let (by_id, by_principal) = (HashMap::new(), HashMap::new());
@@ -192,6 +208,7 @@ impl Vault {
         }
     }
 
+    /// Adds a slot in memory.
     fn keep(&mut self, slot: KeySlot) {
         let place = self.slots.len();
         self.by_id.insert(slot.id, place);
@@ -201,6 +218,7 @@ impl Vault {
         self.slots.push(slot);
     }
 
+    /// Writes a slot into the file, without a sync.
     fn write(&mut self, place: usize) -> Result<(), VaultFault> {
         let (Some(open), Some(slot)) = (&self.open, self.slots.get(place)) else {
             return Err(VaultFault::Unknown);
@@ -211,11 +229,11 @@ impl Vault {
         Ok(())
     }
 
-    /// The key of a principal (of the empty name: of the gateway itself), drawn now where there is none. It may be used once
-    /// [`Vault::sync`] has returned.
+    /// The key of a principal; the empty name means the gateway itself. It is generated where there
+    /// is none. The key may be used after [`Vault::sync`] has returned.
     ///
     /// # Errors
-    /// When it cannot be drawn or written.
+    /// When the key cannot be generated or written.
     pub fn of(
         &mut self,
         principal: &str,
@@ -226,13 +244,16 @@ impl Vault {
             None => {
                 let (id, key) = (RecordKeyId(entropy()?), Zeroizing::new(entropy()?));
                 if self.gone.remove(&self.hashing.hash_one(principal)) {
-                    // Only a gateway draws keys, and only it has a log of lines.
+                    // Only a gateway generates keys, and only the gateway build has `tracing`.
                     #[cfg(feature = "gateway")]
-                    tracing::warn!(record_key = %id, "a principal that was forgotten is recorded again: a token in its name still holds");
+                    tracing::warn!(record_key = %id, "a principal that was forgotten is recorded \
+                        again: a token in its name still holds");
                 }
                 let made = crate::audit::format::payload::moment(now);
                 self.keep(KeySlot { id, made, principal: principal.to_owned(), key: Some(key) });
                 let place = self.slots.len() - 1;
+                // A key that is not in the file must not stay in memory: records under it would be
+                // lost at the next start.
                 if let Err(fault) = self.write(place) {
                     self.by_principal.remove(principal);
                     self.by_id.remove(&id);
@@ -246,8 +267,8 @@ impl Vault {
         Ok((slot.id, slot.key.as_deref().ok_or(VaultFault::Unknown)?))
     }
 
-    /// Returns when every key that was drawn or destroyed is so on stable storage, in the file that its path leads to. After a
-    /// shortage that passes it may be called again.
+    /// Returns when all new and destroyed keys are durable in the file at their path. It may be
+    /// called again after a shortage.
     ///
     /// # Errors
     /// When the sync fails, or the file was removed or replaced.
@@ -256,7 +277,8 @@ impl Vault {
             return Ok(());
         }
         if self.write_again {
-            // A sync that failed may have dropped what was written: a second one alone would prove nothing.
+            // A failed sync may have dropped the written pages. A second sync alone would report
+            // success without them.
             self.unsynced.clone().into_iter().try_for_each(|place| self.write(place))?;
         }
         let Some(open) = &self.open else { return Ok(()) };
@@ -264,13 +286,14 @@ impl Vault {
             self.write_again = durable::passes(&error);
             return Err(durable::DiskFault::of("sync", &self.path)(error).into());
         }
+        // Checked after the sync: a sync of a removed file succeeds too.
         open.identity.check().map_err(VaultFault::Changed)?;
         self.unsynced.clear();
         self.write_again = false;
         Ok(())
     }
 
-    /// The record key's id of a principal that has one.
+    /// The id of a principal's record key, where it has one.
     #[must_use]
     pub fn id_of(&self, principal: &str) -> Option<RecordKeyId> {
         self.by_principal
@@ -279,14 +302,15 @@ impl Vault {
             .map(|slot| slot.id)
     }
 
-    /// Destroys the key `id`: writes over it, and returns when that is on stable storage.
+    /// Destroys the key `id`: overwrites it, and returns when that is durable.
     ///
     /// # Errors
-    /// When there is none, or it cannot be written over.
+    /// When there is no such key, or it cannot be overwritten.
     pub fn destroy(&mut self, id: &RecordKeyId) -> Result<(), VaultFault> {
         let place = *self.by_id.get(id).ok_or(VaultFault::Unknown)?;
         let slot = self.slots.get_mut(place).ok_or(VaultFault::Unknown)?;
         slot.key = None;
+        // The name is removed too: the slot keeps only the id.
         let principal = std::mem::take(&mut slot.principal);
         self.gone.insert(self.hashing.hash_one(&principal));
         if self.by_principal.get(&principal) == Some(&place) {
@@ -296,7 +320,8 @@ impl Vault {
         self.sync()
     }
 
-    /// Lets go of the key `id` in memory: the process that writes the log has destroyed it. Gives whose it was.
+    /// Removes the key `id` from memory, after the process that writes the log has destroyed it.
+    /// Returns the principal.
     pub fn drop_key(&mut self, id: &RecordKeyId) -> Option<String> {
         let place = *self.by_id.get(id)?;
         let slot = self.slots.get_mut(place)?;
@@ -308,7 +333,7 @@ impl Vault {
         Some(principal)
     }
 
-    /// The principals that have keys, with their keys' ids.
+    /// The principals with keys, and their keys' ids.
     pub fn principals(&self) -> impl Iterator<Item = (&str, RecordKeyId)> {
         self.slots
             .iter()

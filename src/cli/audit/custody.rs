@@ -12,20 +12,21 @@ use crate::control::api::AdminRequest;
 
 /// Records `command` in the log in the folder `dir`, which `log` names. It uses the admin socket if
 /// the gateway runs, and writes the log itself otherwise. Returns the record's index. Exports,
-/// backups and archives belong to no gateway and are not written; then a note says that nothing is
-/// recorded.
+/// backups and archives belong to no gateway, and get no record. A note then reports this.
 ///
 /// # Errors
-/// If a gateway's own log cannot be written. Then nothing may be handed out.
+/// If a gateway's own log cannot be written. Then no data may be handed out.
 pub(super) fn record(
     (log, dir): (&LogArgs, &Path),
     command: Command,
 ) -> Result<Option<u64>, Failure> {
+    // The order is a rule of custody: first the record, then the data.
     // A backup has the form of a data folder, but no gateway has written to it.
     let written = dir.join("tmp").is_dir();
     let Some(place) = log.place().or_else(|| gateway_of(dir)).filter(|_| written) else {
         eprintln!(
-            "note: not recorded, because {} is not the log of a gateway whose config is beside it, named or found",
+            "note: not recorded, because {} is not the log of a gateway whose config is beside it, \
+                named or found",
             dir.display()
         );
         return Ok(None);
@@ -41,9 +42,9 @@ pub(super) fn record(
     Ok(reply.sealed.first().copied())
 }
 
-/// The gateway with the log in the folder `dir`, which was named by itself. The config beside it
-/// names the gateway. Without one, it is the gateway that the environment names or that is found,
-/// if it has this log.
+/// The gateway that owns the log in the folder `dir`, which was named without a gateway. A config
+/// in the parent folder decides. Without one, the gateway of the environment or of the search
+/// counts, if it has this log.
 fn gateway_of(dir: &Path) -> Option<GatewayArgs> {
     let file = dir.join("../token-shield.toml");
     if file.is_file() {
@@ -51,6 +52,7 @@ fn gateway_of(dir: &Path) -> Option<GatewayArgs> {
     }
     let place = GatewayArgs::default();
     let folder: PathBuf = place.find().ok()?.data_folder().ok()?.join("audit");
+    // The record must go into the log that the data comes from, and into no other.
     let same = fs::canonicalize(folder).ok()? == fs::canonicalize(dir).ok()?;
     same.then_some(place)
 }

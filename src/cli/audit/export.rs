@@ -35,6 +35,7 @@ pub(in crate::cli) struct Export {
     keys: RecordKeyArgs,
 }
 
+/// Reads an epoch's name, such as `e000001`.
 fn epoch(text: &str) -> Result<u32, String> {
     epoch_number(text).ok_or_else(|| format!("{text:?} is not an epoch: write e000001"))
 }
@@ -59,15 +60,22 @@ pub(in crate::cli) struct Replay {
 }
 
 impl Export {
+    /// Records the export, and writes it.
+    ///
+    /// # Errors
+    /// If the folder exists, a record cannot be read, or the export cannot be recorded.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
+        // The public keys are part of the export, so that its reader can verify it.
         let vkeys = self.vkeys.unwrap_or_else(|| dir.join("../log.vkeys"));
         let choice = Choice {
             epochs: self.epochs,
             principal: self.principal,
             without_keys: self.without_keys,
         };
+        // The record comes before the first exported byte. An existing folder is refused below, so
+        // it needs no record.
         let recorded = if self.to.exists() {
             None
         } else {
@@ -97,7 +105,8 @@ impl Export {
         );
         if done.keys > 0 {
             println!(
-                "read with     token-shield audit query --dir {to}/audit --record-keys {to}/keys.jsonl   ({} records)",
+                "read with     token-shield audit query --dir {to}/audit --record-keys \
+                    {to}/keys.jsonl   ({} records)",
                 done.keys
             );
         }
@@ -105,6 +114,7 @@ impl Export {
     }
 }
 
+/// Records the export in the gateway's log.
 #[cfg(feature = "gateway")]
 fn record(
     log: (&LogArgs, &Path),
@@ -115,15 +125,20 @@ fn record(
     super::custody::record(log, crate::control::Command::EpochsExported { epochs, principal, keys })
 }
 
+/// A build without the gateway cannot write a log.
 #[cfg(not(feature = "gateway"))]
 fn record(_: (&LogArgs, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
 impl Replay {
+    /// Verifies the log, and computes its state again.
+    ///
+    /// # Errors
+    /// If the log does not verify, or a record does not follow from those before it.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
-        // The state of a log that was changed proves nothing.
+        // A state that is computed from a changed log is no proof, so the log is verified first.
         let checked =
             Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.state)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
@@ -140,6 +155,7 @@ impl Replay {
         } else {
             say(&done, cache.as_deref());
         }
+        // A cache that differs from the log also fails, because a start would use it.
         match done.disagreeing + cache.map_or(0, |found| found.len() as u64) {
             0 => Ok(()),
             count => {
@@ -155,11 +171,13 @@ fn against_cache(dir: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, Fa
     Ok(crate::audit::store::log::cache_against(&dir.join("../secret/cache"), epochs)?)
 }
 
+/// A build without the gateway has no cache.
 #[cfg(not(feature = "gateway"))]
 fn against_cache(_: &Path, _: &[Epoch]) -> Result<Option<Vec<String>>, Failure> {
     Ok(None)
 }
 
+/// The JSON form of a replay's result.
 fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
     let disagreement = |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
     serde_json::json!({
@@ -169,6 +187,7 @@ fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
     })
 }
 
+/// Prints a replay's result for people.
 fn say(done: &Replayed, cache: Option<&[String]>) {
     println!(
         "{} records: {} admissions, {} outcomes, {} refusals",
@@ -179,7 +198,8 @@ fn say(done: &Replayed, cache: Option<&[String]>) {
         (done.open, "admissions without an outcome so far"),
         (
             done.closed,
-            "records that these keys do not decrypt: differences that depend on them are not reported",
+            "records that these keys do not decrypt: differences that depend on them are not \
+                reported",
         ),
         (done.moved, "records were pruned: differences that depend on them are not reported"),
     ] {

@@ -27,7 +27,8 @@ pub(in crate::cli) enum LogCommand {
     /// Destroy a principal's record key. Its records cannot be read any more, and the log still
     /// verifies.
     #[command(
-        after_help = "Example: token-shield audit forget user:ada --revoke --reason \"a request under Article 17\""
+        after_help = "Example: token-shield audit forget user:ada --revoke --reason \"a request \
+            under Article 17\""
     )]
     Forget(Forget),
     /// Close the log's epoch and begin the next one, also after a loss of records. The gateway may
@@ -36,10 +37,9 @@ pub(in crate::cli) enum LogCommand {
     Begin(Begin),
     /// Prune the records of old epochs. Their checkpoints stay, and the log still verifies. No
     /// gateway may run.
-    #[command(
-        after_help = "Example: token-shield audit prune --keep 400d --to /mnt/archive/audit \\\n             \
-        --reason \"end of the retention period\""
-    )]
+    #[command(after_help = "Example: token-shield audit prune --keep 400d --to \
+            /mnt/archive/audit \\\n             \
+        --reason \"end of the retention period\"")]
     Prune(super::prune::Prune),
     /// Measure how fast records become durable in a folder.
     #[command(after_help = "Example: token-shield audit bench /var/lib/token-shield")]
@@ -47,6 +47,7 @@ pub(in crate::cli) enum LogCommand {
 }
 
 impl LogCommand {
+    /// Executes the command.
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Forget(forget) => tokio::runtime::Builder::new_current_thread()
@@ -125,12 +126,19 @@ impl ClockCommand {
 }
 
 impl Begin {
+    /// Begins the next epoch: through the running gateway, or in its data folder.
+    ///
+    /// # Errors
+    /// If a gateway runs and records were lost, or the log cannot be opened.
     async fn run(self) -> Result<(), Failure> {
         let mut config = self.place.read()?;
+        // A running gateway has the lock, so it must begin the epoch itself.
         if UnixStream::connect(&config.proxy.admin).await.is_ok() {
             if self.after_loss {
                 return Err(
-                    "a gateway writes this log, so nothing of it is lost: stop the gateway first, or omit --after-loss".into()
+                    "a gateway writes this log, so nothing of it is lost: stop the gateway first, \
+                        or omit --after-loss"
+                        .into(),
                 );
             }
             let reply = send(
@@ -143,6 +151,7 @@ impl Begin {
             self.say(&origin.unwrap_or_default(), &reply);
             return Ok(());
         }
+        // Root's files in the data folder would lock out the owner.
         if done_by_owner(&config.audit, &[])? {
             return Ok(());
         }
@@ -159,6 +168,7 @@ impl Begin {
         Ok(())
     }
 
+    /// Prints the begin of the epoch.
     fn say(&self, origin: &str, reply: &Reply) {
         let what = format!("{origin} begins");
         if self.place.json {
@@ -170,7 +180,9 @@ impl Begin {
 }
 
 impl Forget {
+    /// Destroys the record key of a principal after a confirmation.
     async fn run(self) -> Result<(), Failure> {
+        // The destruction is final, so the command asks for confirmation first.
         self.sure.ask(&format!("this destroys the record key of {}", self.principal))?;
         let members = json!({ "principal": self.principal });
         let command = Command::PrincipalForget {
@@ -189,17 +201,20 @@ impl Forget {
     }
 }
 
-/// The median.
+/// The median of the times. Zero for an empty list.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 impl Bench {
+    /// Measures in a new folder, and removes it afterwards.
     fn run(self) -> Result<(), Failure> {
+        // The folder's name has the process id, so two runs do not share files.
         let folder = self.dir.join(format!("token-shield-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let measured = self.measure(&folder);
+        // Also after a failed measurement.
         std::fs::remove_dir_all(&folder)?;
         let (sync, records, seconds) = measured?;
         let (rate, bound) = (records as f64 / seconds, self.waiters as f64 / sync.as_secs_f64());
@@ -210,7 +225,8 @@ impl Bench {
         } else {
             println!("fdatasync  {sync:?} (median)");
             println!(
-                "records    {rate:.0} durable a second with {} waiting: {:.2} of waiters / fdatasync",
+                "records    {rate:.0} durable a second with {} waiting: {:.2} of waiters / \
+                    fdatasync",
                 self.waiters,
                 rate / bound
             );
@@ -222,6 +238,8 @@ impl Bench {
     fn measure(&self, folder: &std::path::Path) -> Result<(Duration, u64, f64), Failure> {
         let clock = SystemClock::start();
         let file = SystemDisk.create(&folder.join("sync"))?;
+        // The file is written once before the measurement, so that no sync includes the allocation
+        // of blocks.
         SystemDisk.write(&file, &vec![0; 1 << 20], 0)?;
         SystemDisk.sync(&file)?;
         let mut syncs = Vec::new();
@@ -231,6 +249,7 @@ impl Bench {
             SystemDisk.sync(&file)?;
             syncs.push(clock.monotonic() - before);
         }
+        // No reserve: a test folder needs no space for a full disk.
         let settings = LogSettings { reserve: 0, ..LogSettings::of_data(folder, "bench") };
         let (log, _) = Log::open(settings, Arc::new(clock))?;
         let (log, until) = (Arc::new(log), clock.monotonic() + Duration::from_secs(self.seconds));
@@ -241,6 +260,8 @@ impl Bench {
                 std::thread::spawn(move || {
                     let mut count = 0;
                     while clock.monotonic() < until {
+                        // The payload has the size of a typical record, and differs for each
+                        // thread.
                         let policy = format!("{number:0>8}{}", "x".repeat(240));
                         if log.append_blocking(Event::Reload { policy }, None).is_err() {
                             break;

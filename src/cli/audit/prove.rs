@@ -68,6 +68,10 @@ pub(in crate::cli) struct VerifyDisclosure {
 }
 
 impl Prove {
+    /// Makes a receipt.
+    ///
+    /// # Errors
+    /// If the record does not exist, or no checkpoint covers it yet.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let epochs = reader::epochs(&dir)?;
@@ -90,6 +94,7 @@ impl Prove {
 }
 
 impl VerifyReceipt {
+    /// Verifies a receipt against the trusted keys.
     pub(super) fn run(self) -> Result<(), Failure> {
         let read =
             |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
@@ -118,6 +123,10 @@ impl VerifyReceipt {
 }
 
 impl Disclose {
+    /// Records the disclosure, and prints it.
+    ///
+    /// # Errors
+    /// If a key is missing, or the disclosure cannot be recorded.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
@@ -130,23 +139,30 @@ impl Disclose {
             rows.push(serde_json::to_string(&row)?);
             names.push(format!("{}#{index}", epoch_name(epoch.number)));
         }
+        // If the disclosure cannot be recorded, no key is printed.
         record((&self.log, &dir), names)?;
         rows.iter().for_each(|row| println!("{row}"));
         Ok(())
     }
 }
 
+/// Records the disclosure in the gateway's log.
 #[cfg(feature = "gateway")]
 fn record(log: (&LogArgs, &Path), records: Vec<String>) -> Result<Option<u64>, Failure> {
     super::custody::record(log, crate::control::Command::RecordsDisclosed { records })
 }
 
+/// A build without the gateway cannot write a log.
 #[cfg(not(feature = "gateway"))]
 fn record(_: (&LogArgs, &Path), _: Vec<String>) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
 impl VerifyDisclosure {
+    /// Verifies disclosed records, and prints them.
+    ///
+    /// # Errors
+    /// If one of them does not verify. Then none is printed.
     pub(super) fn run(self) -> Result<(), Failure> {
         let text = fs::read_to_string(&self.file)
             .map_err(|error| format!("{}: {error}", self.file.display()))?;
@@ -159,9 +175,11 @@ impl VerifyDisclosure {
                     .map_err(|fault| format!("{}: line {place}: {fault}", self.file.display()))?,
             );
         }
+        // An empty file would otherwise verify, and a reader could take it for a proof.
         if found.is_empty() {
             return Err(format!("{}: the file has no disclosed record", self.file.display()).into());
         }
+        // Output begins after all lines are verified, so that a reader sees no unverified record.
         for Disclosed { origin, index, at, kind, payload } in &found {
             let fingerprint = known.fingerprint(origin).unwrap_or_default();
             if self.json {

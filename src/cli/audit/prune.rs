@@ -19,8 +19,9 @@ use crate::audit::store::retain::{Keep, PruneReason, prune};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Reply;
 
-/// The note if nothing was pruned.
-const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the cache of the log does not cover it yet (start and stop \
+/// The note for a run that pruned no epoch.
+const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the cache of the log \
+    does not cover it yet (start and stop \
     the gateway once)";
 
 #[derive(Args)]
@@ -42,20 +43,26 @@ pub(in crate::cli) struct Prune {
     place: GatewayArgs,
 }
 
+/// Reads a duration such as `400d`.
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
         .ok_or_else(|| format!("{text:?} is not a time: write 400d, 12h, 90m or 45s"))
 }
 
 impl Prune {
+    /// Prunes the old epochs after a confirmation.
+    ///
+    /// # Errors
+    /// If a gateway runs, or the time to keep records is missing.
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
-        // The owner's process has no terminal to ask on.
+        // First: the owner's process has no terminal for the question.
         self.sure.ask("this prunes old records")?;
         if done_by_owner(&config.audit, self.sure.words())? {
             return Ok(());
         }
         let configured = config.keep.clone();
+        // Options come before the config, one by one.
         let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
         let keep = self.keep.or(configured.map(|keep| keep.keep));
         let keep = keep.ok_or(

@@ -15,7 +15,7 @@ use crate::audit::read::reader::{self, DecryptedRecord, Epoch, StoredRecord};
 use crate::audit::read::tiles::{epoch_name, is_pruned};
 use crate::clock::Timestamp;
 
-/// How often a followed log is checked for new records.
+/// The interval at which a followed log is checked for new records.
 const LOOK: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
@@ -119,6 +119,7 @@ fn moment(text: &str) -> Result<String, Failure> {
 }
 
 impl Window {
+    /// The bounds of the window, as the text of their times.
     fn read(&self) -> Result<(Option<String>, Option<String>), Failure> {
         Ok((
             self.since.as_deref().map(moment).transpose()?,
@@ -127,7 +128,7 @@ impl Window {
     }
 }
 
-/// Gives every record of a window to `take`, decrypted if the keys allow it.
+/// Passes every record of a window to `take`, decrypted if the keys allow it.
 fn all(
     epochs: &[Epoch],
     vault: &dyn Opener,
@@ -149,6 +150,7 @@ fn all(
                 Ok(envelope) if since.as_deref().is_some_and(|since| envelope.at < since) => {
                     return ControlFlow::Continue(());
                 }
+                // Times in a log never decrease, so no later record can be in the window.
                 Ok(envelope) if until.as_deref().is_some_and(|until| envelope.at >= until) => {
                     return ControlFlow::Break(());
                 }
@@ -173,6 +175,7 @@ fn all(
 }
 
 impl ShowRecords {
+    /// Prints the named records.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(None)?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
@@ -189,10 +192,12 @@ impl ShowRecords {
 }
 
 impl Tail {
+    /// Prints the last records. With `--follow` it does not end.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         let mut next = None;
         loop {
+            // Both are read again each time. A new epoch or a new record key may exist.
             let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
             let Some(newest) = epochs.last() else { return Ok(()) };
             let (number, from) = match next {
@@ -241,12 +246,14 @@ fn size(epoch: &Epoch) -> Result<u64, Failure> {
 }
 
 impl Query {
+    /// Prints the records that match all filters.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let is =
             |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
         all(&epochs, &*vault, self.window.read()?, |told| {
+            // A refusal has the word `refused` and a code. Both are accepted.
             let decided = self.decision.as_deref().is_none_or(|wanted| {
                 [told.text("decision"), told.text("code")]
                     .iter()
@@ -278,6 +285,7 @@ struct Sum {
 }
 
 impl UsageReport {
+    /// Prints the sums.
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         const COLUMNS: [&str; 6] = ["principal", "agent", "model", "operation", "upstream", "day"];
@@ -289,9 +297,11 @@ impl UsageReport {
         let bar = spinner(self.log.json, "records");
         all(&epochs, &*vault, self.window.read()?, |told| {
             bar.inc(1);
+            // An admission is not counted: its outcome has the usage.
             if told.kind != "outcome" && told.kind != "refusal" {
                 return ControlFlow::Continue(());
             }
+            // The record is counted, because its number is known without a key.
             if told.payload.is_none() {
                 closed += 1;
             }
@@ -316,13 +326,15 @@ impl UsageReport {
         self.print(&sums);
         if closed > 0 {
             eprintln!(
-                "token-shield: {closed} records could not be decrypted (forgotten, or --record-keys FILE is missing); \
+                "token-shield: {closed} records could not be decrypted (forgotten, or \
+                    --record-keys FILE is missing); \
                  they are counted under \"-\""
             );
         }
         Ok(())
     }
 
+    /// Prints the sums as JSON lines, as CSV or as text.
     fn print(&self, sums: &BTreeMap<Vec<String>, Sum>) {
         if self.csv {
             println!(
@@ -356,7 +368,8 @@ impl UsageReport {
                 );
             } else {
                 println!(
-                    "{}   {requests} requests ({unreported} unreported), {refused} refused, {input} tokens in, {output} out",
+                    "{}   {requests} requests ({unreported} unreported), {refused} refused, \
+                        {input} tokens in, {output} out",
                     row.join("   ")
                 );
             }
@@ -364,9 +377,10 @@ impl UsageReport {
     }
 }
 
-/// A cell of a CSV table (RFC 4180). Agents and signers of tokens choose names. So text that a
-/// spreadsheet would run as a formula gets an apostrophe before it (OWASP, CSV injection).
+/// A cell of a CSV table (RFC 4180). Agents and signers of tokens choose names, so a name can have
+/// the form of a formula. Such text gets an apostrophe before it (OWASP, CSV injection).
 fn cell(text: &str) -> String {
+    // A lone "-" is this report's mark for a missing value.
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text != "-";
     let text = if formula { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\n', '\r']) {

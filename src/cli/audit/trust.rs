@@ -21,6 +21,7 @@ pub(in crate::cli) struct Trust {
     trust: Vec<String>,
 }
 
+/// Reads a fingerprint: the 64 hex digits of a SHA-256, in lower case.
 fn fingerprint(text: &str) -> Result<String, String> {
     let hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if hex {
@@ -30,11 +31,11 @@ fn fingerprint(text: &str) -> Result<String, String> {
     }
 }
 
-/// The keys that count, and their source.
+/// The trusted keys, and their source.
 pub(super) struct TrustedKeys {
     pub(super) keys: Vec<LogKeys>,
     pub(super) from: PathBuf,
-    /// They are in the data folder that they verify, and no `--trust` confirms them.
+    /// True if the keys are in the data folder that they verify, and no `--trust` confirms them.
     pub(super) beside: bool,
 }
 
@@ -59,6 +60,8 @@ impl Trust {
                 .into());
             }
         }
+        // Symbolic links are resolved, so that a link to a file in the folder counts as in the
+        // folder.
         let own = data.and_then(|data| fs::canonicalize(data).ok());
         let beside =
             own.is_some_and(|own| fs::canonicalize(&from).is_ok_and(|file| file.starts_with(own)));
@@ -67,18 +70,20 @@ impl Trust {
 }
 
 impl TrustedKeys {
-    /// Warns that keys beside the log prove little.
+    /// Warns that keys in the verified folder prove little.
     pub(super) fn warn(&self) {
         if self.beside {
             eprintln!(
-                "warning: the keys come from {}, beside the log that they verify. A person who can write there can change both. \
-                 Keep a copy elsewhere (--log-keys FILE), or compare fingerprints (--trust FINGERPRINT)",
+                "warning: the keys come from {}, beside the log that they verify. A person who can \
+                    write there can change both. \
+                 Keep a copy elsewhere (--log-keys FILE), or compare fingerprints (--trust \
+                 FINGERPRINT)",
                 self.from.display()
             );
         }
     }
 
-    /// The fingerprint of that log's keys.
+    /// The fingerprint of the keys of the log `origin`.
     pub(super) fn fingerprint(&self, origin: &str) -> Option<String> {
         self.keys.iter().find(|keys| keys.origin == origin).map(LogKeys::fingerprint)
     }

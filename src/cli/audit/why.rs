@@ -1,6 +1,6 @@
-//! `why`: how one request ended, in sentences. Records are read from the data folder, so that the
-//! answer is the same with and without a running gateway. Refusals that are only counted are known
-//! to a running gateway alone.
+//! `why`: explains in sentences how one request ended. Records are read from the data folder, so
+//! the answer is the same with and without a running gateway. Refusals that are only counted are
+//! known to a running gateway alone.
 
 use clap::Args;
 
@@ -21,6 +21,10 @@ pub(in crate::cli) struct Why {
 }
 
 impl Why {
+    /// Prints the records of the request, or the refusal that the gateway remembers.
+    ///
+    /// # Errors
+    /// If there is neither.
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let question = Question::Why { request: self.request.clone() };
         let reply = send(&self.place, AdminRequest::Question(question)).await?;
@@ -29,6 +33,7 @@ impl Why {
         let unauthenticated = remembered.is_some_and(|told| !told["network"].is_null());
         let found = if unauthenticated { Vec::new() } else { self.recorded()? };
         match remembered {
+            // A record has more details than the gateway's memory, so it comes first.
             _ if !found.is_empty() => found.iter().for_each(|told| self.say(told)),
             Some(told) if self.place.json => println!("{told}"),
             Some(told) => println!("{}", remembered_sentence(told)),
@@ -50,6 +55,7 @@ impl Why {
         let mut found: Vec<DecryptedRecord> = Vec::new();
         for epoch in reader::epochs(&config.audit.dir)? {
             let _ = reader::each(&epoch, 0, |record| {
+                // A record that these keys do not decrypt does not show its request. It is skipped.
                 let told = record.tell(&vault).ok();
                 found.extend(
                     told.filter(|told| told.text("request").as_deref() == Some(&self.request)),
@@ -60,6 +66,7 @@ impl Why {
         Ok(found)
     }
 
+    /// Prints one record as JSON or as a sentence.
     fn say(&self, told: &DecryptedRecord) {
         if self.place.json {
             println!("{}", told.line());
@@ -85,18 +92,21 @@ fn sentence(told: &DecryptedRecord) -> String {
         .unwrap_or_default();
     let from = told.text("peer").map(|peer| format!(" from {peer}")).unwrap_or_default();
     let (code, detail) = (text("code"), told.text("detail"));
+    // The explanation is that of docs/REFUSALS.md, so both always agree.
     let because = meaning(&code, detail.as_deref(), told.text("param").as_deref());
     match told.kind.as_str() {
         "admission" => {
             let (agent, principal) = (text("agent"), text("principal"));
             format!(
-                "{at}: Agent {agent} of {principal} asked{from} for {operation}. It was admitted{server} (record {record})."
+                "{at}: Agent {agent} of {principal} asked{from} for {operation}. It was \
+                    admitted{server} (record {record})."
             )
         }
         "refusal" => {
             let (agent, stage, status) = (text("agent"), text("stage"), number("status"));
             format!(
-                "{at}: Agent {agent} asked{from} for {operation}. It was refused at the stage {stage} with status {status}, {code} (record {record}).{because}"
+                "{at}: Agent {agent} asked{from} for {operation}. It was refused at the stage \
+                    {stage} with status {status}, {code} (record {record}).{because}"
             )
         }
         _ => {
@@ -114,7 +124,7 @@ fn sentence(told: &DecryptedRecord) -> String {
     }
 }
 
-/// A refusal without a record of its own, which a running gateway remembers.
+/// A refusal that was only counted, as a sentence. Only a running gateway remembers it.
 fn remembered_sentence(told: &serde_json::Value) -> String {
     let text = |member: &str| told[member].as_str();
     let (at, stage, code) =
@@ -125,7 +135,8 @@ fn remembered_sentence(told: &serde_json::Value) -> String {
     };
     let because = meaning(code, text("detail"), text("param"));
     format!(
-        "{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was only counted, not recorded.{because}"
+        "{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was only \
+            counted, not recorded.{because}"
     )
 }
 

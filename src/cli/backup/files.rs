@@ -28,7 +28,7 @@ pub(super) struct LogPaths {
     pub(super) audit: PathBuf,
     pub(super) head: PathBuf,
     pub(super) record_keys: PathBuf,
-    /// The cache is not copied, only the files beside it.
+    /// The path of the cache. It is not copied; only the summaries in the same folder are.
     pub(super) cache: PathBuf,
     pub(super) log_keys: PathBuf,
     pub(super) vkeys: PathBuf,
@@ -36,6 +36,7 @@ pub(super) struct LogPaths {
 }
 
 impl LogPaths {
+    /// The paths in a data folder or a backup.
     pub(super) fn of_folder(data: &Path) -> Self {
         let secret = data.join("secret");
         Self {
@@ -49,6 +50,7 @@ impl LogPaths {
         }
     }
 
+    /// The paths in the gateway's config.
     pub(super) fn of_config(config: &Config) -> Self {
         let log = config.audit.clone();
         Self {
@@ -62,6 +64,7 @@ impl LogPaths {
         }
     }
 
+    /// Verifies the log against its own public keys and its head.
     pub(super) fn verify(&self) -> Result<Vec<VerifiedEpoch>, Failure> {
         let text =
             fs::read_to_string(&self.vkeys).map_err(durable::DiskFault::of("read", &self.vkeys))?;
@@ -79,7 +82,7 @@ impl LogPaths {
     }
 
     /// Copies everything to `to`. The head comes last, to the file `head_to`, because it confirms
-    /// the rest.
+    /// the rest. A copy without a head is not a backup.
     pub(super) fn copy(
         &self,
         to: &Self,
@@ -87,6 +90,7 @@ impl LogPaths {
         (sealing, operators): (bool, bool),
     ) -> Result<(), Failure> {
         let mut sink = Sink::default();
+        // The head is read with the log, so that both describe the same moment.
         let head = copy::log(&self.audit, &self.head, &to.audit, &mut sink)?;
         // After the log, because a record's key exists before the record.
         if sealing {
@@ -106,7 +110,7 @@ impl LogPaths {
         Ok(sink.settle()?)
     }
 
-    /// The pruned epochs without a summary, so that the state cannot be computed.
+    /// The names of the pruned epochs without a summary. The state cannot be computed without it.
     pub(super) fn unsummarized(&self, seen: &[VerifiedEpoch]) -> Vec<String> {
         let pruned = seen
             .iter()
@@ -129,7 +133,8 @@ impl LogPaths {
         let mut lacks = Vec::new();
         for epoch in self.unsummarized(seen) {
             lacks.push(format!(
-                "secret/pruned/{epoch}, the summary of pruned records (token-shield audit prune writes it from the cache)"
+                "secret/pruned/{epoch}, the summary of pruned records (token-shield audit prune \
+                    writes it from the cache)"
             ));
         }
         if !self.record_keys.exists() {
@@ -150,6 +155,8 @@ impl LogPaths {
         {
             lacks.push(format!("secret/log/{epoch}.key, which signs the log"));
         }
+        // A JWK Set outside the data folder belongs to the system's configuration, and not to the
+        // backup.
         let own = |path: &Path| path.parent() == Some(&config.data.join("keys"));
         let sets = config
             .guard
@@ -191,8 +198,8 @@ pub(super) fn has_private_key(folder: &Path) -> bool {
         .any(|name| !name.starts_with('.') && !name.ends_with(".pub"))
 }
 
-/// Copies the files of a folder whose names are `wanted`. A file that already exists must be the
-/// same.
+/// Copies the files of a folder whose names are `wanted`. An existing file must have the same
+/// content.
 pub(super) fn folder(
     from: &Path,
     to: &Path,
@@ -230,6 +237,7 @@ pub(super) fn whole_vault(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Fai
         let Some(bytes) = read(path)?.map(Zeroizing::new) else { return Ok(None) };
         match Vault::of_bytes(path, &bytes) {
             Ok(_) => return Ok(Some(bytes)),
+            // A running gateway may write a slot at this moment. The next read then succeeds.
             Err(VaultFault::Damaged { .. }) if tries > 0 => std::thread::yield_now(),
             Err(fault) => return Err(fault.into()),
         }
@@ -237,6 +245,7 @@ pub(super) fn whole_vault(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Fai
     }
 }
 
+/// Whether the folder can be read and has no entries.
 pub(super) fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }

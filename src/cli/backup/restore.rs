@@ -32,7 +32,7 @@ pub(in crate::cli) struct Restore {
     place: GatewayArgs,
 }
 
-/// Refuses a data folder that has a log.
+/// Refuses a data folder that has a log. A restore must not mix two logs.
 fn has_no_log(to: &LogPaths, temporary: &Path) -> Result<(), Failure> {
     for path in [to.audit.as_path(), &to.head, temporary, &to.record_keys, &to.log_keys, &to.vkeys]
     {
@@ -48,6 +48,10 @@ fn has_no_log(to: &LogPaths, temporary: &Path) -> Result<(), Failure> {
 }
 
 impl Restore {
+    /// Verifies the backup, copies it, and records the restore in a new epoch.
+    ///
+    /// # Errors
+    /// If a gateway runs, the data folder has a log, or the backup does not verify.
     pub(in crate::cli) fn run(self) -> Result<(), Failure> {
         let from = LogPaths::of_folder(&self.dir);
         let kept = self.dir.join(CONFIG);
@@ -58,6 +62,7 @@ impl Restore {
             Some(read(&kept)?.ok_or_else(|| format!("{} is missing", kept.display()))?)
         };
         let config = self.config(own.as_deref())?;
+        // A running gateway writes to the same folder, so it must stop first.
         if UnixStream::connect(&config.proxy.admin).is_ok() {
             return Err(
                 format!("a gateway runs on {}: stop it first", config.data.display()).into()
@@ -69,6 +74,7 @@ impl Restore {
         let to = LogPaths::of_config(&config);
         let temporary = to.head.with_file_name("head.restored");
         has_no_log(&to, &temporary)?;
+        // Before the first write, so that a bad backup leaves the data folder unchanged.
         let seen = self.verified(&from)?;
         let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
         let head = head.ok_or_else(|| format!("{}: the head is damaged", from.head.display()))?;
@@ -82,6 +88,8 @@ impl Restore {
         // Without its head, no gateway can start from the log before the restore is recorded.
         from.copy(&to, &temporary, (true, true))?;
         let origin = begin(&config, &temporary, head)?;
+        // The head gets its final name only now. An interruption before leaves a folder that no
+        // gateway starts from.
         let moved =
             fs::rename(&temporary, &to.head).map_err(durable::DiskFault::of("move", &temporary));
         moved.and_then(|()| durable::sync_dir(to.head.parent().unwrap_or(Path::new("."))))?;
@@ -99,7 +107,8 @@ impl Restore {
     /// Verifies the backup, and checks that it has all that a gateway needs. Gives its epochs.
     fn verified(&self, from: &LogPaths) -> Result<Vec<VerifiedEpoch>, Failure> {
         if !from.record_keys.exists() {
-            let what = "the backup has no record keys, so no gateway can start from it: put secret/record-keys (and secret/log) into it";
+            let what = "the backup has no record keys, so no gateway can start from it: put \
+                secret/record-keys (and secret/log) into it";
             return Err(format!("{}: {what}", self.dir.display()).into());
         }
         let seen = from.verify().map_err(|fault| {
@@ -157,9 +166,9 @@ impl Restore {
     }
 }
 
-/// Begins a new epoch in a restored log, whose head is the file `temporary`, and records the backup's
-/// head. Another gateway that continues from the same log has a different epoch there, with other
-/// keys.
+/// Begins a new epoch in a restored log, whose head is the file `temporary`, and records the
+/// backup's head. Another gateway may continue from the same log. It has a different epoch there,
+/// with other keys.
 fn begin(config: &Config, temporary: &Path, head: Head) -> Result<String, Failure> {
     let begin = NewEpoch {
         reason: "restored from a backup".to_owned(),

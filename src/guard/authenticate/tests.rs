@@ -1,8 +1,9 @@
-//! Tests of `authenticate`.
+//! Tests of the step "authenticate".
 
 use super::*;
 use http::HeaderValue;
 
+/// Reads a credential from these headers and compares it, or the refusal's code.
 #[track_caller]
 fn check(headers: &[(&'static str, &str)], expect: Result<&str, Code>) {
     let mut map = HeaderMap::new();
@@ -32,8 +33,10 @@ fn exactly_one_credential_is_read() {
 #[test]
 fn a_peer_is_its_network() {
     let net = |text: &str| network(text.parse().expect("address"));
+    // One host can write its IPv4 address in two forms. Both must count as one peer.
     assert_eq!(net("10.0.0.1"), net("::ffff:10.0.0.1"));
     assert_ne!(net("10.0.0.1"), net("10.0.0.2"));
+    // A host has a whole /64, so addresses inside it count as one peer.
     assert_eq!(net("2001:db8::1"), net("2001:db8::2"));
     assert_ne!(net("2001:db8:0:1::1"), net("2001:db8::1"));
 }

@@ -1,19 +1,23 @@
-//! Addresses that are not out in the public network, by the IANA special-purpose registries (RFC 6890) and what clouds add to them.
+//! Addresses outside the public network, by the IANA special-purpose registries (RFC 6890) and by
+//! the additions of clouds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A range: its first address, the length of its prefix, and what it is.
+/// A range: its first address, the length of its prefix, and its name.
 type Range<A> = (A, u8, &'static str);
 
+/// An IPv4 address.
 const fn four(a: u8, b: u8, c: u8, d: u8) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, d)
 }
 
+/// An IPv6 address by its first four groups.
 const fn six(a: u16, b: u16, c: u16, d: u16) -> Ipv6Addr {
     Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)
 }
 
-/// IPv4 (IANA IPv4 Special-Purpose Address Registry, and RFC 5771). Of addresses in two ranges the first counts.
+/// IPv4 (IANA IPv4 Special-Purpose Address Registry, and RFC 5771). An address in two ranges gets
+/// the name of the first one.
 pub const RANGES_V4: &[Range<Ipv4Addr>] = &[
     (four(0, 0, 0, 0), 8, "this network"),
     (four(10, 0, 0, 0), 8, "private"),
@@ -41,7 +45,8 @@ pub const RANGES_V4: &[Range<Ipv4Addr>] = &[
     (four(240, 0, 0, 0), 4, "reserved"),
 ];
 
-/// IPv6 within 2000::/3, outside of which nothing is global unicast (IANA IPv6 Special-Purpose Address Registry).
+/// IPv6 within 2000::/3 (IANA IPv6 Special-Purpose Address Registry). Outside of it no address is
+/// global unicast.
 pub const RANGES_V6: &[Range<Ipv6Addr>] = &[
     (six(0x2001, 0, 0, 0), 32, "Teredo"),
     (six(0x2001, 0, 0, 0), 23, "protocol assignments"),
@@ -51,7 +56,7 @@ pub const RANGES_V6: &[Range<Ipv6Addr>] = &[
     (six(0x3fff, 0, 0, 0), 20, "documentation"),
 ];
 
-/// IPv6 outside of 2000::/3 that has a name.
+/// IPv6 ranges outside of 2000::/3 that have a name.
 pub const NAMED_V6: &[Range<Ipv6Addr>] = &[
     (Ipv6Addr::UNSPECIFIED, 128, "unspecified"),
     (Ipv6Addr::LOCALHOST, 128, "loopback"),
@@ -70,8 +75,9 @@ pub const NAMED_V6: &[Range<Ipv6Addr>] = &[
     (six(0xff00, 0, 0, 0), 8, "multicast"),
 ];
 
-/// What an address is that is not out in the public network; `None` for a public one. An address that carries another one inside
-/// (IPv4-mapped, NAT64, 6to4, Teredo, …) is never public: there is another way to write where it leads.
+/// The name of an address outside the public network; `None` for a public one. An address that
+/// contains another address (IPv4-mapped, NAT64, 6to4, Teredo, …) is never public: the same
+/// destination can be written in another form.
 #[must_use]
 pub fn special(address: IpAddr) -> Option<&'static str> {
     match address {
@@ -83,17 +89,22 @@ pub fn special(address: IpAddr) -> Option<&'static str> {
         }
         IpAddr::V6(six) => {
             let bits = |address: Ipv6Addr, prefix: u8| {
+                // A shift by 128 bits (a prefix of 0) is not defined for the operator; the result
+                // is then 0.
                 address.to_bits().checked_shr(128 - u32::from(prefix)).unwrap_or(0)
             };
             let within = |range: &&Range<Ipv6Addr>| bits(six, range.1) == bits(range.0, range.1);
+            // 2000::/3: the first three bits are 001 (RFC 4291 section 2.4).
             let global = six.segments().first().is_some_and(|first| first >> 13 == 1);
-            // An IPv4 address behind 0:5efe or 200:5efe (ISATAP, RFC 5214 section 6.1), whatever stands before.
+            // An IPv4 address after 0:5efe or 200:5efe (ISATAP, RFC 5214 section 6.1), with any
+            // prefix.
             if global && matches!(six.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, _, _]) {
                 return Some("ISATAP");
             }
             if global {
                 return RANGES_V6.iter().find(within).map(|range| range.2);
             }
+            // Everything outside 2000::/3 is refused, even ranges that IANA may assign later.
             Some(NAMED_V6.iter().find(within).map_or("not assigned", |range| range.2))
         }
     }

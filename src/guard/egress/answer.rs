@@ -1,4 +1,5 @@
-//! Door 2: what an answer would make its reader fetch or open. Every text of an answer passes a [`Scanner`] of its own.
+//! The response filter: URLs in an answer that its client would fetch or open. Each text of an
+//! answer has its own [`Scanner`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,29 +17,30 @@ use crate::model::response_text::{Channel, ChannelId, FilterChain, ITEMS, TextFi
 use crate::model::tools::{Arguments, Tools};
 use crate::refusal::{Code, Refusal};
 
-/// Findings that are named one by one.
+/// At most this many findings are listed one by one.
 const NAMED_MAX: usize = 16;
-/// Texts of one answer, each by its path.
+/// The most texts of one answer, each with its own path.
 const CHANNELS_MAX: usize = 1_024;
-/// Bytes of a destination that is named.
+/// The most characters of a listed destination.
 const SHOWN_MAX: usize = 256;
-/// The kind of what a tool is called with.
+/// The kind of a finding in a tool call.
 const TOOL_CALL: &str = "tool-call";
 
-/// What was found in one answer.
+/// The findings in one answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// The first of them, each destination once.
     pub named: Vec<OutboundReference>,
-    /// All of them.
+    /// The number of all findings.
     pub count: u64,
-    /// Those that gave way.
+    /// The number of URLs that were replaced by a mark.
     pub removed: u64,
-    /// Whether the answer must not go on.
+    /// Whether the answer must not be sent further.
     pub blocked: bool,
 }
 
 impl Findings {
+    /// Counts a finding and lists it, where there is room.
     fn add(&mut self, outbound: OutboundReference) {
         self.count += 1;
         if self.named.len() < NAMED_MAX && !self.named.contains(&outbound) {
@@ -46,7 +48,7 @@ impl Findings {
         }
     }
 
-    /// There is more than can be looked through.
+    /// Blocks the answer because it has more texts than the filter can track.
     fn refuse(&mut self) {
         let target = format!("more than {CHANNELS_MAX} texts");
         self.add(OutboundReference {
@@ -58,7 +60,7 @@ impl Findings {
         self.blocked = true;
     }
 
-    /// That the answer may go on.
+    /// Checks that the answer may be sent.
     ///
     /// # Errors
     /// `answer-uncontrolled`.
@@ -79,28 +81,31 @@ impl Findings {
 /// The filters of one answer, in the order in which its texts pass them.
 pub type ResponseFilters = FilterChain<UrlFilter>;
 
-/// The filter of the URLs in one answer.
+/// The filter for the URLs in one answer.
 pub struct UrlFilter {
     /// By choice and key.
     texts: BTreeMap<u64, BTreeMap<String, Text>>,
+    /// The number of paths in all of them.
     count: usize,
-    /// A text has gone on since all of them were paused.
+    /// Whether a text continued since the last boundary.
     moved: bool,
     bench: AnswerPolicy,
 }
 
-/// Who judges what the scanners find.
+/// Evaluates what the scanners find, and collects the findings.
 struct AnswerPolicy {
     tables: Arc<Tables>,
     restrictions: TokenRestrictions,
     answers: Answers,
     metrics: Arc<Metrics>,
+    /// Whether fenced code blocks are recognised.
     fences: bool,
     findings: Findings,
 }
 
 impl UrlFilter {
-    /// A filter for an answer to that caller. `fences` says whether the answer's texts begin with it: fenced code is left alone then.
+    /// A filter for an answer to that caller. With `fences`, the answer's texts begin with this
+    /// answer, and URLs in fenced code are left unchanged.
     #[must_use]
     pub fn new(
         (caller, answers): (&CachedToken, Answers),
@@ -120,13 +125,13 @@ impl UrlFilter {
         Self { texts: BTreeMap::new(), count: 0, moved: false, bench }
     }
 
-    /// What was found so far.
+    /// The findings so far.
     #[must_use]
     pub const fn findings(&self) -> &Findings {
         &self.bench.findings
     }
 
-    /// What was found.
+    /// The findings.
     #[must_use]
     pub fn into_findings(self) -> Findings {
         self.bench.findings
@@ -134,16 +139,19 @@ impl UrlFilter {
 }
 
 impl TextFilter for UrlFilter {
+    /// Filters the next piece of a text, and begins a text at its first piece.
     fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         self.moved = true;
         let Self { texts, count, bench, .. } = self;
         let of_choice = texts.entry(channel.choice).or_default();
         if !of_choice.get(channel.key).is_some_and(|text| text.paths.contains_key(channel.path)) {
             *count += 1;
+            // An answer with endless new paths would use unbounded memory, so it is blocked.
             if *count > CHANNELS_MAX {
                 bench.findings.refuse();
                 return;
             }
+            // No fences in array items, because a client may show each item separately.
             let fences = bench.fences && !channel.path.contains(ITEMS);
             of_choice.entry(channel.key.to_owned()).or_default().begin(channel.path, fences);
         }
@@ -152,6 +160,7 @@ impl TextFilter for UrlFilter {
         }
     }
 
+    /// Releases the held text of one channel.
     fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
         let Self { texts, bench, .. } = self;
         if let Some(text) =
@@ -161,17 +170,19 @@ impl TextFilter for UrlFilter {
         }
     }
 
+    /// Pauses all scanners at a boundary of the answer.
     fn boundary(&mut self) {
         if !std::mem::take(&mut self.moved) {
             return;
         }
         let Self { texts, bench, .. } = self;
         for text in texts.values_mut().flat_map(BTreeMap::values_mut) {
-            // Nothing is held, so nothing comes out.
+            // No text is held at a boundary, so there is no output.
             text.flush(&mut String::new(), bench);
         }
     }
 
+    /// The channels with held text, of one choice or of all.
     fn holding(&self, choice: Option<u64>) -> Vec<ChannelId> {
         let mut holding = Vec::new();
         for (own, texts) in &self.texts {
@@ -192,24 +203,29 @@ impl TextFilter for UrlFilter {
     }
 }
 
-/// The texts of one name. Some readers put them together wherever they stand, and some only those of one path.
+/// The texts of one name. Some clients join them wherever they are, and some join only those of one
+/// path.
 #[derive(Default)]
 struct Text {
+    /// One scanner for each path.
     paths: BTreeMap<String, Scanner>,
-    /// All of them in the order of their coming, where there is more than one path.
+    /// A scanner for all of them in the order of arrival, where there is more than one path.
     joined: Option<Scanner>,
-    /// The path of the one that went on since all of them were paused.
+    /// The path of the text that continued since the last boundary.
     current: Option<String>,
 }
 
 impl Text {
+    /// Begins the text of a new path.
     fn begin(&mut self, path: &str, fences: bool) {
+        // Until now there was one path, so its scanner's state is that of the joined text too.
         if self.joined.is_none() {
             self.joined = self.paths.values().next().cloned();
         }
         self.paths.insert(path.to_owned(), Scanner::new(fences));
     }
 
+    /// Filters the next piece of the text at `path`.
     fn push(&mut self, path: &str, text: &str, out: &mut String, bench: &mut AnswerPolicy) {
         let Some(scanner) = self.paths.get_mut(path) else { return };
         if self.current.as_deref() != Some(path) {
@@ -221,9 +237,12 @@ impl Text {
         };
         let mut own = String::with_capacity(text.len());
         scanner.push(text, &mut own, &mut |found| bench.evaluate(found));
+        // What the first scanner has passed is scanned again as the joined text: a URL may be split
+        // over two paths.
         joined.push(&own, out, &mut |found| bench.judge_again(found));
     }
 
+    /// Releases the held text at a boundary.
     fn flush(&mut self, out: &mut String, bench: &mut AnswerPolicy) {
         let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else {
             return;
@@ -238,26 +257,32 @@ impl Text {
         joined.pause(out, &mut |found| bench.judge_again(found));
     }
 
+    /// Whether a scanner holds text back that could become a URL.
     fn is_holding(&self) -> bool {
         self.paths.values().chain(&self.joined).any(Scanner::is_holding)
     }
 }
 
 impl Tools for UrlFilter {
+    /// Whether the config names any tools.
     fn any(&self) -> bool {
         !self.bench.tables.fetch_tools.is_empty()
     }
 
+    /// Whether the answer has been blocked.
     fn ended(&self) -> bool {
         self.bench.findings.blocked
     }
 
+    /// Whether the calls of that tool are evaluated.
     fn judges(&self, tool: &str) -> bool {
         self.bench.tables.fetch_tools.iter().any(|pattern| pattern.is_of(tool))
     }
 
+    /// Evaluates one call; true where it may be sent.
     fn call(&mut self, tool: &str, arguments: Arguments<'_>) -> bool {
         let bench = &mut self.bench;
+        // Without a destination that is not controlled, the call passes.
         let Some(call::CallDestination { target, reason }) =
             call::leads(arguments, &bench.tables.policy, &bench.restrictions)
         else {
@@ -278,12 +303,14 @@ impl Tools for UrlFilter {
 }
 
 impl AnswerPolicy {
+    /// Evaluates a finding in the text of one path.
     fn evaluate(&mut self, found: &Found<'_>) -> Verdict {
         let Some((reply, reason)) = self.replied(found) else { return Verdict::Pass };
         self.noted(found, reply, reason)
     }
 
-    /// Judges what was judged once already where it stands alone: what stays is noted there.
+    /// Evaluates a finding in the joined text. A finding that stays was recorded before, in the
+    /// text of its path.
     fn judge_again(&mut self, found: &Found<'_>) -> Verdict {
         match self.replied(found) {
             None | Some((ResponseFilterAction::Report, _)) => Verdict::Pass,
@@ -291,11 +318,12 @@ impl AnswerPolicy {
         }
     }
 
-    /// What becomes of what was found, and why; `None` where it is controlled.
+    /// The action for a finding and its reason; `None` where the destination is controlled.
     fn replied(&self, found: &Found<'_>) -> Option<(ResponseFilterAction, &'static str)> {
         let uses: &[Use] = match found.kind {
             Kind::Fetched => &[Use::Media],
             Kind::Clicked => &[Use::Links],
+            // The client decides between fetching and opening, so both lists must have it.
             Kind::Either => &[Use::Media, Use::Links],
         };
         let judged = |url| {
@@ -309,14 +337,17 @@ impl AnswerPolicy {
             Err(_) => Uncontrolled::UNREADABLE,
         };
         let reply = match found.kind {
+            // Clients show fenced code as text and do not fetch from it.
             _ if found.fenced => ResponseFilterAction::Report,
             Kind::Fetched => self.answers.fetched,
             Kind::Clicked => self.answers.clicked,
+            // The stricter of the two actions.
             Kind::Either => self.answers.fetched.max(self.answers.clicked),
         };
         Some((reply, reason))
     }
 
+    /// Records a finding, and returns its effect on the text.
     fn noted(
         &mut self,
         found: &Found<'_>,
@@ -332,6 +363,7 @@ impl AnswerPolicy {
         }
     }
 
+    /// Adds a finding to the list and the counts.
     fn note(&mut self, found: &Found<'_>, reply: ResponseFilterAction, reason: &'static str) {
         self.findings.removed += u64::from(reply == ResponseFilterAction::Strip);
         self.findings.blocked |= reply == ResponseFilterAction::Block;

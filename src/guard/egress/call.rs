@@ -1,15 +1,15 @@
-//! What a tool call would make the agent reach, of the tools that the config names in `fetch_tools`. A call is judged whole: it goes on
-//! as it is, or the answer ends.
+//! The destinations of tool calls, for the tools in the config's `fetch_tools`. A call is evaluated
+//! as a whole: it is sent on unchanged, or the answer ends.
 
 use crate::guard::egress::policy::{EgressPolicy, TokenRestrictions, Uncontrolled, Use};
 use crate::guard::egress::text::{Found, SPECIAL, Scanner, Verdict};
 use crate::json::{self, Limits, Value};
 use crate::model::tools::Arguments;
 
-/// Depth of what a tool is called with.
+/// The most nested arrays and objects in a call's arguments.
 const DEPTH_MAX: usize = 64;
 
-/// What is in the names of arguments that say that a place belongs there, even where it is written without a scheme.
+/// Parts of argument names under which a destination is expected, even one without a scheme.
 const PLACES: [&str; 10] = [
     "domain",
     "endpoint",
@@ -22,37 +22,39 @@ const PLACES: [&str; 10] = [
     "webhook",
     "website",
 ];
-/// Words of such names.
+/// Words of such names, as whole words.
 const WORDS: [&str; 7] = ["base", "ip", "link", "origin", "server", "site", "src"];
-/// Words of names under which any word is a host. Elsewhere it has a dot, or is one of `HERE`.
+/// Parts of names under which any word is a host. Under other names a host has a dot, or is `HERE`.
 const SURELY: [&str; 8] =
     ["endpoint", "host", "href", "hyperlink", "proxy", "uri", "url", "webhook"];
-/// Words that begin or end as those do, and mean something else.
+/// Words that begin or end with one of those parts and mean something else.
 const OTHERS: [&str; 10] =
     ["curl", "furl", "ghost", "hostage", "hostel", "hostile", "hurl", "purl", "unfurl", "urine"];
-/// What stands for no place at all.
+/// Values that name no destination.
 const NOWHERE: [&str; 10] =
     ["auto", "default", "direct", "false", "no", "none", "null", "off", "true", "yes"];
-/// A host without a dot whoever asks.
+/// A host without a dot under every name.
 const HERE: &str = "localhost";
-/// Numbers from here on are addresses as well as others: none that is public is below.
+/// Numbers from here on can be IPv4 addresses (1.0.0.0). No public address is below.
 const ADDRESS_MIN: f64 = 16_777_216.0;
-/// What is in the names of arguments under which a number is a place too.
+/// Parts of argument names under which a number is a destination too.
 const NUMBERS: [&str; 4] = ["host", "uri", "url", "domain"];
-/// What is in the names of arguments that hold a host and nothing else.
+/// Parts of argument names that hold only a host.
 const HOSTS: [&str; 2] = ["host", "domain"];
-/// How often a text in a text is read.
+/// How many levels of JSON texts inside texts are parsed.
 const NESTED_MAX: usize = 4;
 
-/// A tool's name, or the beginning of names: `fetch_*`.
+/// A tool's name, or the beginning of tool names: `fetch_*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
+    /// The name, or its beginning.
     front: String,
+    /// True for a beginning.
     open: bool,
 }
 
 impl Pattern {
-    /// Reads `NAME` or `FRONT*`.
+    /// Parses `NAME` or `FRONT*`.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
         let (front, open) = text.strip_suffix('*').map_or((text, false), |front| (front, true));
@@ -60,7 +62,8 @@ impl Pattern {
             .then(|| Self { front: front.to_owned(), open })
     }
 
-    /// Whether it is that tool's. Names are compared without regard to case and to blanks around them: agents differ in theirs.
+    /// Whether the tool matches. Case and surrounding blanks are ignored, because agents differ in
+    /// them.
     #[must_use]
     pub fn is_of(&self, tool: &str) -> bool {
         let tool = tool.trim_matches(|edge: char| edge.is_whitespace() || edge.is_control());
@@ -69,16 +72,16 @@ impl Pattern {
     }
 }
 
-/// A place that a call names and that is not controlled.
+/// A destination in a call that is not controlled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallDestination {
-    /// What is named.
+    /// The destination as the call has it.
     pub target: String,
     /// Why it is not controlled.
     pub reason: &'static str,
 }
 
-/// The first place that a call names and that is not controlled.
+/// The first destination in a call that is not controlled.
 #[must_use]
 pub fn leads(
     arguments: Arguments<'_>,
@@ -87,36 +90,41 @@ pub fn leads(
 ) -> Option<CallDestination> {
     let bench = Bench { policy, restrictions, nested: 0 };
     match arguments {
+        // Free text has no argument names, so every word that could be a host counts.
         Arguments::Text(text) => bench.text(text).or_else(|| bench.words(text)),
         Arguments::Json(bytes) if bytes.trim_ascii().is_empty() => None,
         Arguments::Json(bytes) => match json::parse(bytes, &Limits::deep(DEPTH_MAX)) {
-            // What the agent's reader makes of it nobody knows.
+            // How the agent's parser reads it is not known, so the call is refused.
             Err(_) => Some(CallDestination {
                 target: "what is no strict JSON".to_owned(),
                 reason: Uncontrolled::UNREADABLE,
             }),
+            // Named values first; then the values outside any object, which have no name.
             Ok(value) => bench.value(&value, None).or_else(|| bench.unnamed(&value)),
         },
     }
 }
 
+/// What a search in one call needs.
 struct Bench<'j> {
     policy: &'j EgressPolicy,
     restrictions: &'j TokenRestrictions,
-    /// Of how many texts this one is a part.
+    /// How many texts this one is nested in.
     nested: usize,
 }
 
 impl Bench<'_> {
-    /// The first of them in a value. `under` is the name that says that one belongs there.
+    /// The first such destination in a value. `under` is the nearest argument name under which a
+    /// destination is expected.
     fn value(&self, value: &Value<'_>, under: Option<&str>) -> Option<CallDestination> {
         match value {
             Value::Null | Value::Bool(_) => None,
             Value::Number(text) => {
+                // Some clients accept an IPv4 address as one number: 2130706433 is 127.0.0.1.
                 let number: f64 = text.parse().unwrap_or(f64::NAN);
                 let large =
                     |key: &str| number >= ADDRESS_MIN && (is_place(key) || is_in(key, &NUMBERS));
-                // Zero is this machine.
+                // The address 0.0.0.0 leads to this machine on many systems.
                 let is_address = |key: &&str| large(key) || (number == 0.0 && holds_a_host(key));
                 under.filter(is_address).and_then(|key| self.bare(text, key))
             }
@@ -126,22 +134,27 @@ impl Bench<'_> {
                 .or_else(|| self.inside(text, under)),
             Value::Array(items) => items.iter().find_map(|item| self.value(item, under)),
             Value::Object(object) => object.iter().find_map(|(key, value)| {
+                // A key can be the host itself: `{"hosts":{"evil.example":{}}}`.
                 let place = under.filter(|_| is_dotted(key));
                 let named =
                     self.text(key).or_else(|| place.and_then(|under| self.bare(key, under)));
                 named.or_else(|| {
+                    // The name is inherited by nested values, until another name for a destination
+                    // replaces it.
                     self.value(value, if names_a_place(key) { Some(key) } else { under })
                 })
             }),
         }
     }
 
-    /// What a text holds that is a document itself: tools, and those who hand calls to them, read such texts.
+    /// A destination in a text that is itself a JSON document. Tools, and programs that pass calls
+    /// to them, parse such texts.
     fn inside(&self, text: &str, under: Option<&str>) -> Option<CallDestination> {
         let text = text.trim();
         if !text.starts_with(['{', '[', '"']) {
             return None;
         }
+        // Refused without the destination, because it depends on the parser.
         let odd = || {
             Some(CallDestination {
                 target: "a text that reads as JSON to some".to_owned(),
@@ -149,14 +162,17 @@ impl Bench<'_> {
             })
         };
         match json::parse(text.as_bytes(), &Limits::deep(DEPTH_MAX)) {
+            // Bounded, so that nested escaping cannot make the work grow without limit.
             Ok(_) if self.nested >= NESTED_MAX => odd(),
             Ok(value) => Bench { nested: self.nested + 1, ..*self }.value(&value, under),
+            // A lenient parser could still decode these escapes, and so find a URL that the scan of
+            // the text does not see.
             Err(_) if text.contains("\\u") => odd(),
             Err(_) => None,
         }
     }
 
-    /// Hosts in what has no name that says what it is.
+    /// The first such host in values without an argument name.
     fn unnamed(&self, value: &Value<'_>) -> Option<CallDestination> {
         match value {
             Value::String(text) => self.words(text),
@@ -165,8 +181,9 @@ impl Bench<'_> {
         }
     }
 
-    /// URLs anywhere in a text, whatever form they have there, also as readers have them who leave out tabs and line feeds (URL Standard
-    /// section 4.4).
+    /// The first such URL anywhere in a text, in every form that it may have there. The text is
+    /// also read without tabs and line feeds, because parsers of the URL Standard remove them
+    /// (section 4.4).
     fn text(&self, text: &str) -> Option<CallDestination> {
         if let Some(odd) = userinfo(text) {
             return Some(CallDestination {
@@ -175,7 +192,8 @@ impl Bench<'_> {
             });
         }
         let trimmed = text.trim();
-        // A share of another machine; and what the scanner takes for words out in a text.
+        // A file share on another machine (UNC path), and schemes that the scanner takes for words
+        // inside a text.
         let share = trimmed
             .strip_prefix("\\\\")
             .is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
@@ -188,12 +206,15 @@ impl Bench<'_> {
         {
             return self.judged(trimmed);
         }
+        // Two readings: one of a parser that keeps tabs and line feeds, and one of a parser that
+        // removes them.
         let without: String =
             text.chars().filter(|character| !matches!(character, '\t' | '\n' | '\r')).collect();
         self.scanned(text)
             .or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
     }
 
+    /// The first such URL that the response filter's scanner finds in a text.
     fn scanned(&self, text: &str) -> Option<CallDestination> {
         let (mut outbound, mut out, mut scanner) = (None, String::new(), Scanner::new(false));
         let mut judged = |found: &Found<'_>| {
@@ -205,6 +226,7 @@ impl Bench<'_> {
                     reason: Uncontrolled::UNREADABLE,
                 }),
             });
+            // The scanner's output is not used: a call is never changed.
             Verdict::Pass
         };
         scanner.push(text, &mut out, &mut judged);
@@ -212,16 +234,20 @@ impl Bench<'_> {
         outbound
     }
 
+    /// Evaluates one URL.
     fn judged(&self, url: &str) -> Option<CallDestination> {
+        // The list of the egress proxy applies, because a tool connects from the agent's side.
         let why = self.policy.evaluate(Use::Tunnel, url, self.restrictions).err()?;
         Some(CallDestination { target: url.to_owned(), reason: why.as_str() })
     }
 
-    /// A text where a place belongs, whole: a URL, or a host as it is, which some reach in the clear and some not.
+    /// Evaluates a whole text where a destination is expected: a URL or a bare host. A bare host is
+    /// tried with both schemes, because a tool may use either.
     fn bare(&self, text: &str, key: &str) -> Option<CallDestination> {
         let text = text.trim();
+        // Such characters make a text unreadable, so the shortcuts below do not apply to it.
         let plain = !text.contains('\\') && !text.chars().any(char::is_control);
-        // What a link is called is no link.
+        // A title under such a name, for example a link's text, is not a destination.
         let dotted = text.split_whitespace().any(is_dotted)
             || text.contains([':', '/', '%'])
             || !text.is_ascii();
@@ -229,6 +255,8 @@ impl Bench<'_> {
         let word = !dotted && !number && !text.eq_ignore_ascii_case(HERE);
         let nothing = NOWHERE.contains(&&*text.to_ascii_lowercase()) || text == "about:blank";
         let title = word && !surely_names_a_place(key);
+        // A path without a host stays at the page that it is on, except where only a host is
+        // expected.
         if text.is_empty() || nothing || plain && (title || (is_path(text) && !holds_a_host(key))) {
             return None;
         }
@@ -238,7 +266,7 @@ impl Bench<'_> {
         ["https", "http"].into_iter().find_map(|scheme| self.judged(&format!("{scheme}://{text}")))
     }
 
-    /// Words of a text of no form that could be hosts.
+    /// The first such host among the words of free text.
     fn words(&self, text: &str) -> Option<CallDestination> {
         let words = text.split(|character: char| {
             character.is_whitespace() || "\"'`<>()|;,=".contains(character)
@@ -248,10 +276,12 @@ impl Bench<'_> {
     }
 }
 
-/// What stands between the slashes of a URL, or the colon of one without, and an `@`, whatever it is: the host stands behind that for
-/// readers of URLs (URL Standard section 4.4), and a tool has its own idea of where a URL begins and ends.
+/// The text between the slashes of a URL (or the colon, where a URL has no slashes) and an `@`. URL
+/// parsers take the part after the `@` for the host (URL Standard section 4.4), and tools differ in
+/// where a URL begins and ends. So any text between the two counts.
 fn userinfo(text: &str) -> Option<&str> {
-    /// Behind the slashes of a URL, and where what they open begins; whether a scheme stands before them.
+    /// The state: outside, after slashes, or inside from a byte offset. The flag tells whether a
+    /// scheme is before the slashes.
     enum At {
         Out,
         Slashes(bool),
@@ -259,6 +289,8 @@ fn userinfo(text: &str) -> Option<&str> {
     }
     let (mut place, mut word, mut last, mut before) = (At::Out, 0, ' ', ' ');
     for (at, next) in text.char_indices() {
+        // URL parsers skip further slashes and blanks of this kind, so the authority begins after
+        // all of them.
         place = match place {
             At::Slashes(schemed) if matches!(next, '/' | '\\' | '\t' | '\n' | '\r') => {
                 At::Slashes(schemed)
@@ -268,6 +300,8 @@ fn userinfo(text: &str) -> Option<&str> {
         };
         if let At::Open(from, schemed) = place {
             match next {
+                // `//a[@href='/x']` is XPath, not a user name. With a scheme it is a URL in any
+                // case.
                 '@' if !schemed
                     && last == '['
                     && is_attribute(text.get(at + 1..).unwrap_or_default()) =>
@@ -279,6 +313,7 @@ fn userinfo(text: &str) -> Option<&str> {
                         .get(from..)
                         .and_then(|stretch| stretch.split(['/', '?', '#']).next());
                 }
+                // Here the authority ends, so a later `@` belongs to the path.
                 '/' | '?' | '#' => place = At::Out,
                 _ => {}
             }
@@ -287,9 +322,11 @@ fn userinfo(text: &str) -> Option<&str> {
             text.get(word..at)
                 .is_some_and(|word| SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)))
         };
+        // Two slashes begin an authority, also without a scheme (`//host`).
         if matches!(place, At::Out) && last == '/' && next == '/' {
             place = At::Slashes(before == ':');
         } else if matches!(place, At::Out) && next == ':' && schemed() {
+            // `https:host` without slashes is a URL for parsers of the URL Standard.
             place = At::Slashes(true);
         }
         if !next.is_ascii_alphanumeric() {
@@ -300,7 +337,7 @@ fn userinfo(text: &str) -> Option<&str> {
     None
 }
 
-/// Whether it is the name of an attribute in a predicate of XPath, which begins with `[@`.
+/// Whether the text is the name of an attribute in an XPath predicate, which begins with `[@`.
 fn is_attribute(text: &str) -> bool {
     let name = text.trim_start_matches(|next: char| {
         next.is_ascii_alphanumeric() || matches!(next, '-' | '_' | ':')
@@ -308,19 +345,20 @@ fn is_attribute(text: &str) -> bool {
     name.len() < text.len() && ["=\'", "=\"", "]", ",", " "].iter().any(|end| name.starts_with(end))
 }
 
-/// Whether a dot stands in it, and not at its ends alone.
+/// Whether the text has a dot that is not at its ends.
 fn is_dotted(text: &str) -> bool {
     text.trim_matches('.').contains('.')
 }
 
-/// What stands behind a front, in whichever case that is written.
+/// The text after a prefix, which is compared without case.
 fn strip_front<'t>(text: &'t str, front: &str) -> Option<&'t str> {
     text.split_at_checked(front.len())
         .filter(|(own, _)| own.eq_ignore_ascii_case(front))
         .map(|(_, rest)| rest)
 }
 
-/// Whether it stays where a page is: its first step could be no host for who writes a scheme before it.
+/// Whether the text stays at the page that it is on. Its first segment must not be a possible host,
+/// because a tool could write a scheme before it.
 fn is_path(text: &str) -> bool {
     let mut rest = text.chars();
     let (first, rest) = (rest.next(), rest.as_str());
@@ -336,12 +374,12 @@ fn is_path(text: &str) -> bool {
     }
 }
 
-/// Whether a host and nothing else belongs under that name.
+/// Whether only a host is expected under that name.
 fn holds_a_host(key: &str) -> bool {
     is_in(key, &HOSTS) || key.eq_ignore_ascii_case("ip")
 }
 
-/// Whether it is the name of a place and of nothing else (`ip`, not `site_id`).
+/// Whether the name means a destination and has no other words (`ip`, not `site_id`).
 fn is_place(key: &str) -> bool {
     let key = key.to_lowercase();
     PLACES.contains(&&*key) || WORDS.contains(&&*key)
@@ -352,26 +390,29 @@ fn is_in(key: &str, parts: &[&str]) -> bool {
     words_of(key).iter().any(|word| is_of(word, parts))
 }
 
+/// Whether a word begins or ends with one of `parts`, and is not in `OTHERS`.
 fn is_of(word: &str, parts: &[&str]) -> bool {
     let one = singular(word);
     !OTHERS.contains(&one) && parts.iter().any(|part| word.starts_with(part) || one.ends_with(part))
 }
 
+/// The word without a final `s`.
 fn singular(word: &str) -> &str {
     word.strip_suffix('s').unwrap_or(word)
 }
 
-/// Whether a place belongs under that name (`base_url`, `targetHost`, `imageurl`, `src`).
+/// Whether a destination is expected under that name (`base_url`, `targetHost`, `imageurl`, `src`).
 fn names_a_place(key: &str) -> bool {
     words_of(key).iter().any(|word| is_of(word, &PLACES) || WORDS.contains(&singular(word)))
 }
 
-/// Whether any word under that name is a host: it is what the name ends with (`proxy_host`, not `host_language`).
+/// Whether any word under that name is a host, which the last word of the name decides
+/// (`proxy_host`, not `host_language`).
 fn surely_names_a_place(key: &str) -> bool {
     words_of(key).last().is_some_and(|word| is_of(word, &SURELY))
 }
 
-/// The words that a name is made of, in lower case.
+/// The words of a name, in lower case. They end at separators and before capitals (`targetHost`).
 fn words_of(key: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut lower = false;
@@ -384,6 +425,7 @@ fn words_of(key: &str) -> Vec<String> {
             word.extend(character.to_lowercase());
         }
     }
+    // Numbers are left out: `url2` and `url_2` mean the same as `url`.
     words.retain(|word| !word.is_empty() && !word.bytes().all(|byte| byte.is_ascii_digit()));
     words
 }

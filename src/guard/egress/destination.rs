@@ -1,27 +1,28 @@
-//! Where a URL leads, in the one form that every reader reads alike. What two readers could take for different places is refused,
-//! never repaired. docs/EGRESS.md says what is read, and why the rest is not.
+//! Parses the destination of a URL. Only a form that every parser reads alike is accepted. A text
+//! that two parsers could read as different destinations is refused, never repaired. docs/EGRESS.md
+//! lists the accepted forms and the reasons against the others.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Bytes of a URL that is read at all.
+/// The most bytes of a URL.
 pub const URL_BYTES_MAX: usize = 8_192;
-/// Bytes of a host's name (RFC 1035 section 2.3.4, without the last dot).
+/// The most bytes of a host name (RFC 1035 section 2.3.4, without the last dot).
 const NAME_BYTES_MAX: usize = 253;
-/// Bytes of a label (RFC 1035 section 2.3.4).
+/// The most bytes of a label (RFC 1035 section 2.3.4).
 const LABEL_BYTES_MAX: usize = 63;
 
-/// How a destination is spoken to.
+/// The scheme of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
-    /// In the clear.
+    /// Without encryption.
     Http,
     /// Over TLS.
     Https,
 }
 
 impl Scheme {
-    /// As it stands in a URL.
+    /// The scheme as a URL writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -30,7 +31,7 @@ impl Scheme {
         }
     }
 
-    /// The port where none is written.
+    /// The default port.
     #[must_use]
     pub const fn port(self) -> u16 {
         match self {
@@ -59,14 +60,14 @@ impl fmt::Display for Host {
     }
 }
 
-/// Where a URL leads.
+/// The destination of a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Destination {
-    /// How it is spoken to.
+    /// The scheme.
     pub scheme: Scheme,
     /// The host.
     pub host: Host,
-    /// The port, written or the scheme's own.
+    /// The port: the one in the URL, or the scheme's default.
     pub port: u16,
 }
 
@@ -76,22 +77,22 @@ impl fmt::Display for Destination {
     }
 }
 
-/// Why a text is no URL that every reader reads alike.
+/// Why a text is not a URL that every parser reads alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlFault {
     /// More than [`URL_BYTES_MAX`] bytes.
     #[error("it is longer than {URL_BYTES_MAX} bytes")]
     TooLong,
-    /// A blank, a control character, or one that is not seen.
+    /// A blank, a control character, or an invisible one.
     #[error("it has blanks, control characters or characters that are not seen in it")]
     Unseen,
-    /// A backslash, which some readers take for a slash.
+    /// A backslash, which some parsers take for a slash.
     #[error("it has a backslash in it, which some readers take for a slash")]
     Backslash,
-    /// Another beginning than `http://` or `https://`.
+    /// The text does not begin with `http://` or `https://`.
     #[error("it does not begin with http:// or https://")]
     Scheme,
-    /// An at sign: a user's name, which looks like a host.
+    /// An at sign: the text before it is a user name, and looks like a host.
     #[error("it has an @ before its path: what is before that is not the host")]
     UserInfo,
     /// An escape in the host.
@@ -106,21 +107,22 @@ pub enum UrlFault {
     /// A dot at the host's end.
     #[error("its host ends with a dot")]
     LastDot,
-    /// A host that is no name and no address.
+    /// A host that is neither a name nor an address.
     #[error("its host is neither a name nor an address as RFC 3986 section 3.2.2 writes it")]
     Host,
-    /// A number where a name would stand: some readers take it for an address.
+    /// A number where a name is expected. Some parsers take it for an address.
     #[error(
-        "its host is a number that some readers take for an address; write addresses as four decimal numbers"
+        "its host is a number that some readers take for an address; write addresses as four \
+            decimal numbers"
     )]
     Number,
-    /// An IPv6 address with a zone, or a form to come.
+    /// Not a plain IPv6 address: one with a zone, or a future form (RFC 3986 section 3.2.2).
     #[error("its address in brackets is no plain IPv6 address")]
     Brackets,
-    /// Not a number from 1 to 65535, or written with zeros before it.
+    /// Not a number from 1 to 65535, or one with leading zeros.
     #[error("its port is not a number from 1 to 65535")]
     Port,
-    /// Another reader finds something else.
+    /// Another parser reads another destination.
     #[error("the URL Standard reads it as something else")]
     Differs,
 }
@@ -129,28 +131,33 @@ impl Destination {
     /// Reads an absolute URL.
     ///
     /// # Errors
-    /// Why not every reader would read it alike.
+    /// Why not every parser would read it alike.
     pub fn read(url: &str) -> Result<Self, UrlFault> {
         if url.len() > URL_BYTES_MAX {
             return Err(UrlFault::TooLong);
         }
-        // Joiners stand in words of several scripts, and in a path they change no host.
+        // Joiners are part of words in several scripts. In a path they change no host; in a host,
+        // `authority` refuses them as not ASCII.
         let joins = |character: char| matches!(character, '\u{200c}' | '\u{200d}');
         if url.chars().any(|character| is_unseen(character) && !joins(character)) {
             return Err(UrlFault::Unseen);
         }
+        // The URL Standard (section 4.4) takes `\` for `/` in http URLs, and RFC 3986 does not:
+        // `http://a\@b/` has two hosts.
         if url.contains('\\') {
             return Err(UrlFault::Backslash);
         }
         let (scheme, rest) = scheme(url).ok_or(UrlFault::Scheme)?;
+        // The authority ends at the first of these (RFC 3986 section 3.2).
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, _) = rest.split_at(end);
         let (host, port) = self::authority(authority)?;
         let read = Self { scheme, host, port: port.unwrap_or(scheme.port()) };
-        // Another reader, that of the URL Standard, which browsers and Node.js go by.
+        // A second parser, that of the URL Standard. Browsers and Node.js follow that standard.
         if read.is_what_others_read(url) { Ok(read) } else { Err(UrlFault::Differs) }
     }
 
+    /// Whether the parser of the URL Standard finds the same destination.
     fn is_what_others_read(&self, url: &str) -> bool {
         let Ok(other) = url::Url::parse(url) else { return false };
         let host = match (other.host(), &self.host) {
@@ -170,6 +177,7 @@ impl Destination {
     /// # Errors
     /// As [`Destination::read`].
     pub fn read_authority(scheme: Scheme, text: &str) -> Result<Self, UrlFault> {
+        // These would end the authority, and the rest would be ignored.
         if text.contains(['/', '?', '#']) {
             return Err(UrlFault::Host);
         }
@@ -177,7 +185,8 @@ impl Destination {
     }
 }
 
-/// What is not seen, or turns what is seen around: blanks and controls of Unicode, marks of direction, joiners.
+/// Whether a character is invisible or changes the visible order: blanks and control characters of
+/// Unicode, direction marks, joiners.
 fn is_unseen(character: char) -> bool {
     character.is_control()
         || character.is_whitespace()
@@ -185,29 +194,37 @@ fn is_unseen(character: char) -> bool {
             | 0xfff9..=0xfffb | 0xe0000..=0xe0fff)
 }
 
+/// The scheme, and the text after `//`.
 fn scheme(url: &str) -> Option<(Scheme, &str)> {
     let (name, rest) = url.split_once(':')?;
     let scheme = [Scheme::Http, Scheme::Https]
         .into_iter()
         .find(|scheme| name.eq_ignore_ascii_case(scheme.as_str()))?;
     let rest = rest.strip_prefix("//")?;
-    // Readers of the URL Standard skip further slashes.
+    // Parsers of the URL Standard skip further slashes, so `https:///a` leads to `a` there.
     (!rest.starts_with('/')).then_some((scheme, rest))
 }
 
 /// Host and port of an authority (RFC 3986 section 3.2).
 fn authority(text: &str) -> Result<(Host, Option<u16>), UrlFault> {
+    // `user@host`: refused even with an empty user, because a person may read the first part as the
+    // host.
     if text.contains('@') {
         return Err(UrlFault::UserInfo);
     }
+    // Some parsers decode escapes in a host, and some do not.
     if text.contains('%') {
         return Err(UrlFault::Escaped);
     }
+    // IDNA mappings differ between parsers and versions (UTS #46). The A-label form is the same for
+    // all.
     if !text.is_ascii() {
         return Err(UrlFault::NotAscii);
     }
+    // An IPv6 address in brackets (RFC 3986 section 3.2.2).
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']').ok_or(UrlFault::Brackets)?;
+        // The standard library's parser accepts no zone, which is valid on one machine only.
         let address: Ipv6Addr = address.parse().map_err(|_| UrlFault::Brackets)?;
         let port = match rest.strip_prefix(':') {
             Some(port) => Some(self::port(port)?),
@@ -223,9 +240,11 @@ fn authority(text: &str) -> Result<(Host, Option<u16>), UrlFault> {
     Ok((self::host(host)?, port))
 }
 
+/// A port of a URL, as plain digits without leading zeros.
 fn port(text: &str) -> Result<u16, UrlFault> {
     let digits = !text.is_empty()
         && text.bytes().all(|byte| byte.is_ascii_digit())
+        // `parse` alone would accept a sign (`+80`).
         && !text.starts_with('0');
     if digits { text.parse().map_err(|_| UrlFault::Port) } else { Err(UrlFault::Port) }
 }
@@ -235,16 +254,19 @@ fn host(text: &str) -> Result<Host, UrlFault> {
     if text.is_empty() {
         return Err(UrlFault::NoHost);
     }
+    // `a.example.` and `a.example` are the same in DNS, and different texts for a list or a TLS
+    // certificate.
     if text.ends_with('.') {
         return Err(UrlFault::LastDot);
     }
     let last = text.rsplit('.').next().unwrap_or_default();
-    // The URL Standard takes a host whose last label is a number for an IPv4 address, in whatever base (section 3.5).
+    // The URL Standard takes a host whose last label is a number for an IPv4 address, in any base
+    // (section 3.5).
     let hex = last.get(..2).is_some_and(|front| front.eq_ignore_ascii_case("0x"));
     if last.bytes().all(|byte| byte.is_ascii_digit())
         || (hex && last.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit()))
     {
-        // Four decimal numbers without zeros before them, and nothing else.
+        // Only four decimal numbers without leading zeros: `0177.0.0.1` is octal for some parsers.
         return text
             .parse::<Ipv4Addr>()
             .map(|four| Host::Address(four.into()))
@@ -256,7 +278,8 @@ fn host(text: &str) -> Result<Host, UrlFault> {
     Ok(Host::Name(text.to_ascii_lowercase()))
 }
 
-/// Letters, digits, underscores, and hyphens that neither begin nor end it (RFC 1123 section 2.1, and what is in use).
+/// Letters, digits, underscores, and hyphens that are not at its ends (RFC 1123 section 2.1, and
+/// underscores as names in use have them).
 fn is_label(label: &str) -> bool {
     (1..=LABEL_BYTES_MAX).contains(&label.len())
         && !label.starts_with('-')

@@ -1,5 +1,6 @@
-//! How many bytes are fetched for an agent: at most so many within any hour, for it and all that it delegates to together. What a fetch
-//! may take is taken before it begins; what it did not need is given back.
+//! Fetch quotas: how many bytes are fetched for an agent within any hour, for it and everything
+//! that it delegates to. A fetch takes its bytes before it begins, and gives back what it did not
+//! use.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,24 +14,27 @@ use crate::guard::limiter::Subject;
 use crate::guard::passed::Key;
 use crate::refusal::{Code, Refusal};
 
-/// Minutes of an hour, and the one that has begun.
+/// The minutes of an hour, and the one that has begun.
 const MINUTES: u64 = 61;
 
-/// Bytes by the minute in which they were taken, the oldest first.
+/// Bytes by the minute in which they were taken, oldest first.
 #[derive(Debug, Default)]
 struct Hour(VecDeque<(u64, u64)>);
 
 impl Hour {
+    /// Removes minutes that are more than an hour old.
     fn forget(&mut self, minute: u64) {
         while self.0.front().is_some_and(|(then, _)| then + MINUTES <= minute) {
             self.0.pop_front();
         }
     }
 
+    /// The bytes within the hour.
     fn sum(&self) -> u64 {
         self.0.iter().map(|(_, bytes)| bytes).sum()
     }
 
+    /// Adds bytes to the current minute.
     fn add(&mut self, minute: u64, bytes: u64) {
         match self.0.back_mut().filter(|(then, _)| *then == minute) {
             Some((_, sum)) => *sum += bytes,
@@ -38,6 +42,7 @@ impl Hour {
         }
     }
 
+    /// Takes bytes back from the minute in which they were counted.
     fn give_back(&mut self, minute: u64, bytes: u64) {
         if let Some((_, sum)) = self.0.iter_mut().find(|(then, _)| *then == minute) {
             *sum = sum.saturating_sub(bytes);
@@ -45,27 +50,30 @@ impl Hour {
     }
 }
 
-/// The bytes of all agents.
+/// The fetched bytes of all agents.
 pub struct FetchQuota {
+    /// By the keyed hash of the agent.
     hours: DashMap<u128, Hour, RandomState>,
     clock: Arc<dyn Clock>,
 }
 
 impl FetchQuota {
-    /// Nothing fetched yet, on `clock`.
+    /// No bytes fetched yet, on `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self { hours: DashMap::with_hasher(RandomState::default()), clock }
     }
 
+    /// The current minute of the monotonic clock.
     fn minute(&self) -> u64 {
         self.clock.monotonic().as_secs() / 60
     }
 
-    /// Takes `wanted` bytes, or what is left of `per_hour` where that is less.
+    /// Takes `wanted` bytes for an agent and its ancestors, or the remaining bytes of `per_hour`
+    /// where they are fewer.
     ///
     /// # Errors
-    /// `fetch-fetch_quota` where nothing is left.
+    /// `fetch-quota` where no bytes are left.
     pub fn take(
         self: &Arc<Self>,
         agents: &[Subject],
@@ -83,9 +91,13 @@ impl FetchQuota {
             let mut hour = self.hours.entry(agent.key()).or_default();
             hour.forget(minute);
             let left = per_hour.saturating_sub(hour.sum());
+            // The reservation in `taken` is dropped on return, which gives the bytes of the agents
+            // before back.
             if left == 0 && wanted > 0 {
+                // The oldest bytes leave the hour first, so they determine the waiting time.
                 let oldest =
                     hour.0.iter().find(|(_, bytes)| *bytes > 0).map_or(minute, |(then, _)| *then);
+                // Unlocked before the drop of `taken`, which locks entries again.
                 drop(hour);
                 let wait =
                     Duration::from_secs((oldest + MINUTES).saturating_sub(minute).max(1) * 60);
@@ -93,19 +105,21 @@ impl FetchQuota {
                     "The {per_hour} bytes an hour that may be fetched for this agent are used up."
                 );
                 let refusal = Refusal::new(Code::FetchQuota).saying(says);
+                // With a quota of zero, waiting cannot help.
                 return Err(if per_hour == 0 { refusal } else { refusal.after(wait) });
             }
             let granted = left.min(taken.bytes);
             hour.add(minute, granted);
             drop(hour);
-            // Those before it were granted more than the whole line has.
+            // The agents before this one were granted more than it has left, so they get the
+            // difference back.
             taken.shrink(granted);
             taken.keys.push(agent.key());
         }
         Ok(taken)
     }
 
-    /// What was fetched for each agent: bytes, and how many minutes ago they were taken.
+    /// The bytes of each agent, with their age in minutes, for the successor process.
     #[must_use]
     pub fn passed(&self) -> Vec<(Key, Vec<(u64, u64)>)> {
         let minute = self.minute();
@@ -115,10 +129,11 @@ impl FetchQuota {
         self.hours.iter().map(|hour| ((*hour.key()).into(), ages(&hour))).collect()
     }
 
-    /// Counts on from what another process has passed on, whose agents go by the same keys. What its fetches that are still going on
-    /// do not need is not given back.
+    /// Continues from the bytes that another process has passed on; its agents have the same keys.
+    /// Bytes that its running fetches do not use are not given back here.
     pub fn take_in(&self, passed: Vec<(Key, Vec<(u64, u64)>)>) {
-        // The clock here may have begun after the bytes were taken: they count as taken at its beginning, and so for longer.
+        // This clock may have begun after the bytes were taken. They then count as taken at its
+        // beginning, and so for longer.
         let minute = self.minute();
         for (key, hours) in passed {
             let mut hour = self.hours.entry(key.into()).or_default();
@@ -128,7 +143,7 @@ impl FetchQuota {
         }
     }
 
-    /// Forgets who has fetched nothing for an hour.
+    /// Removes agents that have fetched no bytes for an hour.
     pub fn sweep(&self) {
         let minute = self.minute();
         self.hours.retain(|_, hour| {
@@ -141,34 +156,40 @@ impl FetchQuota {
     }
 }
 
-/// Bytes that may be fetched. What was not used is given back when this is dropped.
+/// Bytes that may be fetched. Unused bytes are given back when this is dropped.
 pub struct QuotaReservation {
     fetch_quota: Arc<FetchQuota>,
+    /// The agent and its ancestors.
     keys: Vec<u128>,
+    /// The minute in which the bytes were counted.
     minute: u64,
+    /// The reserved bytes.
     bytes: u64,
+    /// The bytes that have arrived.
     used: u64,
 }
 
 impl QuotaReservation {
-    /// How many there are.
+    /// The reserved bytes.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// So many more have come; false where they are more than were taken.
+    /// Counts bytes that have arrived; false where they are more than were reserved.
     pub const fn spend(&mut self, bytes: u64) -> bool {
         self.used = self.used.saturating_add(bytes);
         self.used <= self.bytes
     }
 
+    /// Reduces the reservation to `bytes`.
     fn shrink(&mut self, bytes: u64) {
         let less = self.bytes - bytes;
         self.give_back(less);
         self.bytes = bytes;
     }
 
+    /// Gives bytes back to the agents whose quota was taken so far.
     fn give_back(&self, bytes: u64) {
         for key in self.keys.iter().filter(|_| bytes > 0) {
             if let Some(mut hour) = self.fetch_quota.hours.get_mut(key) {
@@ -223,7 +244,7 @@ mod tests {
         assert!(spent.spend(90));
         drop(spent);
         assert_eq!(book.take(&line, (50, 100)).map(|taken| taken.bytes()).ok(), Some(10));
-        // Given back to the child too: it may have all of what the parent gets again.
+        // The child got its bytes back too: it may take all that the parent has again.
         clock.advance(Duration::from_secs(3_660));
         assert_eq!(book.take(&line, (100, 100)).map(|taken| taken.bytes()).ok(), Some(100));
         book.sweep();
@@ -243,7 +264,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and used when, no hour sees more than there is.
+        /// No hour exceeds the quota, whatever is taken and used at which time.
         #[test]
         fn no_hour_sees_more_than_there_is(steps in prop::collection::vec((0u64..900, 1u64..60, 0u64..60), 1..200)) {
             let (clock, book, line) = book();

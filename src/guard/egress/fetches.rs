@@ -1,22 +1,22 @@
-//! Content that the gateway fetches itself and puts into a request.
+//! Content that the gateway itself fetches and puts into a request.
 
 use crate::guard::egress::policy::Controlled;
 use crate::model::ExternalReference;
 use crate::model::inline::Placeholder;
 
-/// What is fetched for a request and put into it, once it is sealed.
+/// The fetches of one request. They begin after the admission is recorded.
 pub struct Fetches {
-    /// What stands in the body where content will stand.
+    /// The mark that is in the body in the place of each piece of content.
     pub mark: Placeholder,
     /// The content, in the order of the marks.
     pub wanted: Vec<WantedContent>,
 }
 
-/// One piece of content.
+/// One piece of content to fetch.
 #[derive(Clone)]
 pub struct WantedContent {
-    /// Where it stands, and the URL that it lies behind.
+    /// Where the request names it, and its URL.
     pub reach: ExternalReference,
-    /// Where that leads.
+    /// The destination, which the egress policy has allowed.
     pub controlled: Controlled,
 }

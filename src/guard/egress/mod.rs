@@ -1,6 +1,7 @@
-//! What may a request make others reach? One judge, three doors (docs/EGRESS.md). [`destination`] reads where a URL leads,
-//! [`policy`] says whether that is controlled; door 1, requests, stands in [`request`], door 2, answers, in [`answer`]. The agents' own
-//! calls come later.
+//! Egress control (docs/EGRESS.md): what requests and answers may reach. There is one egress policy
+//! for three parts. [`destination`] parses URLs, and [`policy`] decides whether a destination is
+//! controlled. The request filter is in [`request`] and the response filter in [`answer`]. The
+//! egress proxy for the agents' own connections comes later.
 
 pub mod address;
 pub mod answer;

@@ -1,5 +1,6 @@
-//! Is this endpoint controlled? The one judge of all doors: a pure function over what [`Destination`] reads, the operator's lists
-//! and what a token leaves of them.
+//! The egress policy: decides whether an endpoint is controlled. All filters use it. It is a pure
+//! function of three inputs: what [`Destination`] parses, the operator's lists, and what a token
+//! leaves of them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,14 +13,14 @@ use super::address::special;
 use super::destination::{Destination, Host, Scheme, UrlFault};
 use crate::token::{Grants, Names};
 
-/// What a destination is wanted for. Each use has a list of its own.
+/// The use of a destination. Each use has its own list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Use {
     /// Content that a request names.
     Media,
-    /// What an answer points at.
+    /// Links and content in an answer.
     Links,
-    /// Where an agent itself connects to.
+    /// Connections of an agent itself.
     Tunnel,
 }
 
@@ -27,7 +28,7 @@ impl Use {
     /// Every use.
     pub const ALL: [Self; 3] = [Self::Media, Self::Links, Self::Tunnel];
 
-    /// Its key under `[egress]`.
+    /// The key under `[egress]`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -38,20 +39,26 @@ impl Use {
     }
 }
 
-/// A line of a list: `host:port`, or `*.suffix:port` for every name below the suffix. Without a port: 443.
+/// A line of a list: `host:port`, or `*.suffix:port` for every name below the suffix. The default
+/// port is 443.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListEntry {
+    /// The host, or the suffix.
     host: Host,
+    /// True for a suffix.
     below: bool,
     port: u16,
 }
 
 impl ListEntry {
+    /// Whether the entry contains the destination.
     fn covers(&self, destination: &Destination) -> bool {
         self.port == destination.port
             && match (&self.host, &destination.host) {
                 (Host::Name(suffix), Host::Name(name)) if self.below => name
                     .strip_suffix(suffix.as_str())
+                    // A dot must be before the suffix: `evilpictures.example` is not below
+                    // `pictures.example`. The suffix itself is not below it either.
                     .is_some_and(|front| front.len() > 1 && front.ends_with('.')),
                 (own, host) => !self.below && own == host,
             }
@@ -64,6 +71,7 @@ impl FromStr for ListEntry {
     fn from_str(text: &str) -> Result<Self, UrlFault> {
         let (below, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
         let Destination { host, port, .. } = Destination::read_authority(Scheme::Https, rest)?;
+        // An address has no names below it.
         if below && matches!(host, Host::Address(_)) {
             return Err(UrlFault::Host);
         }
@@ -77,7 +85,7 @@ impl fmt::Display for ListEntry {
     }
 }
 
-/// What the operator controls.
+/// The operator's lists of controlled destinations.
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
     /// For [`Use::Media`].
@@ -86,7 +94,8 @@ pub struct Lists {
     pub links: Vec<ListEntry>,
     /// For [`Use::Tunnel`].
     pub tunnel: Vec<ListEntry>,
-    /// Networks of one's own that listed names may lead into; without them only public addresses are dialled.
+    /// The operator's networks that listed names may lead to. Without them, only public addresses
+    /// are dialled.
     pub networks: Vec<IpNet>,
 }
 
@@ -102,17 +111,20 @@ impl Lists {
     }
 }
 
-/// What is part of the gateway or stands behind it, and is never a destination, whatever the lists say.
+/// The gateway's own endpoints and its upstreams. They are never a destination, whatever the lists
+/// contain.
 #[derive(Clone, Debug, Default)]
 pub struct SelfEndpoints {
     /// Declared upstreams.
     pub upstreams: Vec<(Host, u16)>,
-    /// Addresses that this gateway listens on.
+    /// The addresses that this gateway listens on.
     pub listeners: Vec<SocketAddr>,
 }
 
 impl SelfEndpoints {
+    /// Whether a host and port is one of them.
     fn has(&self, host: &Host, port: u16) -> bool {
+        // The IPv4-mapped form of an address is the same endpoint.
         let canonical = |host: &Host| match host {
             Host::Address(address) => Host::Address(address.to_canonical()),
             Host::Name(name) => Host::Name(name.clone()),
@@ -123,9 +135,11 @@ impl SelfEndpoints {
             || matches!(host, Host::Address(address) if self.listens(*address, port))
     }
 
+    /// Whether this gateway listens on that address and port.
     fn listens(&self, address: IpAddr, port: u16) -> bool {
         let address = address.to_canonical();
-        // Of one that listens on every address only what is certainly this machine; the dialler knows the others.
+        // For a listener on every address, only the certain addresses of this machine count here.
+        // The dialler knows the others.
         let every = |own: &SocketAddr| {
             own.ip().is_unspecified() && (address.is_loopback() || address.is_unspecified())
         };
@@ -135,17 +149,17 @@ impl SelfEndpoints {
     }
 }
 
-/// What a token leaves of the lists; each token of a chain leaves something.
+/// What a token leaves of the lists. Each token of a chain can restrict them further.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenRestrictions {
-    /// Nothing at all: `egress` with rank `none`.
+    /// No destination: `egress` with rank `none`.
     pub nothing: bool,
-    /// These hosts alone: `egress_host`, one list for each token that has one.
+    /// Only these hosts: `egress_host`, one list for each token that has one.
     pub hosts: Vec<Names>,
 }
 
 impl TokenRestrictions {
-    /// What these tokens leave.
+    /// The restrictions of these tokens together.
     pub fn of<'g>(tokens: impl Iterator<Item = &'g Grants>) -> Self {
         let mut narrowing = Self::default();
         for grants in tokens {
@@ -159,28 +173,28 @@ impl TokenRestrictions {
 /// Why a destination is not controlled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Uncontrolled {
-    /// Not every reader would read it alike.
+    /// Not every parser would read it alike.
     #[error("{0}")]
     Unreadable(UrlFault),
-    /// An upstream or a listener of the gateway itself.
+    /// An upstream or a listener of this gateway.
     #[error("it is a part of this gateway, or stands behind it")]
     SelfEndpoints,
-    /// The token leaves no destination.
+    /// The token allows no destination.
     #[error("the token allows no destination (egress: none)")]
     TokenNothing,
-    /// The token leaves others.
+    /// The token allows other hosts.
     #[error("the token allows other hosts (egress_host)")]
     TokenHost,
-    /// The list of that use does not have it.
+    /// The list of that use does not contain it.
     #[error("it is not on the list [egress] {}", .0.as_str())]
     NotListed(Use),
-    /// An address that is not public, and not listed.
+    /// An address that is neither public nor listed.
     #[error("its address is {0}")]
     Address(&'static str),
 }
 
 impl Uncontrolled {
-    /// The reason where there is no URL that readers agree on.
+    /// The reason where parsers do not agree on a URL.
     pub const UNREADABLE: &'static str = "unreadable";
 
     /// The reason as metrics and records name it.
@@ -196,30 +210,31 @@ impl Uncontrolled {
     }
 }
 
-/// A destination that was judged: the operator lists it, and the token leaves it. Only [`EgressPolicy::evaluate`] makes one.
+/// A destination that the policy allows: the operator lists it, and the token leaves it. Only
+/// [`EgressPolicy::evaluate`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Controlled(Destination);
 
 impl Controlled {
-    /// Where it leads.
+    /// The destination.
     #[must_use]
     pub const fn destination(&self) -> &Destination {
         &self.0
     }
 }
 
-/// One thing that is asked of a destination, and what it is answered.
+/// One check of a destination and its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyStep {
-    /// What is asked.
+    /// The name of the check.
     pub question: &'static str,
-    /// The answer.
+    /// The result in words.
     pub answer: String,
-    /// Whether it speaks for the destination.
+    /// Whether the destination passes the check.
     pub passes: bool,
 }
 
-/// The judge.
+/// The egress policy.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
     lists: Lists,
@@ -227,7 +242,7 @@ pub struct EgressPolicy {
 }
 
 impl EgressPolicy {
-    /// A judge by these lists.
+    /// A policy with these lists.
     #[must_use]
     pub const fn new(lists: Lists, own: SelfEndpoints) -> Self {
         Self { lists, own }
@@ -239,11 +254,13 @@ impl EgressPolicy {
         &self.lists
     }
 
-    /// The list of a use as a token leaves it, in the form `HOST:PORT` or `*.SUFFIX:PORT`. Of names below a suffix those are named that
-    /// the token names.
+    /// The list of a use as a token leaves it, in the form `HOST:PORT` or `*.SUFFIX:PORT`. For a
+    /// suffix, only the names below it that the token lists are returned.
     #[must_use]
     pub fn left(&self, wanted: Use, narrowing: &TokenRestrictions) -> Vec<String> {
         let mut left = Vec::new();
+        // The gateway's own endpoints are refused by `evaluate`, so they are not shown as
+        // reachable.
         let own = |entry: &&ListEntry| !entry.below && self.own.has(&entry.host, entry.port);
         for entry in self.lists.of(wanted).iter().filter(|entry| !narrowing.nothing && !own(entry))
         {
@@ -252,6 +269,7 @@ impl EgressPolicy {
                 continue;
             };
             let port = entry.port;
+            // A host must be in the list of every token of the chain.
             let named = first.iter().filter(|host| others.iter().all(|hosts| hosts.contains(host)));
             let read = |host: &str| {
                 Destination::read_authority(Scheme::Https, &format!("{host}:{port}")).ok()
@@ -264,27 +282,28 @@ impl EgressPolicy {
         left
     }
 
-    /// The declared upstreams that answer at a port.
+    /// The declared upstreams with that port.
     pub fn upstreams_at(&self, port: u16) -> impl Iterator<Item = &Host> {
         self.own.upstreams.iter().filter(move |(_, own)| *own == port).map(|(host, _)| host)
     }
 
-    /// Whether this gateway listens at a port of every address that its machine has.
+    /// Whether this gateway listens on that port of every address of its machine.
     #[must_use]
     pub fn listens_everywhere(&self, port: u16) -> bool {
         self.own.listeners.iter().any(|own| own.ip().is_unspecified() && own.port() == port)
     }
 
-    /// The host that a URL leads to, where it can be read.
+    /// The host of a URL, where it can be parsed.
     #[must_use]
     pub fn host(url: &str) -> Option<String> {
         Destination::read(url).ok().map(|destination| destination.host.to_string())
     }
 
-    /// Judges a URL.
+    /// Evaluates a URL.
     ///
     /// # Errors
-    /// Why it is not controlled: the first reason in the order of [`Uncontrolled`].
+    /// The first reason why it is not controlled, in the order of [`Uncontrolled`]. But
+    /// [`Uncontrolled::Address`] comes directly after [`Uncontrolled::SelfEndpoints`].
     pub fn evaluate(
         &self,
         wanted: Use,
@@ -292,11 +311,13 @@ impl EgressPolicy {
         narrowing: &TokenRestrictions,
     ) -> Result<Controlled, Uncontrolled> {
         let destination = Destination::read(url).map_err(Uncontrolled::Unreadable)?;
+        // Before the lists: no operator's list and no token may open the gateway's own endpoints.
         if self.own.has(&destination.host, destination.port) {
             return Err(Uncontrolled::SelfEndpoints);
         }
         let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
-        // An address that is not public says so, even where no list has it: that is what whoever reads the refusal looks for.
+        // An address that is not public gets that reason, even where no list has it. It is the
+        // reason that helps a person who reads the refusal.
         if let (Host::Address(address), None) = (&destination.host, listed)
             && let Some(what) = special(*address)
         {
@@ -305,6 +326,7 @@ impl EgressPolicy {
         if narrowing.nothing {
             return Err(Uncontrolled::TokenNothing);
         }
+        // The canonical form, as the token's list is compared with it.
         let host = destination.host.to_string();
         if !narrowing.hosts.iter().all(|hosts| hosts.contains(&host)) {
             return Err(Uncontrolled::TokenHost);
@@ -315,7 +337,8 @@ impl EgressPolicy {
         Ok(Controlled(destination))
     }
 
-    /// Everything that is asked of a URL, in order; all of it, though the first no decides. [`EgressPolicy::evaluate`] alone says what is controlled.
+    /// All checks of a URL, in order. All of them are reported, although the first failed one
+    /// decides. Only [`EgressPolicy::evaluate`] determines whether a URL is controlled.
     #[must_use]
     pub fn explain(
         &self,
@@ -380,7 +403,8 @@ impl EgressPolicy {
         all
     }
 
-    /// Whether one of the addresses that a listed destination's name has may be dialled. One that may not spoils the name.
+    /// Checks whether an address of a listed name may be dialled. One address that may not be
+    /// dialled makes the whole name unusable.
     ///
     /// # Errors
     /// [`Uncontrolled::SelfEndpoints`] or [`Uncontrolled::Address`].
@@ -390,10 +414,11 @@ impl EgressPolicy {
         address: SocketAddr,
     ) -> Result<(), Uncontrolled> {
         let (ip, port) = (address.ip(), address.port());
+        // Checked again for the address: a name can resolve to the gateway itself.
         if self.own.has(&Host::Address(ip), port) {
             return Err(Uncontrolled::SelfEndpoints);
         }
-        // Listed as an address, it was judged already.
+        // An address that is listed itself was evaluated before.
         if controlled.0.host == Host::Address(ip)
             || self.lists.networks.iter().any(|network| network.contains(&ip))
         {

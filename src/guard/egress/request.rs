@@ -1,5 +1,6 @@
-//! Door 1: what a request would make the model server fetch or do. The server itself never fetches: a URL that is let through would be
-//! resolved there, by whoever answers then. Content is fetched by the gateway or not at all.
+//! The request filter: references in a request that the model server would fetch or act on. The
+//! model server itself never fetches. It would resolve a URL again, and the answer could be another
+//! address then. So the gateway fetches the content, or the request does not get it.
 
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticated;
@@ -13,20 +14,21 @@ use crate::model::{ExternalReference, ModelCall, ReferenceKind};
 use crate::refusal::{Code, Refusal};
 use crate::token::Verified;
 
-/// Characters of a destination that a refusal repeats.
+/// The most characters of a destination in a refusal.
 const SHOWN_MAX: usize = 80;
-/// Characters of one that a record has: a host is whole in it.
+/// The most characters of a destination in a record; a host is never cut.
 const TARGET_MAX: usize = 320;
 
-/// A request that reaches nothing outside. Only [`clear`] makes one.
+/// A request that reaches no endpoint outside. Only [`clear`] makes one.
 pub struct Cleared<'b>(Understood<'b>);
 
 impl<'b> Cleared<'b> {
+    /// Takes the value apart for the next step.
     pub(in crate::guard) fn into_inner(self) -> Understood<'b> {
         self.0
     }
 
-    /// The request.
+    /// The parsed request.
     #[must_use]
     pub const fn understood(&self) -> &Understood<'b> {
         &self.0
@@ -39,7 +41,8 @@ pub fn token_restrictions(verified: &Verified) -> TokenRestrictions {
     TokenRestrictions::of(verified.grants())
 }
 
-/// Refuses remote media, hosted tools, foreign state and whatever else would leave, or takes it out where the agent's class says so.
+/// Refuses or removes references to the outside: remote media, hosted tools, foreign state and
+/// others. The agent's class decides which of the two applies.
 ///
 /// # Errors
 /// `egress-uncontrolled` or `tool-not-allowed`, with the JSON path.
@@ -70,6 +73,7 @@ pub fn clear<'b>(
                         reason(reach, judged(reach).as_ref()),
                     );
                 };
+                // Inline before strip, so that content which can be fetched is not removed.
                 if actions.media == RequestFilterAction::Inline {
                     *fetches = inline(call, caller, Placeholder::new(marks.next()))?;
                     call.inline_slots()
@@ -78,19 +82,23 @@ pub fn clear<'b>(
                 }
                 call.strip(|reach| action(reach) == RequestFilterAction::Strip);
                 call.stripped().iter().for_each(|reach| note(RequestFilterAction::Strip, reach));
-                // What no note can stand for is left, and is blocked whatever the class says.
+                // A reference that cannot be replaced by a note is still here. It is blocked with
+                // every setting.
                 if let Some(reach) = call.external_references().first() {
                     note(RequestFilterAction::Block, reach);
                     return Err(refuse(reach, judged(reach), actions.media));
                 }
             }
+            // Last, because it concerns tools that run at the caller, which reach no endpoint by
+            // themselves.
             tool_types(call, caller)?;
         }
     }
     Ok(Cleared(understood))
 }
 
-/// Makes places for the content that the gateway fetches itself: what is controlled, and may stand in the request.
+/// Puts marks in the place of content that the gateway fetches. Only controlled content that may be
+/// in a request is replaced.
 fn inline(
     call: &mut ModelCall<'_>,
     caller: &Authenticated,
@@ -105,6 +113,7 @@ fn inline(
         judged(reach).ok().map(|controlled| WantedContent { reach: reach.clone(), controlled })
     };
     let wanted: Vec<WantedContent> = call.inline_slots().iter().filter_map(wanted).collect();
+    // Checked before any fetch begins: each fetch costs the gateway a connection.
     let (count, max) = (wanted.len(), tables.fetch.count_max);
     if count > max {
         let says = format!(
@@ -115,21 +124,24 @@ fn inline(
     Ok((count > 0).then_some(Fetches { mark, wanted }))
 }
 
+/// The class's action for a kind of reference.
 const fn action(actions: &Requests, kind: ReferenceKind) -> RequestFilterAction {
     match kind {
         ReferenceKind::Media => actions.media,
         ReferenceKind::HostedTool => actions.hosted_tools,
         ReferenceKind::Mcp => actions.mcp,
+        // Always blocked: such work outlives the request, and so the gateway's control over it.
         ReferenceKind::Background | ReferenceKind::ForeignState => RequestFilterAction::Block,
     }
 }
 
-/// That every tool is of a type that each token of the chain leaves.
+/// Checks that each token of the chain allows the type of every tool.
 fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusal> {
     let lists = || caller.token().verified.grants().filter_map(|grants| grants.tool_types.as_ref());
     if lists().next().is_none() {
         return Ok(());
     }
+    // Every list must allow the type: a delegated token only narrows.
     match call.tool_types().find(|(_, kind)| !lists().all(|types| types.contains(kind))) {
         Some((path, kind)) => {
             let says = format!(
@@ -142,7 +154,7 @@ fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusa
     }
 }
 
-/// Why something reaches out, as metrics name it.
+/// The reason why a reference is not controlled, as metrics name it.
 fn reason(reach: &ExternalReference, found: Option<&Result<(), Uncontrolled>>) -> &'static str {
     match found {
         Some(Err(why)) => why.as_str(),
@@ -151,7 +163,8 @@ fn reason(reach: &ExternalReference, found: Option<&Result<(), Uncontrolled>>) -
     }
 }
 
-/// What a caller is told: where it leads, if that can be read. Whether that is a part of the operator's network is for the record.
+/// The refusal for a reference. The caller learns the destination, where it can be parsed. Only the
+/// record tells whether it is in the operator's network.
 fn refuse(
     reach: &ExternalReference,
     found: Option<Result<(), Uncontrolled>>,
@@ -166,36 +179,63 @@ fn refuse(
         (ReferenceKind::Media, Some(Err(Uncontrolled::Unreadable(why)))) => (
             Code::EgressUncontrolled,
             format!(
-                "Remote content is not fetched, and this is no URL that could be judged: {why}. Send the content itself, as data:."
+                "Remote content is not fetched, and this is no URL that could be judged: {why}. \
+                    Send the content itself, as data:."
             ),
         ),
         (ReferenceKind::Media, Some(Err(_))) => {
-            let host = EgressPolicy::host(&reach.target).map_or_else(|| "It".to_owned(), |host| shown(&host, SHOWN_MAX));
-            (Code::EgressUncontrolled, format!("{host} is not a controlled destination. Send the content itself, as data:."))
+            let host = EgressPolicy::host(&reach.target)
+                .map_or_else(|| "It".to_owned(), |host| shown(&host, SHOWN_MAX));
+            (
+                Code::EgressUncontrolled,
+                format!(
+                    "{host} is not a controlled destination. Send the \
+                content itself, as data:."
+                ),
+            )
         }
         (ReferenceKind::Media, Some(Ok(())) | None) if media == RequestFilterAction::Inline => (
             Code::EgressUncontrolled,
-            "What lies behind this URL cannot be put in its place. Send the content itself.".to_owned(),
+            "What lies behind this URL cannot be put in its place. Send the content \
+                itself."
+                .to_owned(),
         ),
         (ReferenceKind::Media, Some(Ok(())) | None) => (
             Code::EgressUncontrolled,
-            "Remote content is not fetched for agents of this class. Send the content itself, as data:.".to_owned(),
+            "Remote content is not fetched for agents of this class. Send the content itself, as \
+                data:."
+                .to_owned(),
         ),
-        (ReferenceKind::HostedTool, _) => {
-            (Code::ToolNotAllowed, "Only tools that run at the caller pass; hosted tools would run outside.".to_owned())
-        }
-        (ReferenceKind::Mcp, _) => (Code::ToolNotAllowed, "MCP servers named by a request are not reached.".to_owned()),
-        (ReferenceKind::Background, _) => {
-            (Code::EgressUncontrolled, "Work that outlives its request, and calls back, is not accepted.".to_owned())
-        }
-        (ReferenceKind::ForeignState, _) => {
-            (Code::EgressUncontrolled, "State kept by another server cannot be named; send the content itself.".to_owned())
-        }
+        (ReferenceKind::HostedTool, _) => (
+            Code::ToolNotAllowed,
+            "Only tools that run at the caller pass; hosted tools would run \
+                outside."
+                .to_owned(),
+        ),
+        (ReferenceKind::Mcp, _) => (
+            Code::ToolNotAllowed,
+            "MCP servers named by a request are not \
+            reached."
+                .to_owned(),
+        ),
+        (ReferenceKind::Background, _) => (
+            Code::EgressUncontrolled,
+            "Work that outlives its request, and calls back, is not \
+                accepted."
+                .to_owned(),
+        ),
+        (ReferenceKind::ForeignState, _) => (
+            Code::EgressUncontrolled,
+            "State kept by another server cannot be named; send the \
+                content itself."
+                .to_owned(),
+        ),
     };
     Refusal::new(code).saying(says).at(reach.path.clone()).because(detail)
 }
 
-/// The beginning of a stranger's text, with everything escaped that is not visible ASCII.
+/// The beginning of a caller's text. Every character that is not visible ASCII is escaped, so that
+/// it cannot change a terminal or a log line.
 fn shown(text: &str, max: usize) -> String {
     let mut shown = String::new();
     for character in text.chars().take(max) {

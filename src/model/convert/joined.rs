@@ -1,4 +1,4 @@
-//! The events of a stream as one whole answer.
+//! Conversion of a stream's events to one whole answer.
 
 use crate::json::{self, Value};
 use crate::model::Operation;
@@ -9,16 +9,17 @@ use crate::model::tree::TreeMemory;
 
 use super::{Unlike, object};
 
-/// The document that says what the events say. Only events that every reader puts together in the same way are joined: texts, calls, finish
-/// reasons, usage.
+/// The document with the content of the events. Only events that all clients join in the same
+/// manner are joined: texts, calls, finish reasons and usage.
 ///
 /// # Errors
-/// When they are others, or end before the answer is complete.
+/// When there are other events, or the events end before the answer is complete.
 pub fn joined(operation: Operation, events: &[u8]) -> Result<Vec<u8>, Unlike> {
     let (mut splitter, mut all) = (Splitter::default(), Vec::new());
     splitter
         .push(events, |event| all.push(event.to_vec()))
         .map_err(|_| Unlike::Odd("an event is too long"))?;
+    // The last event may have no empty line after it.
     all.push(splitter.rest());
     let dialect = operation.dialect();
     let (mut progress, mut joiner) = (Progress::default(), dialect.joiner(operation));
@@ -26,6 +27,7 @@ pub fn joined(operation: Operation, events: &[u8]) -> Result<Vec<u8>, Unlike> {
         let lines = EventLines::read(event);
         let event = StreamEvent::read(&lines, TreeMemory::default());
         dialect.follow(&mut progress, &event);
+        // The caller would take a joined answer with an error in it for a complete one.
         if progress.failed {
             return Err(Unlike::Odd("the server tells of an error"));
         }
@@ -33,6 +35,7 @@ pub fn joined(operation: Operation, events: &[u8]) -> Result<Vec<u8>, Unlike> {
             joiner.take(&object(data.json())?)?;
         }
     }
+    // A connection can close early. The rest would look like a shorter, complete answer.
     if !progress.is_complete() {
         return Err(Unlike::Cut);
     }

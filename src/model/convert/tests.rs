@@ -1,4 +1,4 @@
-//! Answers in the other form: documents as events, and events as documents.
+//! Conversion of answers: documents to events, and events to documents.
 
 use super::{Unlike, events, joined};
 use crate::clock::{Clock as _, SystemClock};
@@ -49,7 +49,8 @@ fn what_has_no_place_in_the_other_form_is_not_converted() {
     }
 }
 
-/// Each choice is an event with the answer's other members: a short answer must not become gigabytes.
+/// Each choice becomes an event with the answer's other members. A short answer must not become
+/// gigabytes.
 #[test]
 fn an_answer_that_grows_by_its_choices_is_not_converted() {
     let answer = |bytes: usize, choices: usize| {
@@ -85,7 +86,8 @@ fn message(block: &str, deltas: &str) -> String {
     let start = r#"{"type":"message_start","message":{"id":"m","type":"message","content":[],"usage":{"input_tokens":1}}}"#;
     let end = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}"#;
     format!(
-        "data: {start}\n\ndata: {{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{block}}}\n\n{deltas}\
+        "data: {start}\n\ndata: \
+            {{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{block}}}\n\n{deltas}\
          data: {end}\n\ndata: {{\"type\":\"message_stop\"}}\n\n"
     )
 }
@@ -116,7 +118,8 @@ fn deltas_go_behind_what_their_block_began_with() {
 
 #[test]
 fn a_long_answer_in_small_pieces_is_joined_in_linear_time() {
-    let delta = "data: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"abcdefgh \"}}\n\n";
+    let delta = "data: \
+        {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"abcdefgh \"}}\n\n";
     let took = |count: usize| {
         let events = message(r#"{"type":"text","text":""}"#, &delta.repeat(count));
         let clock = SystemClock::start();
@@ -126,7 +129,7 @@ fn a_long_answer_in_small_pieces_is_joined_in_linear_time() {
     };
     let few = (0..3).map(|_| took(5_000)).min().unwrap_or_default();
     let many = (0..2).map(|_| took(80_000)).min().unwrap_or_default();
-    // Sixteen times as many; the square of that is 256.
+    // Sixteen times as many parts. Quadratic time would take 256 times as long.
     assert!(many < few * 64, "{many:?} for sixteen times what took {few:?}");
 }
 

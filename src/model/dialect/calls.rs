@@ -1,26 +1,29 @@
-//! Tool calls in the events of all dialects together: a server may mix them, and clients of one dialect may read what another has.
+//! Tool calls in the events of all dialects. A server may mix dialects, and a client of one dialect
+//! may read members of another.
 
 use super::{anthropic, openai};
 use crate::model::tools::calls::StreamCalls;
 use crate::model::tools::{ToolCallFault, Tools};
 use crate::model::tree::JsonView;
 
-/// Whether a member is looked at for calls.
+/// Whether the call readers look at a member.
 pub(in crate::model) fn is_watched(name: &str) -> bool {
     openai::calls::WATCHED.contains(&name) || anthropic::calls::WATCHED.contains(&name)
 }
 
-/// What the dialects keep of one stream to put its calls together.
+/// The state of one stream from which the dialects join its calls.
 #[derive(Default)]
 pub(in crate::model) struct CallReaders {
+    /// The blocks of Anthropic's dialect. OpenAI's needs no other state than the calls.
     blocks: anthropic::calls::Blocks,
 }
 
 impl CallReaders {
-    /// Adds the pieces of calls that an event has; `name` is the event's own. False where the answer ends here.
+    /// Adds the parts of calls in an event. `name` is the name of the event. Returns false where
+    /// the answer must end.
     ///
     /// # Errors
-    /// When readers would put the pieces together in different ways.
+    /// When clients could join the parts in different ways.
     pub(in crate::model) fn read(
         &mut self,
         calls: &mut StreamCalls,

@@ -1,17 +1,18 @@
-//! What a dialect states of each of its operations.
+//! The constants that a dialect defines for each of its operations.
 
 use super::Dialect;
 
 /// The facts of one operation.
 pub(super) struct OperationFacts {
-    /// Whose API it belongs to.
+    /// The dialect of the operation.
     pub(super) dialect: Dialect,
-    /// Its name in metrics and records.
+    /// The name in metrics and records.
     pub(super) name: &'static str,
-    /// Its path, at the gateway and at every server that speaks the dialect.
+    /// The path, at the gateway and at every server of the dialect.
     pub(super) path: &'static str,
-    /// The shape of its body in a profile; `None` where it has no body.
+    /// The name of the body's shape in a profile; `None` if there is no body.
     pub(super) shape: Option<&'static str>,
-    /// Whether its answer is written token by token, so that an output cap and a stream make sense.
+    /// Whether the server writes the answer token by token, so that an output cap and a stream
+    /// apply.
     pub(super) writes_tokens: bool,
 }

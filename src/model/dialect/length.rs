@@ -1,23 +1,27 @@
-//! How many bytes of text a part of an answer has.
+//! Counts the bytes of text in a part of an answer.
 
 use super::{anthropic, openai};
 use crate::model::values::Values;
 
-/// The deepest nesting that is searched for text. The limit keeps an upstream from overflowing the stack.
+/// The maximum depth of the search for text. The limit prevents a stack overflow by an upstream's
+/// answer.
 const TEXT_DEPTH_MAX: u32 = 64;
 
-/// Whether the strings of a member state what something is, so that they are no text of the answer.
+/// Whether a member is metadata, so that its strings are no text of the answer.
 fn is_uncounted(name: &[u8]) -> bool {
     openai::texts::UNCOUNTED.contains(&name) || anthropic::texts::UNCOUNTED.contains(&name)
 }
 
-/// Bytes of text in a value: all strings except those of uncounted members. A value below [`TEXT_DEPTH_MAX`] counts with all its bytes.
+/// The bytes of text in a value: all strings except those of uncounted members. A value deeper than
+/// [`TEXT_DEPTH_MAX`] counts with all its bytes.
 pub(super) fn text_length<'j, D: Values<'j>>(document: &D, value: D::Value) -> u64 {
     text_within(document, value, TEXT_DEPTH_MAX)
 }
 
+/// As [`text_length`], with the number of levels that remain.
 fn text_within<'j, D: Values<'j>>(document: &D, value: D::Value, levels: u32) -> u64 {
     let raw = document.raw(value).trim_ascii();
+    // Too much is counted here on purpose: a server must not hide text from the cap by nesting it.
     let Some(levels) = levels.checked_sub(1) else { return raw.len() as u64 };
     let mut sum = 0;
     match raw.first() {
@@ -37,14 +41,16 @@ fn text_within<'j, D: Values<'j>>(document: &D, value: D::Value, levels: u32) ->
     sum
 }
 
-/// Bytes in UTF-8 of a string of JSON.
+/// The length of a JSON string in bytes of UTF-8.
 fn string_length<'j, D: Values<'j>>(document: &D, value: D::Value, raw: &[u8]) -> u64 {
     let written = raw.len().saturating_sub(2) as u64;
+    // Most strings have no escape. Their length is known without decoding.
     if memchr::memchr(b'\\', raw).is_none() {
         return written;
     }
     match document.text(value) {
         Ok(text) => text.len() as u64,
+        // An invalid string still counts, with its written length.
         Err(_) => written,
     }
 }
@@ -55,7 +61,7 @@ mod tests {
     use crate::model::tree::{JsonTree, TreeMemory};
     use crate::model::values::InPlace;
 
-    /// The deepest value that fits into one event.
+    /// Uses the deepest value that fits into one event.
     #[test]
     fn no_nesting_ends_the_process() {
         let levels = 1 << 19;

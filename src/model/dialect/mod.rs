@@ -1,8 +1,8 @@
-//! The API dialects, one folder each. This file is their interface: what the rest of the gateway asks of a dialect.
+//! The API dialects, one folder each. This file is their interface for the rest of the gateway.
 //!
-//! [`Dialect`] answers with the functions of the folder that it names. What concerns every answer, whatever its dialect, asks all folders:
-//! which members hold texts ([`texts`]), how calls of tools are put together ([`calls`]), which members count tokens ([`read_usage`]).
-//! docs/ARCHITECTURE.md says how a dialect is added.
+//! [`Dialect`] calls the functions of its folder. Three modules apply the rules of all folders to
+//! every answer: members that hold texts ([`texts`]), tool calls ([`calls`]) and token counts
+//! ([`read_usage`]). docs/ARCHITECTURE.md describes how to add a dialect.
 
 mod anthropic;
 pub(super) mod calls;
@@ -23,7 +23,7 @@ use super::progress::Progress;
 use super::tree::JsonTree;
 use super::usage::Usage;
 
-/// Whose API a caller speaks.
+/// The API dialect of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// OpenAI's `chat/completions`, `completions`, `embeddings`, `models`.
@@ -35,16 +35,16 @@ pub enum Dialect {
 /// A model that a caller may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelEntry {
-    /// The name to ask for it.
+    /// The name that callers use for the model.
     pub id: String,
-    /// Seconds since 1970; zero where it is not known.
+    /// Seconds since 1970; zero if unknown.
     pub created: i64,
-    /// Who serves it.
+    /// The owner in the model list.
     pub owner: String,
 }
 
 impl Dialect {
-    /// The type of a tool of the caller's own that states none.
+    /// The type of a caller-defined tool without a type.
     pub(super) const fn own_tool_type(self) -> &'static str {
         match self {
             Self::OpenAi => openai::OWN_TOOL_TYPE,
@@ -52,7 +52,8 @@ impl Dialect {
         }
     }
 
-    /// Whether servers take fields of their own in a body, such as `stream_options`, and the gateway's request id.
+    /// Whether servers accept additional fields in a body, such as `stream_options` and the
+    /// gateway's request id.
     pub(super) const fn has_server_fields(self) -> bool {
         match self {
             Self::OpenAi => openai::HAS_SERVER_FIELDS,
@@ -60,8 +61,8 @@ impl Dialect {
         }
     }
 
-    /// Whether an event has the name that its data ask for. Some readers go by the name, and leave out events that they do not know; others
-    /// go by the data.
+    /// Whether the name of an event agrees with its data. Some clients use the name and ignore
+    /// events with an unknown name. Other clients use the data.
     pub(super) fn is_named(self, name: Option<&str>, data: &JsonTree<'_>) -> bool {
         match self {
             Self::OpenAi => openai::progress::is_named(name, data),
@@ -69,7 +70,8 @@ impl Dialect {
         }
     }
 
-    /// Reads what an event reports; false when it must not reach a caller who did not ask for usage.
+    /// Reads an event into `progress`. Returns false when a caller that did not request usage must
+    /// not get the event.
     pub(super) fn follow(self, progress: &mut Progress, event: &StreamEvent<'_>) -> bool {
         match self {
             Self::OpenAi => openai::progress::read(progress, event),
@@ -80,7 +82,7 @@ impl Dialect {
         }
     }
 
-    /// What an event with an error begins with, up to the error's body.
+    /// The bytes of an error event before the error's body.
     pub(super) const fn error_event_begins(self) -> &'static [u8] {
         match self {
             Self::OpenAi => openai::errors::EVENT_BEGINS,
@@ -112,7 +114,7 @@ impl Dialect {
         }
     }
 
-    /// The events that say what a whole answer says.
+    /// Converts a whole answer to events.
     ///
     /// # Errors
     /// When it is no answer of that operation.
@@ -127,7 +129,7 @@ impl Dialect {
         }
     }
 
-    /// What joins the events of an answer to one document.
+    /// The joiner for the events of an answer.
     pub(super) fn joiner(self, operation: Operation) -> Joiner {
         match self {
             Self::OpenAi => Joiner::OpenAi(openai::joined::JoinedChunks::new(
@@ -138,11 +140,11 @@ impl Dialect {
     }
 }
 
-/// The events of an answer so far, to be joined to one document.
+/// The events of an answer so far, which become one document.
 pub(super) enum Joiner {
-    /// Chunks.
+    /// OpenAI's chunks.
     OpenAi(openai::joined::JoinedChunks),
-    /// The events of a message.
+    /// The events of an Anthropic message.
     Anthropic(anthropic::joined::JoinedMessage),
 }
 
@@ -150,7 +152,7 @@ impl Joiner {
     /// Takes the data of the next event.
     ///
     /// # Errors
-    /// When it cannot be joined in one way only.
+    /// When the data can be joined in more than one manner, or not at all.
     pub(super) fn take(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         match self {
             Self::OpenAi(chunks) => chunks.take(event),
@@ -161,7 +163,7 @@ impl Joiner {
     /// The whole answer.
     ///
     /// # Errors
-    /// When its events are not those of one answer.
+    /// When the events are not those of one answer.
     pub(super) fn document(self) -> Result<Object<'static>, Unlike> {
         match self {
             Self::OpenAi(chunks) => Ok(chunks.document()),
@@ -170,13 +172,17 @@ impl Joiner {
     }
 }
 
-/// Reads a usage object of any dialect: servers that speak several write some of each.
+/// Reads a usage object of any dialect. Servers that support several dialects write members of
+/// each.
 pub(super) fn read_usage(raw: &[u8]) -> Option<Usage> {
+    // Usage has few levels. A deeper value is no usage report.
     let value = json::parse(raw, &Limits::deep(8)).ok()?;
     let usage = value.as_object()?;
+    // If a server sends the members of both dialects, OpenAI's take precedence.
     let input = openai::usage::input(usage).or_else(|| anthropic::usage::input(usage));
     let output =
         number(usage, openai::usage::OUTPUT).or_else(|| number(usage, anthropic::usage::OUTPUT));
+    // An empty usage object is no report. It must not replace an earlier report with zeros.
     if input.is_none() && output.is_none() {
         return None;
     }
@@ -192,16 +198,17 @@ pub(super) fn read_usage(raw: &[u8]) -> Option<Usage> {
     })
 }
 
+/// A member that is a number from 0 to `u64::MAX`.
 fn number(object: &Object<'_>, key: &str) -> Option<u64> {
     object.get(key).and_then(Value::as_u64)
 }
 
-/// Bytes of text in a whole answer of any dialect.
+/// The bytes of text in a whole answer of any dialect.
 pub(super) fn text_of_whole(answer: &[u8]) -> u64 {
     openai::progress::text_of_whole(answer) + anthropic::progress::text_of_whole(answer)
 }
 
-/// Message, type, param and code: the members that the errors of all dialects have.
+/// Writes message, type, param and code: the members that the errors of all dialects have.
 fn write_error_members(refusal: &Refusal, kind: &str, out: &mut Vec<u8>) {
     write_string(&refusal.message, out);
     out.extend_from_slice(b",\"type\":");

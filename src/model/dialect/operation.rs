@@ -1,9 +1,10 @@
-//! What a caller may ask for. The folder of each dialect states the facts of its own operations.
+//! The operations that a caller can request. The folder of each dialect defines the facts of its
+//! operations.
 
 use super::facts::OperationFacts;
 use super::{Dialect, anthropic, openai};
 
-/// What a caller may ask for.
+/// An operation that a caller can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// OpenAI `POST /v1/chat/completions`.
@@ -43,6 +44,7 @@ impl Operation {
         Self::Me,
     ];
 
+    /// The facts that the operation's dialect defines.
     const fn facts(self) -> &'static OperationFacts {
         match self {
             Self::ChatCompletions => &openai::CHAT_COMPLETIONS,
@@ -55,30 +57,33 @@ impl Operation {
         }
     }
 
-    /// The operation's name in metrics and records.
+    /// The name in metrics and records.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         self.facts().name
     }
 
-    /// Whose API it belongs to. Both dialects list models; there a caller's headers tell which is meant.
+    /// The dialect of the operation. Both dialects list models under one path. There the caller's
+    /// headers determine the dialect.
     #[must_use]
     pub const fn dialect(self) -> Dialect {
         self.facts().dialect
     }
 
-    /// The path at the gateway and at every server that speaks the dialect; of [`Self::ShowModel`] the part before the name.
+    /// The path at the gateway and at every server of the dialect. For [`Self::ShowModel`] it is
+    /// the part before the name.
     #[must_use]
     pub const fn path(self) -> &'static str {
         self.facts().path
     }
 
-    /// The shape of its body in a profile; `None` where it has no body.
+    /// The name of the body's shape in a profile; `None` if there is no body.
     pub(in crate::model) const fn shape(self) -> Option<&'static str> {
         self.facts().shape
     }
 
-    /// True where the answer is written token by token, so that an output cap and a stream make sense.
+    /// True if the server writes the answer token by token, so that an output cap and a stream
+    /// apply.
     pub(in crate::model) const fn writes_tokens(self) -> bool {
         self.facts().writes_tokens
     }

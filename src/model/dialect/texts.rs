@@ -1,34 +1,35 @@
-//! The members of answers that hold texts, in all dialects together. Servers mix dialects, and clients of one may read
-//! members of another.
+//! The members of answers that hold texts, in all dialects. Servers mix dialects, and clients of
+//! one dialect may read members of another.
 
 use super::{anthropic, openai};
 
-/// Whether a member holds no text for a reader, or is a label.
+/// Whether a member holds no text for the user, or is a label.
 pub(in crate::model) fn is_no_text(name: &str, value: &[u8]) -> bool {
     if openai::texts::NO_TEXTS.contains(&name) || anthropic::texts::NO_TEXTS.contains(&name) {
         return true;
     }
     let is_label =
         openai::texts::LABELS.contains(&name) || anthropic::texts::LABELS.contains(&name);
+    // An object or array under a label's name may hold texts, so it is still searched.
     is_label && !matches!(value.first(), Some(b'{' | b'['))
 }
 
-/// Whether clients put the member together or show it.
+/// Whether clients join the member or show it.
 pub(in crate::model) fn is_shown(name: &str) -> bool {
     openai::texts::SHOWN.contains(&name) || anthropic::texts::SHOWN.contains(&name)
 }
 
-/// Whether a member must not be sent twice.
+/// Whether a member must not occur twice.
 pub(in crate::model) fn is_once(name: &str) -> bool {
     openai::texts::ONCE.contains(&name) || anthropic::texts::ONCE.contains(&name)
 }
 
-/// Whether every string in a member is a text, because it reports an error.
+/// Whether every string in a member is a text, because the member reports an error.
 pub(in crate::model) fn is_error(name: &str) -> bool {
     openai::texts::ERRORS.contains(&name)
 }
 
-/// Whether a member of the outermost object states that all of it is an error.
+/// Whether this member of the outermost object marks the whole answer as an error.
 pub(in crate::model) fn is_error_object(name: &[u8], value: &[u8]) -> bool {
     (name, value) == openai::texts::ERROR_OBJECT
 }
@@ -38,7 +39,7 @@ pub(in crate::model) fn are_choices(name: &str) -> bool {
     name == openai::texts::CHOICES
 }
 
-/// Whether a part of that type is a piece of a text.
+/// Whether a part of that type is a part of a text.
 pub(in crate::model) fn is_part(kind: &str) -> bool {
     openai::texts::PARTS.contains(&kind) || anthropic::texts::PARTS.contains(&kind)
 }

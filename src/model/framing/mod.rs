@@ -1,3 +1,4 @@
-//! How the bytes of a stream are cut into events. Each framing has one file; a dialect uses one of them.
+//! Framing of streams: how bytes are split into events. Each framing has one file; a dialect uses
+//! one of them.
 
 pub mod sse;

@@ -4,33 +4,38 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 
-/// Bytes of one event.
+/// The maximum length of one event in bytes.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
-/// The data of OpenAI's last event, which some servers send in other dialects too. It is no JSON.
+/// The data of OpenAI's last event. Some servers also send it in other dialects. It is no JSON.
 pub(in crate::model) const DONE: &[u8] = b"[DONE]";
 
-/// An event longer than [`EVENT_BYTES_MAX`].
+/// The error for an event longer than [`EVENT_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an event of the stream is longer than {EVENT_BYTES_MAX} bytes")]
 pub struct TooLong;
 
-/// Cuts a stream after each blank line. What it hands out, put together, is what came in.
+/// Splits a stream after each blank line. The events together are exactly the bytes of the stream.
 #[derive(Debug, Default)]
 pub struct Splitter {
+    /// The bytes of an incomplete event.
     held: Vec<u8>,
+    /// The position of the search in these bytes.
     scan: LineScan,
 }
 
-/// How far the bytes at hand were looked through.
+/// The position of the search for line ends in the current bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct LineScan {
+    /// The offset of the current line.
     line_start: usize,
+    /// The offset of the next byte to search.
     at: usize,
 }
 
 impl LineScan {
-    /// The place after the next blank line. A carriage return at the very end waits for what follows it.
+    /// The offset after the next blank line. A carriage return at the very end waits for the next
+    /// byte, because a line feed may belong to it.
     fn event_end(&mut self, bytes: &[u8]) -> Option<usize> {
         loop {
             let Some(found) = memchr2(b'\n', b'\r', bytes.get(self.at..)?) else {
@@ -40,6 +45,7 @@ impl LineScan {
             let place = self.at + found;
             let after = match (bytes.get(place), bytes.get(place + 1)) {
                 (Some(b'\r'), Some(b'\n')) => place + 2,
+                // The next byte determines whether the line ends with CR or CRLF.
                 (Some(b'\r'), None) => {
                     self.at = place;
                     return None;
@@ -56,11 +62,13 @@ impl LineScan {
 }
 
 impl Splitter {
-    /// Takes the next bytes and hands out each event that they complete, its blank line included.
+    /// Takes the next bytes and calls `event` for each event that they complete, including its
+    /// blank line.
     ///
     /// # Errors
-    /// When an event is too long; the stream ends there.
+    /// When an event is too long. The stream must end there.
     pub fn push(&mut self, bytes: &[u8], mut event: impl FnMut(&[u8])) -> Result<(), TooLong> {
+        // Without held bytes, the new bytes are searched in place and only the rest is copied.
         if self.held.is_empty() {
             let rest = each(&mut self.scan, bytes, &mut event)?;
             self.held.extend_from_slice(bytes.get(rest..).unwrap_or_default());
@@ -69,16 +77,17 @@ impl Splitter {
             let rest = each(&mut self.scan, &self.held, &mut event)?;
             self.held.drain(..rest);
         }
+        // An event without an end must not fill the memory.
         if self.held.len() > EVENT_BYTES_MAX { Err(TooLong) } else { Ok(()) }
     }
 
-    /// True when no event is half here.
+    /// True if no incomplete event is held.
     #[must_use]
     pub const fn is_between_events(&self) -> bool {
         self.held.is_empty()
     }
 
-    /// What is left at the end of the stream: an event without its blank line, or nothing.
+    /// Takes the rest at the end of the stream: an event without its blank line, or no bytes.
     #[must_use]
     pub fn rest(&mut self) -> Vec<u8> {
         self.scan = LineScan::default();
@@ -86,7 +95,8 @@ impl Splitter {
     }
 }
 
-/// Hands out the complete events of `bytes`; gives the place of what is left, and makes `scan` count from there.
+/// Calls `event` for the complete events of `bytes`. Returns the offset of the rest, and makes
+/// `scan` relative to it.
 fn each(
     scan: &mut LineScan,
     bytes: &[u8],
@@ -106,21 +116,26 @@ fn each(
     Ok(from)
 }
 
-/// The lines of one event, read once.
+/// The lines of one event, parsed once.
 #[derive(Debug)]
 pub(in crate::model) struct EventLines<'e> {
+    /// All bytes of the event.
     bytes: &'e [u8],
+    /// The joined data lines. They are copied only if there are several.
     data: Option<Cow<'e, [u8]>>,
+    /// The name of the event.
     name: Option<&'e str>,
+    /// Whether all lines are plain.
     plain: bool,
 }
 
 impl<'e> EventLines<'e> {
-    /// Reads the lines of an event.
+    /// Parses the lines of an event.
     pub(in crate::model) fn read(bytes: &'e [u8]) -> Self {
         let mut lines = Self { bytes, data: None, name: None, plain: true };
         let mut rest = bytes;
         while let Some(end) = memchr2(b'\n', b'\r', rest) {
+            // A CRLF gives an additional empty line here. Empty lines are ignored.
             lines.take(rest.get(..end).unwrap_or_default());
             rest = rest.get(end + 1..).unwrap_or_default();
         }
@@ -128,8 +143,10 @@ impl<'e> EventLines<'e> {
         lines
     }
 
+    /// Parses one line.
     fn take(&mut self, line: &'e [u8]) {
         if let Some(data) = line.strip_prefix(b"data:") {
+            // One space after the colon is not part of the data (section 9.2.6).
             let data = data.strip_prefix(b" ").unwrap_or(data);
             match &mut self.data {
                 None => self.data = Some(Cow::Borrowed(data)),
@@ -149,9 +166,11 @@ impl<'e> EventLines<'e> {
         self.plain &= is_plain(line) || self.is_marked(line);
     }
 
-    /// Whether it is the first line, and plain after the byte order mark that it begins with.
+    /// Whether it is the first line, with a byte order mark and a plain rest.
     fn is_marked(&self, line: &[u8]) -> bool {
         let Some(rest) = line.strip_prefix(b"\xef\xbb\xbf") else { return false };
+        // The standard allows the mark only at the start of a stream, and some clients strip it
+        // there.
         std::ptr::eq(line.as_ptr(), self.bytes.as_ptr())
             && (rest.is_empty() || rest.starts_with(b"data:") || is_plain(rest))
     }
@@ -161,40 +180,42 @@ impl<'e> EventLines<'e> {
         self.bytes
     }
 
-    /// The data of the event: its `data:` lines, joined by line feeds; `None` where it has none.
+    /// The data of the event: its `data:` lines, joined by line feeds; `None` if it has none.
     pub(in crate::model) fn data(&self) -> Option<&[u8]> {
         self.data.as_deref()
     }
 
-    /// The name of the event: the last of its `event:` lines.
+    /// The name of the event, from the last of its `event:` lines.
     pub(in crate::model) const fn name(&self) -> Option<&'e str> {
         self.name
     }
 
-    /// Whether the event has only lines that every reader takes for what they are: fields of the standard and comments, which are visible
-    /// ASCII except for the data. Some readers end lines where others do not.
+    /// Whether all clients interpret the lines of the event in the same manner. Such lines are
+    /// fields of the standard and comments. All of them except the data are visible ASCII, because
+    /// some clients also end lines at other characters.
     pub(in crate::model) const fn is_plain(&self) -> bool {
         self.plain
     }
 }
 
-/// Whether a line, which holds no data, is a field of the standard or a comment, in visible ASCII.
+/// Whether a line without data is a field of the standard or a comment, in visible ASCII.
 fn is_plain(line: &[u8]) -> bool {
     let fields: [&[u8]; 4] = [b"event:", b"id:", b"retry:", b":"];
     fields.iter().any(|field| line.starts_with(field))
         && line.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Appends an event with other data: its other lines stay, and `data` replaces its data.
+/// Appends an event whose data is replaced by `data`. Its other lines stay.
 pub(in crate::model) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
     let mut lines = data.split(|byte| matches!(byte, b'\n' | b'\r'));
+    // Lines end at LF, CR or CRLF (section 9.2.6). The written lines end with LF only.
     for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
         if !line.starts_with(b"data:") {
             out.extend_from_slice(line);
             out.push(b'\n');
             continue;
         }
-        // All of it is written at the first of its lines.
+        // The first data line is replaced by all new lines. Later data lines write none.
         for line in lines.by_ref() {
             out.extend_from_slice(b"data: ");
             out.extend_from_slice(line);

@@ -1,57 +1,68 @@
-//! The strings of a JSON document, each with what it belongs to.
+//! Finds the strings of a JSON document, each with its member and container.
 
 use std::iter::once;
 use std::ops::Range;
 
 use memchr::memchr2;
 
-/// One string.
+/// One string of a document.
 pub(super) struct JsonString<'j> {
-    /// The name of the member that holds it; of a member's name that name.
+    /// The name of the member with this string. If the string is itself a name, it is that name.
     name: &'j [u8],
+    /// The index of its container.
     within: usize,
     /// Whether it is a member's name.
     pub(super) is_name: bool,
-    /// Where its inside begins and ends.
+    /// The offsets of its content, without the quotes.
     pub(super) from: usize,
+    /// The offset after its content.
     pub(super) to: usize,
 }
 
 /// An object or array.
 struct Container<'j> {
+    /// The index of the container around it.
     parent: usize,
+    /// True for an object, false for an array.
     object: bool,
-    /// The member that holds it.
+    /// The name of the member with this container.
     name: &'j [u8],
-    /// Its member `index`.
+    /// The value of its member `index`.
     index: Option<u64>,
 }
 
-/// A document as far as its strings go. What is no JSON gives no error here: it is read as far as it goes.
+/// The strings of a document. Invalid JSON gives no error here; it is read as far as possible.
 pub(super) struct Document<'j> {
+    /// The bytes of the document.
     pub(super) json: &'j [u8],
+    /// The strings, in order.
     pub(super) texts: Vec<JsonString<'j>>,
+    /// The containers. The first one represents the document itself.
     containers: Vec<Container<'j>>,
-    /// Where the values of members `logprobs` stand.
+    /// The ranges of the values of members `logprobs`.
     pub(super) logprobs: Vec<(usize, usize)>,
-    /// Whether it says that it is an error.
+    /// Whether the document marks itself as an error.
     pub(super) is_error: bool,
 }
 
-/// What stands around the byte at hand.
+/// The state of the scan at the current byte.
 struct DocumentReader<'j> {
+    /// The document so far.
     document: Document<'j>,
-    /// The container at hand, and the member in it.
+    /// The current container, and the current member in it.
     within: usize,
+    /// The name of the current member.
     name: &'j [u8],
-    /// A member's name comes next.
+    /// True if a member's name comes next.
     before_name: bool,
+    /// The number of open containers.
     depth: usize,
-    /// The member `logprobs` that is open: where its value begins, and at which depth.
+    /// The open member `logprobs`: the offset of its value, and its depth.
     logprobs: Option<(usize, usize)>,
 }
 
 impl<'j> Document<'j> {
+    /// Scans a document once, without recursion.
     pub(super) fn read(json: &'j [u8]) -> Self {
         let top = Container { parent: 0, object: false, name: b"", index: None };
         let document = Self {
@@ -76,15 +87,16 @@ impl<'j> Document<'j> {
         reader.document
     }
 
-    /// Where at least `least` bytes in a row stand that are in no string: numbers, words, punctuation.
+    /// The ranges of at least `least` consecutive bytes outside of strings: numbers, words,
+    /// punctuation.
     pub(super) fn between(&self, least: usize) -> impl Iterator<Item = Range<usize>> {
         let begins = once(0).chain(self.texts.iter().map(|text| text.to + 1));
         let ends = self.texts.iter().map(|text| text.from - 1).chain(once(self.json.len()));
         begins.zip(ends).map(|(begin, end)| begin..end).filter(move |range| range.len() >= least)
     }
 
-    /// What the pieces of one text have in common for those who put them together: the numbers of choice, call or block, and the name of
-    /// the member.
+    /// The key of the text that a string belongs to. Clients join the parts of one text by the
+    /// indexes of choice, call or block, and by the name of the member.
     pub(super) fn channel(&self, text: &JsonString<'_>, into: &mut Vec<u8>) {
         into.clear();
         let mut within = text.within;
@@ -99,7 +111,7 @@ impl<'j> Document<'j> {
 }
 
 impl<'j> DocumentReader<'j> {
-    /// Takes a byte, or the string that begins with it; gives the place behind.
+    /// Handles a byte, or the string or number that begins with it. Returns the offset after it.
     fn byte(&mut self, byte: u8, at: usize) -> usize {
         match byte {
             b'{' | b'[' => self.open(byte == b'{'),
@@ -113,6 +125,7 @@ impl<'j> DocumentReader<'j> {
                 if self.name == b"logprobs" && self.logprobs.is_none() {
                     self.logprobs = Some((at + 1, self.depth));
                 }
+                // A null member reports no error.
                 let value = self.document.json.get(at + 1..).unwrap_or_default().trim_ascii_start();
                 self.document.is_error |=
                     self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");
@@ -126,10 +139,12 @@ impl<'j> DocumentReader<'j> {
         at + 1
     }
 
+    /// Whether the current container is an object.
     fn is_object(&self) -> bool {
         self.document.containers.get(self.within).is_some_and(|container| container.object)
     }
 
+    /// Opens an object or array.
     fn open(&mut self, object: bool) {
         let container = Container { parent: self.within, object, name: self.name, index: None };
         self.within = self.document.containers.len();
@@ -138,10 +153,11 @@ impl<'j> DocumentReader<'j> {
         self.depth += 1;
     }
 
+    /// Closes the current object or array.
     fn close(&mut self, at: usize) {
         self.end_of_value(at);
         if let Some(container) = self.document.containers.get(self.within) {
-            // What follows in an array belongs to the array's own member.
+            // The next items of an array belong to the array's own member.
             self.name = container.name;
             self.within = container.parent;
         }
@@ -149,6 +165,7 @@ impl<'j> DocumentReader<'j> {
         self.depth = self.depth.saturating_sub(1);
     }
 
+    /// Ends the open member `logprobs` if the current value is its value.
     fn end_of_value(&mut self, at: usize) {
         if let Some((from, _)) = self.logprobs.filter(|(_, depth)| *depth == self.depth) {
             self.document.logprobs.push((from, at));
@@ -156,6 +173,7 @@ impl<'j> DocumentReader<'j> {
         }
     }
 
+    /// Records the string at `at`. Returns the offset after it.
     fn string(&mut self, at: usize) -> usize {
         let json = self.document.json;
         let (from, to) = (at + 1, end(json, at + 1));
@@ -176,6 +194,7 @@ impl<'j> DocumentReader<'j> {
         to + 1
     }
 
+    /// Records the number at `at` as the container's index. Returns the offset after it.
     fn number(&mut self, at: usize) -> usize {
         let rest = self.document.json.get(at..).unwrap_or_default();
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
@@ -183,6 +202,8 @@ impl<'j> DocumentReader<'j> {
             .ok()
             .and_then(|digits| digits.parse().ok());
         if let Some(container) = self.document.containers.get_mut(self.within) {
+            // Only the first index counts, so that a second one cannot move a text to another
+            // channel.
             container.index = container.index.or(index);
         }
         // Skips the fraction too. Otherwise each of its digits would start a scan of the rest.
@@ -193,7 +214,7 @@ impl<'j> DocumentReader<'j> {
     }
 }
 
-/// Where the string ends whose inside begins at `from`.
+/// The offset of the quote that ends the string whose content begins at `from`.
 fn end(json: &[u8], from: usize) -> usize {
     let mut at = from;
     loop {

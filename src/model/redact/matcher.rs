@@ -1,37 +1,45 @@
-//! Finds words in text that comes in pieces, as they are and behind one more layer of escapes.
+//! Finds words in text that comes in parts. It finds them as they are, and also with one more layer
+//! of escapes.
 //!
-//! The automaton is that of Aho and Corasick ("Efficient string matching", 1975): one step for each byte, whatever the words are. It is
-//! written here because a stream needs to know how much of a word its end could be, which the usual libraries do not tell.
+//! The automaton is that of Aho and Corasick ("Efficient string matching", 1975). It makes one step
+//! for each byte, for any number of words. It is implemented here because a stream must know how
+//! many bytes of a word its end could be. The usual libraries do not report that.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// How much of a word must have come before it is held back. Fewer bytes are no secret, and hold up no ordinary text.
+/// The minimum number of bytes of a word that are held back. Fewer bytes reveal no secret, and
+/// holding them would delay ordinary text.
 const HOLD_MIN: usize = 4;
-/// Stands for every character that no word has.
+/// Represents every character that no word contains.
 const OTHER: u8 = 0xff;
 
-/// One state: what the last bytes could become.
+/// One state: the prefix of a word that the last bytes form.
 #[derive(Debug, Default)]
 struct Node {
+    /// The following states, by byte.
     next: Vec<(u8, u32)>,
+    /// The state of the longest suffix that is also a prefix of a word.
     fail: u32,
-    /// Bytes of words that stand for this state.
+    /// The length of the prefix in bytes.
     depth: usize,
-    /// The longest word that ends here; 0 for none.
+    /// The length of the longest word that ends here; 0 for none.
     longest: usize,
-    /// Bytes of the longest word that can still go on from here.
+    /// The length of the longest prefix here that more bytes can continue.
     open: usize,
 }
 
-/// Words that are looked for.
+/// The automaton for a set of words.
 #[derive(Debug)]
 pub(super) struct Matcher {
+    /// The states. The first one is the root.
     nodes: Vec<Node>,
+    /// The state after the root, by byte. It is faster than the list of a node.
     root: Box<[u32; 256]>,
 }
 
 impl Matcher {
+    /// Builds the automaton for the words.
     pub(super) fn new<'w>(words: impl IntoIterator<Item = &'w [u8]>) -> Self {
         let mut nodes = vec![Node::default()];
         for word in words {
@@ -60,10 +68,12 @@ impl Matcher {
         Self { nodes, root }
     }
 
+    /// Whether there are no words.
     pub(super) fn is_empty(&self) -> bool {
         self.nodes.len() == 1
     }
 
+    /// The state after a byte.
     fn step(&self, mut state: usize, byte: u8) -> usize {
         loop {
             if state == 0 {
@@ -72,11 +82,12 @@ impl Matcher {
             if let Some(next) = child(&self.nodes, state, byte) {
                 return next;
             }
+            // The fail link leads to the longest suffix that is also a prefix of a word.
             state = node(&self.nodes, state).fail as usize;
         }
     }
 
-    /// Where the next byte stands that a word could begin with, or an escape.
+    /// The offset of the next byte that could begin a word or an escape.
     fn begins(&self, text: &[u8]) -> usize {
         let begins =
             |byte: &u8| matches!(*byte, b'%' | b'\\') || self.root[usize::from(*byte)] != 0;
@@ -84,17 +95,20 @@ impl Matcher {
     }
 }
 
+/// The state for an index out of range. It avoids a panic; no such index occurs.
 static ROOT: Node = Node { next: Vec::new(), fail: 0, depth: 0, longest: 0, open: 0 };
 
+/// The node of a state.
 fn node(nodes: &[Node], state: usize) -> &Node {
     nodes.get(state).unwrap_or(&ROOT)
 }
 
+/// The state after a byte, without the fail links.
 fn child(nodes: &[Node], state: usize, byte: u8) -> Option<usize> {
     node(nodes, state).next.iter().find(|(own, _)| *own == byte).map(|(_, next)| *next as usize)
 }
 
-/// Sets where each state goes on when a byte does not fit, breadth first, and what follows from that.
+/// Sets the fail link of each state, breadth first, and the lengths that depend on it.
 fn link(nodes: &mut [Node]) {
     let mut queue: VecDeque<usize> = VecDeque::from([0]);
     while let Some(state) = queue.pop_front() {
@@ -112,6 +126,7 @@ fn link(nodes: &mut [Node]) {
                 }
                 back = node(nodes, back).fail as usize;
             };
+            // The fail link is shorter than the state, so its lengths are final already.
             let (longest, open) = (node(nodes, fail).longest, node(nodes, fail).open);
             if let Some(own) = nodes.get_mut(next as usize) {
                 own.fail = fail as u32;
@@ -123,14 +138,16 @@ fn link(nodes: &mut [Node]) {
     }
 }
 
-/// One reading of a text.
+/// The search in one form of a text: plain or decoded.
 #[derive(Clone, Debug, Default)]
 struct View {
+    /// The current state.
     state: usize,
-    /// Where each byte begins that the state stands for.
+    /// The offsets of the bytes that form the current prefix.
     starts: VecDeque<u64>,
 }
 
+/// Takes the next byte and reports a word that ends with it.
 impl View {
     fn take(
         &mut self,
@@ -142,9 +159,11 @@ impl View {
         self.state = matcher.step(self.state, byte);
         let state = node(&matcher.nodes, self.state);
         self.starts.push_back(place.start);
+        // Only the offsets of the current prefix are kept, so the memory is bounded by the words.
         while self.starts.len() > state.depth {
             self.starts.pop_front();
         }
+        // Only the longest word is reported. The shorter ones that end here are inside it.
         if state.longest > 0
             && let Some(start) = self.starts.get(state.depth - state.longest)
         {
@@ -152,41 +171,45 @@ impl View {
         }
     }
 
-    /// Where a word may have begun, of which at least `least` bytes have come.
+    /// The offset where a word may have begun, if at least `least` bytes of it have come.
     fn open(&self, matcher: &Matcher, least: usize) -> Option<u64> {
         let state = node(&matcher.nodes, self.state);
         if state.open < least { None } else { self.starts.get(state.depth - state.open).copied() }
     }
 }
 
-/// The search through one text. Places are counted in bytes of the text as it is written, from its beginning.
+/// The search in one text. Offsets are counted in bytes of the text as written, from its beginning.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Track {
+    /// The search in the text as written.
     plain: View,
+    /// The search in the text with one more layer of escapes decoded.
     escaped: View,
-    /// The bytes of an escape that is not whole, and where each stands.
+    /// The bytes of an incomplete escape, each with its range.
     escape: Vec<(u8, Range<u64>)>,
+    /// The number of bytes so far.
     at: u64,
 }
 
 impl Track {
-    /// How much has come.
+    /// The number of bytes that have come.
     pub(super) const fn at(&self) -> u64 {
         self.at
     }
 
-    /// True when nothing that has come matters for what follows.
+    /// True if no earlier byte can be part of a later word.
     pub(super) fn is_idle(&self) -> bool {
         self.plain.state == 0 && self.escaped.state == 0 && self.escape.is_empty()
     }
 
-    /// Where a word may have begun that goes on in the next piece.
+    /// The offset where a word may have begun that the next part continues.
     pub(super) fn open(&self, matcher: &Matcher, least: usize) -> Option<u64> {
         let least = least.max(HOLD_MIN);
         self.plain.open(matcher, least).into_iter().chain(self.escaped.open(matcher, least)).min()
     }
 
-    /// Takes the next piece and says where words were found. `json` says that the piece is the inside of a JSON string.
+    /// Takes the next part and reports the ranges of words. `json` is true if the part is the
+    /// content of a JSON string.
     pub(super) fn push(
         &mut self,
         matcher: &Matcher,
@@ -197,6 +220,7 @@ impl Track {
         let begin = self.at;
         let mut at = 0;
         while at < text.len() {
+            // Most text cannot begin a word, so it is skipped without steps of the automaton.
             if self.is_idle() {
                 at += matcher.begins(text.get(at..).unwrap_or_default());
             }
@@ -214,7 +238,7 @@ impl Track {
         self.at = begin + text.len() as u64;
     }
 
-    /// One more layer: percent-encoding, and backslashes within JSON that is text itself.
+    /// Decodes one more layer: percent-encoding, and backslashes of JSON inside a text.
     fn decoded(
         &mut self,
         matcher: &Matcher,
@@ -225,7 +249,7 @@ impl Track {
         if self.escape.is_empty() && !matches!(byte, b'%' | b'\\') {
             return self.escaped.take(matcher, byte, &place, found);
         }
-        // JSON within JSON within a text: a run of backslashes is one.
+        // JSON may be nested several times in a text. So several backslashes in a row count as one.
         if let ([(b'\\', run)], b'\\') = (self.escape.as_mut_slice(), byte) {
             run.end = place.end;
             return;
@@ -252,7 +276,7 @@ impl Track {
                     self.escaped.take(matcher, read, &(first.start..last.end), found);
                 }
             }
-            // It was none: what has come is what it is, and its last byte may begin another.
+            // It was no escape. Its bytes are literal, and the last one may begin another escape.
             None => {
                 let mut escape = std::mem::take(&mut self.escape);
                 let last = escape.pop();
@@ -267,7 +291,7 @@ impl Track {
     }
 }
 
-/// What hexadecimal digits stand for, where that is ASCII.
+/// The character for hexadecimal digits, if it is ASCII.
 fn code(digits: &[u8]) -> u8 {
     let text = std::str::from_utf8(digits).unwrap_or_default();
     u32::from_str_radix(text, 16)
@@ -277,9 +301,11 @@ fn code(digits: &[u8]) -> u8 {
         .unwrap_or(OTHER)
 }
 
-/// The character that an escape of JSON stands for (RFC 8259 section 7), where that is ASCII, and the escape's length.
+/// The character for a JSON escape (RFC 8259, section 7), if it is ASCII, and the length of the
+/// escape.
 fn unescaped(text: &[u8]) -> (u8, usize) {
     match text.get(1) {
+        // Secrets and addresses are ASCII, so other characters end a match.
         Some(b'u') => (text.get(2..6).map_or(OTHER, code), text.len().min(6)),
         Some(b'n') => (b'\n', 2),
         Some(b'r') => (b'\r', 2),

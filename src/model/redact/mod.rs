@@ -1,9 +1,12 @@
-//! Takes the gateway's own secrets out of what an upstream answers, and the upstreams' addresses out of errors.
+//! Redacts the gateway's own secrets in the answers of upstreams, and the upstreams' addresses in
+//! errors.
 //!
-//! A server may repeat the credential that the gateway sent it: in an error, in a log line that a model reads aloud, in a debug field. A
-//! secret is found as it is, percent-encoded, with escapes of JSON (also in JSON that is itself text), and in base64 at each of its three
-//! alignments, in whole strings, in pieces of streams, and in numbers and words without quotes. Addresses are looked for in errors alone:
-//! a text about `10.0.0.5:8000` is a text.
+//! A server may repeat the credential that the gateway sent to it. Examples are an error, a log
+//! line that a model repeats, and a debug field. A secret is found in plain form, percent-encoded,
+//! and with JSON escapes (also in JSON inside a text). It is also found in base64 at each of its
+//! three alignments. It is found in whole strings, in parts of streams, and in numbers and words
+//! without quotes. Addresses are searched only in errors, because an ordinary text may contain
+//! `10.0.0.5:8000`.
 
 mod document;
 mod forms;
@@ -19,34 +22,41 @@ pub use stream::{Redacted, Unsearchable};
 
 use document::Document;
 
-/// Bytes of the shortest secret that is looked for: shorter ones stand in ordinary text by chance.
+/// The minimum length of a secret in bytes. Shorter secrets would occur in ordinary text by chance.
 pub const SECRET_MIN: usize = 16;
-/// What stands where a secret was.
+/// The replacement of a secret.
 const SECRET_MARK: &[u8] = b"[credential]";
-/// What stands where an upstream's address was.
+/// The replacement of an upstream's address.
 const PLACE_MARK: &[u8] = b"[upstream]";
-/// What stands where a number or word was that held one: a string, so that the document stays JSON.
+/// The replacement of a number or word that contains a secret. It is a string, so that the document
+/// stays JSON.
 const BARE_SECRET_MARK: &[u8] = b"\"[credential]\"";
+/// The replacement of a number or word that contains an address.
 const BARE_PLACE_MARK: &[u8] = b"\"[upstream]\"";
 
-/// What is taken out of answers.
+/// The secrets and addresses that are removed from answers.
 #[derive(Debug)]
 pub struct Redactor {
+    /// The secrets, in all forms.
     secrets: Matcher,
+    /// The addresses of upstreams, in all forms.
     places: Matcher,
 }
 
-/// Bytes that give way.
+/// A range of bytes that is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Edit {
+    /// The offset of the first byte.
     from: usize,
+    /// The offset after the last byte.
     to: usize,
-    /// What stands there then.
+    /// The bytes that replace the range.
     mark: &'static [u8],
 }
 
 impl Redactor {
-    /// A redactor of `secrets` and of the addresses in `places`. Secrets of fewer than [`SECRET_MIN`] bytes are left out.
+    /// A redactor for `secrets` and for the addresses in `places`. Secrets of fewer than
+    /// [`SECRET_MIN`] bytes are ignored.
     #[must_use]
     pub fn new(secrets: &[&str], places: &[UpstreamAddress]) -> Self {
         let long = secrets.iter().filter(|secret| secret.len() >= SECRET_MIN);
@@ -59,7 +69,8 @@ impl Redactor {
         }
     }
 
-    /// A text for the operator's eyes (a detail, a log line) without secrets.
+    /// Redacts the secrets in a text for the operator, such as a detail or a log line. `None` if it
+    /// contains none.
     #[must_use]
     pub fn text(&self, text: &str) -> Option<String> {
         let mut edits = Vec::new();
@@ -72,19 +83,20 @@ impl Redactor {
         Some(String::from_utf8_lossy(&edited(text.as_bytes(), edits)).into_owned())
     }
 
-    /// A whole answer without secrets and, where it is an error, without addresses; `None` where nothing changed. `error` says that its
-    /// status is one of an error.
+    /// Redacts the secrets in a whole answer and, if it is an error, the addresses. `None` if the
+    /// answer is unchanged. `error` is true if its status is that of an error.
     #[must_use]
     pub fn whole(&self, answer: &[u8], error: bool) -> Option<Vec<u8>> {
         let mut texts = stream::Texts::default();
         let mut edits: Vec<Edit> =
             texts.read(self, answer, error, 0).into_iter().map(|(_, edit)| edit).collect();
+        // A text may end with the beginning of a secret, for example in an answer that was cut.
         texts.end(self, &mut |_, edit| edits.push(edit));
         (!edits.is_empty()).then(|| redacted(answer, edits))
     }
 
-    /// The numbers and words of a document that hold a secret, whole. A word without quotes is no JSON, but readers that are
-    /// not strict take it, and a secret of digits is a number.
+    /// Redacts whole numbers and words outside of strings that contain a secret. A word without
+    /// quotes is no JSON, but lenient parsers accept it. A secret of digits is a number.
     fn bare_secrets(&self, document: &Document<'_>, edits: &mut Vec<Edit>) {
         for range in document.between(SECRET_MIN) {
             let bare = document.json.get(range.clone()).unwrap_or_default();
@@ -94,7 +106,7 @@ impl Redactor {
         }
     }
 
-    /// The addresses in an error, in strings and beside them.
+    /// Redacts the addresses in an error, in strings and outside of them.
     fn places(&self, document: &Document<'_>, edits: &mut Vec<Edit>) {
         for text in &document.texts {
             let inside = document.json.get(text.from..text.to).unwrap_or_default();
@@ -119,7 +131,7 @@ impl Redactor {
     }
 }
 
-/// The edit that replaces the words of `bare` that `place` touches. `bare` begins at `base`.
+/// The edit that replaces the words of `bare` that overlap `place`. `bare` begins at offset `base`.
 fn bare_edit(bare: &[u8], place: Range<usize>, base: usize, mark: &'static [u8]) -> Edit {
     let parts = |byte: &u8| byte.is_ascii_whitespace() || b",:{}[]".contains(byte);
     let before = bare.get(..place.start).unwrap_or_default();
@@ -132,20 +144,21 @@ fn bare_edit(bare: &[u8], place: Range<usize>, base: usize, mark: &'static [u8])
 /// Finds the words in one whole text.
 fn found(matcher: &Matcher, text: &[u8], json: bool, mut each: impl FnMut(usize, usize)) {
     let mut track = Track::default();
-    // Places in a text that is there fit into memory.
+    // Offsets in a text in memory fit into `usize`.
     track.push(matcher, text, json, &mut |place| each(place.start as usize, place.end as usize));
 }
 
-/// A document with edits; the tokens of a text that has changed are left out.
+/// A document with edits. The values of `logprobs` become `null`, because they repeat the text in
+/// tokens.
 fn redacted(json: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
     let tokens = Document::read(json).logprobs;
     edits.extend(tokens.into_iter().map(|(from, to)| Edit { from, to, mark: b"null" }));
     edited(json, edits)
 }
 
-/// The bytes with edits; of those that overlap the first says what stands there.
+/// The bytes with edits. Where edits overlap, the first one determines the replacement.
 fn edited(bytes: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
-    // The longer of two that begin together comes first.
+    // Of two edits with the same start, the longer one comes first.
     edits.sort_by_key(|edit| (edit.from, usize::MAX - edit.to));
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     for edit in edits {
@@ -153,6 +166,7 @@ fn edited(bytes: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
             out.extend_from_slice(bytes.get(at..edit.from).unwrap_or_default());
             out.extend_from_slice(edit.mark);
         }
+        // An overlapping edit extends the removed range.
         at = at.max(edit.to);
     }
     out.extend_from_slice(bytes.get(at..).unwrap_or_default());

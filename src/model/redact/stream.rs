@@ -1,7 +1,9 @@
-//! Events on their way out, held back while a text of theirs ends in what could be a secret.
+//! Redacts a stream of events. Events are held back while one of their texts ends with a possible
+//! beginning of a secret.
 //!
-//! An event goes out byte for byte as it came, unless a secret was found in it. What is held back is whole events, so nothing is ever put
-//! together anew; ordinary text is not held, because it does not end in the first bytes of a secret.
+//! An event is forwarded byte for byte, unless a secret was found in it. Only whole events are held
+//! back, so that no event has to be built again. Ordinary text is not held, because it does not end
+//! with the first bytes of a secret.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -13,55 +15,62 @@ use super::document::Document;
 use super::matcher::Track;
 use super::{Edit, Redactor, SECRET_MARK, SECRET_MIN, found, redacted};
 
-/// Bytes of events that are held back at once.
+/// The maximum number of bytes of events that are held back at once.
 const HELD_MAX: usize = 256 << 10;
-/// The gateway replaces the beginning of a secret from this many bytes on, if it cannot hold more of the
-/// stream. A shorter beginning, of at most seven bytes, may be sent; the rest of that secret is not.
-/// Ordinary text is replaced too if it ends with as many bytes of a secret, and 256 KiB of other texts
-/// follow it.
+/// From this many bytes on, the gateway replaces the beginning of a secret if it cannot hold more
+/// of the stream. A shorter beginning, of at most seven bytes, may be sent. The rest of that secret
+/// is not sent. Ordinary text is also replaced, if it ends with as many bytes of a secret and 256
+/// KiB of other texts follow it.
 const BEGUN_MIN: usize = 8;
-/// Texts of one stream that could all be within a secret.
+/// The maximum number of texts in one stream that may end inside a secret.
 const CHANNELS_MAX: usize = 4_096;
 
-/// Why a stream cannot be searched for secrets. Such a stream ends.
+/// The reasons why a stream cannot be searched for secrets. Such a stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsearchable {
     /// An event is too long.
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    /// More texts end in what may be a secret than are kept.
+    /// More texts end in a possible secret than the gateway keeps.
     #[error("more than {CHANNELS_MAX} texts of the stream end in what could be a secret")]
     TooMany,
 }
 
-/// A piece of a text in an event that may be held back.
+/// A part of a text in an event that may be held back.
 struct Part {
-    /// Where it begins in its text.
+    /// The offset where it begins in its text.
     base: u64,
+    /// The number of the event.
     event: u64,
-    /// Where it stands in the event's data.
+    /// The offset where it begins in the event's data.
     from: usize,
+    /// Its length in bytes.
     length: usize,
 }
 
-/// A text that ends in what could be a secret.
+/// A text that ends in a possible secret.
 #[derive(Default)]
 struct HeldText {
+    /// The search in the text.
     track: Track,
+    /// The parts that may contain the begun secret.
     parts: VecDeque<Part>,
-    /// Where the last secret ended.
+    /// The offset after the last replaced byte of a secret.
     removed: u64,
 }
 
 impl HeldText {
-    /// Where a secret has begun of which at least `least` bytes have come, or of which some gave way already.
+    /// The range of a begun secret. At least `least` bytes of it have come, or a part of it was
+    /// replaced already.
     fn begun(&self, redactor: &Redactor, least: usize) -> Option<Range<u64>> {
+        // A part of this secret was replaced already. So the rest is replaced too, even if it is
+        // short.
         let goes_on = self.track.open(&redactor.secrets, 0).filter(|open| *open < self.removed);
         let open = goes_on.or_else(|| self.track.open(&redactor.secrets, least))?;
         Some(open..self.track.at())
     }
 
-    /// Drops the parts that end before `open`, or all of them.
+    /// Removes the parts that end before `open`, or all of them.
     fn forget_before(&mut self, open: Option<u64>) {
         let Some(open) = open else {
             self.parts.clear();
@@ -72,7 +81,7 @@ impl HeldText {
         }
     }
 
-    /// What stands at `place` gives way in every part that has some of it.
+    /// Replaces a range in every part that contains a piece of it.
     fn remove(&mut self, place: Range<u64>, edit: &mut impl FnMut(u64, Edit)) {
         let goes_on = place.start < self.removed;
         let from = place.start.max(self.removed);
@@ -80,6 +89,7 @@ impl HeldText {
             return;
         }
         self.removed = place.end;
+        // One secret gets one mark, even if it spans several parts or is found in several steps.
         let mut mark = if goes_on { &b""[..] } else { SECRET_MARK };
         for part in &self.parts {
             let (begin, end) = (from.max(part.base), place.end.min(part.base + part.length as u64));
@@ -95,14 +105,16 @@ impl HeldText {
 /// The texts of one answer.
 #[derive(Default)]
 pub(super) struct Texts {
+    /// The texts by channel.
     channels: BTreeMap<Vec<u8>, HeldText>,
-    /// One more than can be kept has come. What would go on in it would not be found.
+    /// True if one more text has come than can be kept. A secret that continues in it would not be
+    /// found.
     is_full: bool,
 }
 
 impl Texts {
-    /// Looks through the data of the event of that number, and gives what gives way in it and in events before it. `error` says that it is
-    /// known for an error.
+    /// Searches the data of the event with that number. Returns the edits in this event and in
+    /// earlier ones. `error` is true if the event is known to be an error.
     pub(super) fn read(
         &mut self,
         redactor: &Redactor,
@@ -123,6 +135,7 @@ impl Texts {
         let mut name = Vec::new();
         for text in &document.texts {
             let inside = data.get(text.from..text.to).unwrap_or_default();
+            // A name is complete in one event, so it is searched on its own.
             if text.is_name {
                 found(&redactor.secrets, inside, true, |from, to| {
                     edits.push((
@@ -147,13 +160,15 @@ impl Texts {
             });
             let open = channel.track.open(&redactor.secrets, 0);
             if self.channels.len() >= CHANNELS_MAX {
-                // No room for another text: the begun secret is replaced at once, and the stream ends.
+                // There is no room for another text: the begun secret is replaced at once, and the
+                // stream ends.
                 self.is_full |= !channel.track.is_idle();
                 let place = open.map(|open| open..channel.track.at());
                 place.into_iter().for_each(|place| {
                     channel.remove(place, &mut |event, edit| edits.push((event, edit)))
                 });
             } else if !channel.track.is_idle() {
+                // Parts before the begun secret need not wait.
                 channel.forget_before(open);
                 self.channels.insert(name.clone(), channel);
             }
@@ -161,7 +176,7 @@ impl Texts {
         edits
     }
 
-    /// The first event that must wait.
+    /// The number of the first event that must be held.
     fn waits(&self) -> Option<u64> {
         self.channels
             .values()
@@ -170,7 +185,8 @@ impl Texts {
             .min()
     }
 
-    /// The stream is over. A text that ends with [`SECRET_MIN`] bytes of a secret or more loses them.
+    /// Handles the end of the stream. If a text ends with [`SECRET_MIN`] bytes of a secret or more,
+    /// they are replaced.
     pub(super) fn end(&mut self, redactor: &Redactor, edit: &mut impl FnMut(u64, Edit)) {
         for channel in self.channels.values_mut() {
             if let Some(begun) = channel.begun(redactor, SECRET_MIN) {
@@ -180,8 +196,8 @@ impl Texts {
         self.channels.clear();
     }
 
-    /// No more can be held. A text that ends with [`BEGUN_MIN`] bytes of a secret or more loses them.
-    /// The search continues, so the rest of that secret is replaced too.
+    /// Handles a full buffer. If a text ends with [`BEGUN_MIN`] bytes of a secret or more, they are
+    /// replaced. The search continues, so that the rest of that secret is replaced too.
     fn release(&mut self, redactor: &Redactor, edit: &mut impl FnMut(u64, Edit)) {
         for channel in self.channels.values_mut() {
             if let Some(begun) = channel.begun(redactor, BEGUN_MIN) {
@@ -192,26 +208,34 @@ impl Texts {
     }
 }
 
+/// An event in the queue, with the edits of its data.
 struct HeldEvent {
+    /// The bytes to send.
     bytes: Vec<u8>,
-    /// Bytes that it came with, and that it counts as held for: lines of it may be gone.
+    /// The number of bytes that came. It counts against [`HELD_MAX`], even if lines were removed.
     came: usize,
+    /// The edits of its data.
     edits: Vec<Edit>,
 }
 
-/// A stream of server-sent events without secrets.
+/// A stream of server-sent events with the secrets redacted.
 pub struct Redacted {
+    /// The secrets and addresses.
     redactor: Arc<Redactor>,
+    /// Splits the bytes into events.
     splitter: Splitter,
+    /// The texts of the stream.
     texts: Texts,
+    /// The held events, in order.
     queue: VecDeque<HeldEvent>,
-    /// The number of the first event of the queue.
+    /// The number of the first event in the queue.
     first: u64,
+    /// The number of held bytes.
     held: usize,
 }
 
 impl Redacted {
-    /// A stream from its beginning.
+    /// A stream at its beginning.
     #[must_use]
     pub fn new(redactor: Arc<Redactor>) -> Self {
         Self {
@@ -224,7 +248,7 @@ impl Redacted {
         }
     }
 
-    /// Takes whole events or parts of them, and appends to `out` what goes on.
+    /// Takes whole events or parts of them, and appends the output to `out`.
     ///
     /// # Errors
     /// When an event is too long, or there are too many texts.
@@ -236,7 +260,8 @@ impl Redacted {
         if self.texts.is_full { Err(Unsearchable::TooMany) } else { Ok(()) }
     }
 
-    /// The stream is over, or what follows ends it: appends what was held.
+    /// Handles the end of the stream, or of the part before its last event. Appends everything that
+    /// was held.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         let rest = self.splitter.rest();
         if !rest.is_empty() {
@@ -248,8 +273,10 @@ impl Redacted {
         self.release(u64::MAX, out);
     }
 
+    /// Searches an event, queues it, and appends the events that need not wait.
     fn event(&mut self, event: &[u8], out: &mut Vec<u8>) {
         let number = self.first + self.queue.len() as u64;
+        // Every event enters the queue, so that held events keep their order.
         self.queue.push_back(HeldEvent {
             bytes: self.lines(event),
             came: event.len(),
@@ -259,6 +286,7 @@ impl Redacted {
         let lines = EventLines::read(event);
         let data = lines.data().unwrap_or_default();
         let json = !matches!(data.trim_ascii(), b"" | DONE);
+        // Without secrets, only errors are searched, for addresses.
         if json
             && (!self.redactor.secrets.is_empty() || memchr::memmem::find(data, b"error").is_some())
         {
@@ -266,9 +294,11 @@ impl Redacted {
                 self.texts.read(&self.redactor, data, lines.name() == Some("error"), number);
             edits.into_iter().for_each(|(number, edit)| self.edit(number, edit));
         }
+        // The stream ends here. The held events may contain the beginning of a secret.
         if self.texts.is_full {
             return self.queue.clear();
         }
+        // A text that repeats the beginning of a secret must not delay the stream without limit.
         if self.held > HELD_MAX {
             return self.let_go(out);
         }
@@ -276,6 +306,7 @@ impl Redacted {
         self.release(until, out);
     }
 
+    /// Adds an edit to a queued event. An edit of a released event has no effect.
     fn edit(&mut self, number: u64, edit: Edit) {
         let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
         if let Some(event) = place.and_then(|place| self.queue.get_mut(place)) {
@@ -283,7 +314,7 @@ impl Redacted {
         }
     }
 
-    /// An event whose lines that are no data show no secret: comments, names, identifiers.
+    /// The event without the non-data lines that contain a secret: comments, names, identifiers.
     fn lines(&self, event: &[u8]) -> Vec<u8> {
         let mut clean = true;
         for line in event
@@ -299,6 +330,7 @@ impl Redacted {
         for line in event.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             let mut shows = false;
             found(&self.redactor.secrets, line, false, |_, _| shows = true);
+            // Data lines stay. Their strings are redacted one by one.
             if line.starts_with(b"data:") || !shows {
                 kept.extend_from_slice(line);
             }
@@ -306,7 +338,8 @@ impl Redacted {
         kept
     }
 
-    /// What is held goes out, but for what may be the beginning of a secret; the stream goes on.
+    /// Appends the held events when the buffer is full, except a possible beginning of a secret.
+    /// The stream continues.
     fn let_go(&mut self, out: &mut Vec<u8>) {
         let mut late = Vec::new();
         self.texts.release(&self.redactor, &mut |number, edit| late.push((number, edit)));
@@ -314,6 +347,7 @@ impl Redacted {
         self.release(u64::MAX, out);
     }
 
+    /// Appends the queued events with numbers below `until`, with their edits.
     fn release(&mut self, until: u64, out: &mut Vec<u8>) {
         while self.first < until
             && let Some(event) = self.queue.pop_front()

@@ -1,4 +1,4 @@
-//! Secrets in every form and at every split, and texts that hold none.
+//! Secrets in every form and at every split, and texts without secrets.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ fn redactor() -> Redactor {
     )
 }
 
-/// The secret in every form that is looked for.
+/// The secret in every form that is searched.
 fn forms() -> Vec<String> {
     let percent = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
     let escaped =
@@ -52,7 +52,7 @@ fn through(events: &[String]) -> String {
     String::from_utf8(out).expect("UTF-8")
 }
 
-/// What a reader puts together.
+/// The text that a client joins.
 fn text(stream: &str) -> String {
     let mut whole = String::new();
     for data in stream.lines().filter_map(|line| line.strip_prefix("data: ")) {
@@ -190,7 +190,7 @@ fn numbers_and_words_without_quotes_are_looked_at() {
     assert_eq!(redactor.whole(honest, true), None);
 }
 
-/// An event with a piece of a text beside the content.
+/// An event with a part of another text than the content.
 fn aside(text: &str) -> String {
     format!(
         "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"\",\"reasoning_content\":\"{text}\"}}}}]}}\n\n"
@@ -228,7 +228,8 @@ fn what_is_held_too_long_does_not_show_more_than_seven_bytes() {
                 .strip_prefix("it is ")
                 .and_then(|shown| shown.split_once("[credential]"))
                 .map(|(begun, _)| begun);
-            // Within an escape or what base64 makes of what stands before, more characters show no more of it.
+            // Inside an escape, or in the base64 of the bytes before it, more characters reveal no
+            // more of the secret.
             assert!(
                 begun.is_some_and(|begun| begun.len() <= 7 + 6 && form.starts_with(begun)),
                 "{form} cut at {cut}: {shown}"
@@ -264,7 +265,7 @@ fn a_stream_with_more_open_texts_than_are_kept_ends() {
     assert_eq!(String::from_utf8_lossy(&out), "");
 }
 
-/// Each of these cost quadratic time, which is minutes at this size.
+/// Each of these once took quadratic time, which is minutes at this size.
 #[test]
 fn long_events_are_read_once() {
     let digits = format!("data: {{\"x\":{{\"index\":0.{}}}}}\n\n", "0".repeat(1_000_000));

@@ -1,4 +1,4 @@
-//! A filter made of filters.
+//! A filter that consists of two filters.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,20 @@ use super::channel::{Channel, ChannelId};
 use super::filter::TextFilter;
 use crate::model::tools::{Arguments, Tools};
 
-/// Two filters, one after the other. What the first passes is pushed into the second.
+/// Two filters in sequence. The output of the first is the input of the second.
 ///
-/// A chain is a filter, so a chain of three is a chain in a chain. A chain of one filter has `()` as
-/// its second, which costs nothing.
+/// A chain is itself a filter, so a chain of three is a chain inside a chain. A chain of one filter
+/// has `()` as its second, which adds no cost.
 #[derive(Debug, Default)]
 pub struct FilterChain<First, Second = ()> {
+    /// The filter that gets the text.
     first: First,
+    /// The filter that gets the output of the first.
     second: Second,
-    /// By choice and member, the path of the last piece. What the first filter held stood there.
+    /// By choice and member, the path of the last part. The held bytes of the first filter had this
+    /// path.
     paths: BTreeMap<u64, BTreeMap<String, String>>,
-    /// What the first filter has passed, for one call.
+    /// The output of the first filter, for one call.
     passed: String,
 }
 
@@ -39,13 +42,13 @@ impl<First, Second> FilterChain<First, Second> {
         &self.second
     }
 
-    /// Both filters: the first, and the second.
+    /// Both filters: the first and the second.
     #[must_use]
     pub fn into_parts(self) -> (First, Second) {
         (self.first, self.second)
     }
 
-    /// Remembers where a text is.
+    /// Stores the path of a text.
     fn remember(&mut self, channel: Channel<'_>) {
         let of_choice = self.paths.entry(channel.choice).or_default();
         match of_choice.get_mut(channel.key) {
@@ -63,6 +66,7 @@ impl<First, Second> FilterChain<First, Second> {
 
 impl<First: TextFilter, Second: TextFilter> TextFilter for FilterChain<First, Second> {
     fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
+        // A chain of one filter needs no copy of the text.
         if self.second.passes_all() {
             return self.first.push(channel, text, out);
         }
@@ -78,6 +82,8 @@ impl<First: TextFilter, Second: TextFilter> TextFilter for FilterChain<First, Se
         }
         self.passed.clear();
         self.first.flush(channel, &mut self.passed);
+        // The path of `channel` is empty at the end of a text. The second filter needs the path
+        // that the held bytes had.
         if !self.passed.is_empty() {
             let known = self.paths.get(&channel.choice).and_then(|paths| paths.get(channel.key));
             let path = known.map_or(channel.path, String::as_str);
@@ -110,7 +116,7 @@ impl<First: TextFilter, Second: TextFilter> TextFilter for FilterChain<First, Se
     }
 }
 
-/// A tool call passes if both filters let it pass.
+/// A tool call passes if both filters allow it.
 impl<First: Tools, Second: Tools> Tools for FilterChain<First, Second> {
     fn any(&self) -> bool {
         self.first.any() || self.second.any()

@@ -1,26 +1,26 @@
-//! Which text a piece of an answer belongs to.
+//! The identity of a text: which parts of an answer belong together.
 
-/// Where a piece of text stands in an answer.
+/// The position of a part of a text in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Channel<'k> {
     /// The choice (`n` > 1).
     pub choice: u64,
-    /// The member that holds it, such as `content`.
+    /// The member with the text, such as `content`.
     pub key: &'k str,
-    /// The names and types that lead there. Some readers join members of one name, and others do
-    /// not.
+    /// The names and types from the root to the member. Some clients join members of one name, and
+    /// others do not.
     pub path: &'k str,
 }
 
 impl Channel<'_> {
-    /// The text that the piece belongs to.
+    /// The text that the part belongs to.
     #[must_use]
     pub fn id(self) -> ChannelId {
         ChannelId { choice: self.choice, key: self.key.to_owned() }
     }
 }
 
-/// One text of an answer: all pieces of one choice and member name, whatever their path.
+/// One text of an answer: all parts of one choice and member name, for any path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChannelId {
     /// The choice.

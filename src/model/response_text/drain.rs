@@ -1,20 +1,20 @@
-//! The ends of texts. This is the only place that takes out what filters hold.
+//! The ends of texts. Only this module releases the bytes that filters hold.
 
 use super::channel::Channel;
 use super::filter::TextFilter;
 
-/// Which texts end.
+/// The texts that end.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum TextEnd<'k> {
-    /// One text, because no piece of it follows.
+    /// One text, because no part of it follows.
     Text(Channel<'k>),
     /// All texts of a choice, because the choice ends.
     Choice(u64),
-    /// All texts, because the stream ends or the next pieces are texts of their own.
+    /// All texts, because the stream ends or the next parts are separate texts.
     All,
 }
 
-/// Ends texts. Calls `take` for each of them with what the filter held of it.
+/// Ends texts. Calls `take` for each of them with the held bytes.
 pub(super) fn drain(
     filter: &mut dyn TextFilter,
     end: TextEnd<'_>,
@@ -22,7 +22,8 @@ pub(super) fn drain(
 ) {
     let choice = match end {
         TextEnd::Text(channel) => {
-            // A filter has state of a text even if it holds nothing of it.
+            // A filter has state for a text even if it holds no bytes of it. So it is always
+            // flushed.
             let mut held = String::new();
             filter.flush(channel, &mut held);
             return take(channel, held);

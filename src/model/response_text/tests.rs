@@ -1,8 +1,8 @@
-//! Which texts an answer has, and what goes out instead.
+//! The texts of an answer, and their replacement.
 
 use super::*;
 
-/// Writes texts in capitals, and holds a colon at the end of a piece.
+/// Writes texts in capitals, and holds a colon at the end of a part.
 #[derive(Default)]
 struct Loud {
     held: Vec<ChannelId>,
@@ -117,18 +117,21 @@ fn what_is_held_comes_out_where_it_was_all_of_its_event() {
 fn what_is_held_comes_out_with_the_end_of_its_block() {
     check_stream(
         &[
-            "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a:\"}}",
+            "event: content_block_delta\ndata: \
+                {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a:\"}}",
             "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}",
         ],
         concat!(
-            "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"A\"}}\n\n",
-            "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\":\"}}\n\n",
+            "event: content_block_delta\ndata: \
+                {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"A\"}}\n\n",
+            "event: content_block_delta\ndata: \
+                {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\":\"}}\n\n",
             "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
         ),
     );
 }
 
-/// A block that begins with a text does not begin twice: readers would count two.
+/// A block that starts with a text does not start twice. Clients would count two blocks.
 #[test]
 fn what_is_held_of_a_blocks_beginning_comes_out_as_a_delta() {
     let start =
@@ -192,7 +195,8 @@ fn what_is_not_one_document_is_not_passed_on() {
     }
 }
 
-/// What comes out of events, where what is called evil is fenced for who believes fences.
+/// Checks the output of events. "evil" is inside a code fence only for a client that joins all
+/// parts.
 #[track_caller]
 fn fenced_elsewhere(events: &[&str]) {
     let (mut stream, mut filter, mut out) = (StreamTexts::default(), Fences::default(), Vec::new());
@@ -204,7 +208,7 @@ fn fenced_elsewhere(events: &[&str]) {
     assert!(!filter.believed, "{events:?}");
 }
 
-/// A reader that takes everything behind a fence for code, until a part begins.
+/// A filter that treats all text after a fence as code, until a part begins.
 #[derive(Default)]
 struct Fences {
     open: bool,
@@ -260,7 +264,7 @@ fn a_text_that_stands_elsewhere_is_another() {
     let details =
         r#"{"choices":[{"index":0,"delta":{"reasoning_details":[{"content":"```\n"}]}}]}"#;
     fenced_elsewhere(&[details, r#"{"choices":[{"index":0,"delta":{"content":"evil"}}]}"#]);
-    // The same text goes on.
+    // The same text continues.
     let (mut stream, mut filter) = (StreamTexts::default(), Fences::default());
     for event in [&delta(0, fence), &delta(0, ""), &delta(0, "evil")] {
         stream

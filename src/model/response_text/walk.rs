@@ -1,4 +1,4 @@
-//! One document on its way through a filter of texts.
+//! Walks over one document and passes its texts through a filter.
 
 use std::collections::BTreeMap;
 
@@ -16,75 +16,89 @@ use crate::model::unreadable::{CHOICES_MAX, DEPTH_MAX, Unreadable};
 use crate::model::validator::{fold, is_folded};
 use crate::model::values::Values;
 
-/// The choice of texts that belong to none.
+/// The choice of texts that belong to no choice.
 const NO_CHOICE: u64 = u64::MAX;
-/// Texts of one stream of which is kept where they stood last.
+/// The maximum number of texts in one stream for which the last position is kept.
 const SOURCES_MAX: usize = 4_096;
-/// Members that most objects have no more of.
+/// Most objects have at most this many members.
 const MEMBERS: usize = 8;
-/// Where a text may stand in parts.
+/// The member whose text may consist of parts in an array.
 const PARTED: &str = "content";
-/// What stands in a path for the items of an array: no fence is believed there, for each may be shown by itself.
+/// The path segment for the items of an array. The filter trusts no code fence there, because a
+/// client may show each item separately.
 pub const ITEMS: &str = "[]";
 
-/// A member: its name as it is written, and its value.
+/// A member: its name as written, and its value.
 type Member<'j, V> = (&'j [u8], V);
 
-/// The members of an object, and how many bytes it has.
+/// The members of an object, and its length in bytes.
 struct Members<'j, V> {
+    /// The members, in order.
     all: Vec<Member<'j, V>>,
+    /// The length of the object in bytes.
     length: usize,
 }
 
-/// One string of a document, and what becomes of it.
+/// One string of a document, with its filtered text.
 struct Piece<'j> {
+    /// The choice of its text.
     choice: u64,
+    /// The member of its text.
     key: &'j str,
+    /// The offset of its first byte, the quote.
     from: usize,
+    /// The offset after its last quote.
     to: usize,
+    /// Whether the filtered text differs.
     changed: bool,
+    /// The filtered text.
     text: String,
 }
 
-/// One document while it is looked through.
+/// The state of a walk over one document.
 pub(super) struct Walk<'j, 'p, D: Values<'j>> {
+    /// The bytes of the event's data or of the answer.
     json: &'j [u8],
+    /// The document.
     document: &'p D,
+    /// The filter of the texts.
     pub(super) filter: &'p mut dyn TextFilter,
+    /// The strings so far.
     pieces: Vec<Piece<'j>>,
-    /// Places of what gives way to `null`.
+    /// The ranges that become `null`.
     dropped: Vec<(usize, usize)>,
-    /// What was held of texts that do not stand in this document.
+    /// The held bytes of texts that have no part in this document.
     pub(super) rest: Vec<Released>,
-    /// Whether each string is a whole text.
+    /// Whether each string is a complete text.
     whole: bool,
-    /// Whether nothing but texts goes out: all else has gone out once already.
+    /// Whether only texts are sent, because all other members were sent before.
     pub(super) alone: bool,
+    /// The current choice.
     choice: u64,
-    /// Inside an error every string is a text.
+    /// True inside an error, where every string is a text.
     error: bool,
-    /// The block that the event is a piece of.
+    /// The index of the block that the event belongs to.
     block: Option<u64>,
-    /// What the document says it is.
+    /// The type in the document.
     pub(super) kind: Option<&'j str>,
-    /// The names and types that lead here.
+    /// The names and types from the root to the current value.
     path: String,
-    /// How often a text has changed.
+    /// The number of changes of texts.
     changed: usize,
-    /// A text was found since the last item of an array.
+    /// True if a text was found since the last item of an array.
     moved: bool,
-    /// Where each text stood last, of texts that come in pieces.
+    /// The last position of each text that comes in parts.
     pub(super) sources: Sources,
 }
 
-/// Where the pieces of a stream's texts stood.
+/// The last positions of a stream's texts.
 #[derive(Default)]
 pub(super) struct Sources {
-    /// By choice and member, the last one: its path and block.
+    /// By choice and member: the path and block of the last part.
     last: BTreeMap<u64, BTreeMap<String, (String, Option<u64>)>>,
-    /// How many they are.
+    /// The number of entries in `last`.
     count: usize,
-    /// The furthest of Anthropic's blocks.
+    /// The highest index of Anthropic's blocks so far.
     block: u64,
 }
 
@@ -116,19 +130,21 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         }
     }
 
-    /// All of the document, whose outermost value is `root` and whose bytes are `json`.
+    /// Walks over the whole document. `root` is its outermost value, and `json` its bytes.
     pub(super) fn document(&mut self, json: &'j [u8], root: D::Value) -> Result<(), Unreadable> {
-        // The end of an object is asked where it is walked over.
+        // For an object, `object` checks its end later.
         let object = json.first() == Some(&b'{') && self.document.is_utf8();
         if object || is_document(json) { self.value(root, "", 0) } else { Err(Unreadable::Json) }
     }
 
+    /// Walks over a value. `key` is the member with the value.
     pub(super) fn value(
         &mut self,
         value: D::Value,
         key: &'j str,
         depth: usize,
     ) -> Result<(), Unreadable> {
+        // The limit prevents a stack overflow by deep nesting.
         if depth > DEPTH_MAX {
             return Err(Unreadable::Depth);
         }
@@ -137,7 +153,8 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             Some(b'"') => self.string(value, key),
             Some(b'{') => self.object(value, depth, false),
             Some(b'[') => self.array(value, key, depth),
-            // Numbers and words, those of Python too. Readers that are not strict have other strings.
+            // Numbers and words, also those of Python. Other bytes are refused, because lenient
+            // parsers accept other forms of strings.
             Some(_)
                 if raw
                     .trim_ascii()
@@ -150,9 +167,12 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         }
     }
 
+    /// Walks over an array.
     fn array(&mut self, value: D::Value, key: &'j str, depth: usize) -> Result<(), Unreadable> {
         let (chosen, parted) = (are_choices(key), key == PARTED);
         let from = self.path.len();
+        // Choices are separate texts already, and parts of `content` form one text. Other items may
+        // be shown separately.
         self.path.push_str(if chosen || parted { "" } else { ITEMS });
         let (mut found, mut choices, before) =
             (Ok(()), Vec::new(), std::mem::take(&mut self.moved));
@@ -164,7 +184,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
                 && (std::mem::take(&mut self.moved) || std::mem::take(&mut pauses))
             {
                 self.end(TextEnd::All);
-                // Parts of a text may be shown each by itself.
+                // A client may show each part of a text separately.
                 if parted {
                     self.filter.boundary();
                 }
@@ -183,7 +203,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         found
     }
 
-    /// The members of an object.
+    /// Reads the members of an object.
     fn members_of(&self, object: D::Value) -> Result<Members<'j, D::Value>, Unreadable> {
         let mut all = Vec::with_capacity(MEMBERS);
         let length = self
@@ -193,25 +213,29 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         Ok(Members { all, length })
     }
 
-    /// The type that an object with these members has.
+    /// The type of an object with these members.
     fn kind_of(&self, members: &[Member<'j, D::Value>]) -> Option<&'j str> {
         let (_, kind) = members.iter().rev().find(|(name, _)| *name == b"type")?;
         let kind = std::str::from_utf8(self.document.raw(*kind)).ok()?.trim();
         Some(base_type(kind.strip_prefix('"')?.strip_suffix('"')?))
     }
 
-    /// An object. As `part` of a text it may hold a piece of that, which is joined with what stands there without parts.
+    /// Walks over an object. If it is a `part` of a text, its text is joined with the text of the
+    /// same member without parts.
     fn object(&mut self, value: D::Value, depth: usize, part: bool) -> Result<(), Unreadable> {
         let Members { all, length } = self.members_of(value)?;
+        // Only the outermost object has a type of event, an index, and an end to check.
         if depth > 0 {
             return self.described(&all, depth, part);
         }
+        // Bytes after the outermost object could be another document for some clients.
         if length != self.document.raw(value).len() {
             return Err(Unreadable::Json);
         }
         self.kind = self.kind_of(&all);
         let document = self.document;
         self.error |= all.iter().any(|(name, value)| is_error_object(name, document.raw(*value)));
+        // Of several members with one name, most parsers take the last.
         let index = all.iter().rev().find(|(name, value)| {
             *name == b"index" && document.raw(*value).trim_ascii() != b"null"
         });
@@ -221,7 +245,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         self.described(&all, depth, part)
     }
 
-    /// The members of an object, after its type.
+    /// Walks over the members of an object, after its type was added to the path.
     fn described(
         &mut self,
         all: &[Member<'j, D::Value>],
@@ -242,6 +266,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         found
     }
 
+    /// Walks over the members of an object, without its type.
     fn members(
         &mut self,
         all: &[Member<'j, D::Value>],
@@ -251,8 +276,10 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         let mut texts = Vec::with_capacity(MEMBERS);
         for (name, value) in all {
             let raw = self.document.raw(*value);
+            // Filters compare names as written, but clients decode escapes. So an escaped name is
+            // refused.
             let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
-            // Some readers take a name for another that differs in case.
+            // Some clients compare names without regard to case.
             let text = text.filter(|name| is_folded(name) || !is_shown(&fold(name)));
             let name = text.ok_or(Unreadable::Json)?;
             if !is_no_text(name, raw) || self.error {
@@ -265,7 +292,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
                 self.dropped.push(self.place(raw.trim_ascii()));
             }
         }
-        // Of two, some read the first.
+        // Of two members with one name, some clients take the first.
         texts.sort_unstable();
         if texts.windows(2).any(|pair| pair.first() == pair.last()) {
             Err(Unreadable::Twice)
@@ -274,6 +301,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         }
     }
 
+    /// Walks over the value of a member, with its name in the path.
     fn named(&mut self, name: &'j str, value: D::Value, depth: usize) -> Result<(), Unreadable> {
         let (from, error) = (self.path.len(), self.error);
         self.path.push('/');
@@ -285,14 +313,15 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         found
     }
 
-    /// A piece that stands elsewhere than the one before, in another block or member, belongs to another text for some readers: nothing that
-    /// is open goes on there, and no fence.
+    /// Handles a part at another position than the one before it, in another block or member. Some
+    /// clients treat it as another text. So open constructs end there, also code fences.
     fn moved(&mut self, key: &str) -> Result<(), Unreadable> {
         let known = self.sources.last.get_mut(&self.choice).and_then(|known| known.get_mut(key));
         if known.as_ref().is_some_and(|(path, block)| *path == self.path && *block == self.block) {
             return Ok(());
         }
-        // What goes on in a block before it is put together by its number, or in the order of its coming.
+        // For a part of an earlier block, some clients join by the block's index and others in
+        // order of arrival.
         if self.block.is_some_and(|block| block < self.sources.block) {
             return Err(Unreadable::Index);
         }
@@ -301,6 +330,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             path.clone_from(&self.path);
             *block = self.block;
         } else if self.sources.count < SOURCES_MAX {
+            // Beyond the limit, every part counts as moved. This is stricter, and needs no memory.
             self.sources.count += 1;
             self.sources
                 .last
@@ -314,7 +344,8 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         Ok(())
     }
 
-    /// One of several answers: what it holds back comes out with its end, and the tokens of what has changed are left out.
+    /// Walks over one choice of the answer. The held bytes of the choice are released at its end.
+    /// If a text has changed, the `logprobs` of the choice become `null`.
     fn of_choice(
         &mut self,
         choice: D::Value,
@@ -332,18 +363,21 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
                 _ => {}
             }
         }
-        // Of two, some read the first, and some both.
+        // Of two choices with one index, some clients take the first and others take both.
         let index = index
+            // The filter keeps state for each choice, so their number is limited.
             .filter(|index| *index < CHOICES_MAX && !known.contains(index))
             .ok_or(Unreadable::Index)?;
         known.push(index);
         let before = self.changed;
+        // The texts inside belong to this choice.
         self.choice = index;
         self.described(&all, depth, false)?;
         self.choice = NO_CHOICE;
         if ended && !self.whole {
             self.end(TextEnd::Choice(index));
         }
+        // Held bytes that `end` releases count as changes too.
         let changed = self.changed > before;
         if let Some(tokens) = tokens.filter(|_| changed) {
             self.dropped.push(self.place(tokens));
@@ -351,7 +385,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         Ok(())
     }
 
-    /// Texts are over: what is held of them comes out.
+    /// Ends texts: their held bytes are added to the last part in this document, or to `rest`.
     pub(super) fn end(&mut self, end: TextEnd<'_>) {
         let Self { filter, pieces, rest, changed, .. } = self;
         drain(&mut **filter, end, &mut |channel, held| {
@@ -367,6 +401,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         });
     }
 
+    /// Filters a string.
     fn string(&mut self, value: D::Value, key: &'j str) -> Result<(), Unreadable> {
         let document = self.document;
         let read = document.text(value)?;
@@ -384,7 +419,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         }
         let ((from, to), changed) = (self.place(document.raw(value)), text != *read);
         self.changed += usize::from(changed);
-        // Of a whole answer nothing comes later that belongs to it.
+        // In a whole answer, no later part belongs to this text.
         if self.whole && !changed {
             return Ok(());
         }
@@ -392,12 +427,13 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         Ok(())
     }
 
+    /// The range of a value in the document.
     fn place(&self, value: &[u8]) -> (usize, usize) {
         let from = value.as_ptr() as usize - self.json.as_ptr() as usize;
         (from, from + value.len())
     }
 
-    /// The texts that have a piece here.
+    /// The texts with a part in this document.
     pub(super) fn channels(&self) -> Vec<ChannelId> {
         let mut channels = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
@@ -406,7 +442,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         channels
     }
 
-    /// The document with what has changed.
+    /// The document with all changes; `None` if there are none.
     pub(super) fn written(self) -> Option<Vec<u8>> {
         let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
         for piece in self.pieces.iter().filter(|piece| piece.changed) {
@@ -418,6 +454,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         if edits.is_empty() {
             return None;
         }
+        // Dropped ranges are between the texts, so all edits are sorted by offset.
         edits.sort_by_key(|(from, ..)| *from);
         let (mut out, mut at) = (Vec::with_capacity(self.json.len() + 64), 0);
         for (from, to, text) in &edits {

@@ -1,4 +1,4 @@
-//! Names of members that some readers take for the name of a member of a tool call.
+//! Names of members that some clients read as the name of a member of a tool call.
 
 use crate::json::Value;
 use crate::model::dialect::calls::is_watched;
@@ -6,17 +6,18 @@ use crate::model::tree::JsonTree;
 use crate::model::unreadable::Unreadable;
 use crate::model::validator::{fold, is_folded};
 
-/// Whether a member has the name of one that is looked at here except for its case: some readers take it for that.
+/// Whether a name differs only in case from a name that the call readers look at. Some clients do
+/// not distinguish them.
 fn is_look_alike(name: &str) -> bool {
     !is_folded(name) && !is_watched(name) && is_watched(&fold(name))
 }
 
-/// Whether a member is what a tool is called with, which has names of its own.
+/// Whether a member contains the arguments of a call. The names inside them belong to the tool.
 fn has_own_names(name: &str) -> bool {
     matches!(name, "arguments" | "input")
 }
 
-/// That no member of a whole answer is a look-alike.
+/// Returns an error if a member of a whole answer has a similar name.
 pub(super) fn exact(value: &Value<'_>) -> Result<(), Unreadable> {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
@@ -35,7 +36,7 @@ pub(super) fn exact(value: &Value<'_>) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// That no member of an event is a look-alike.
+/// Returns an error if a member of an event has a similar name.
 pub(super) fn exact_names(event: &JsonTree<'_>) -> Result<(), Unreadable> {
     if event.has_name(is_look_alike, has_own_names) { Err(Unreadable::Json) } else { Ok(()) }
 }

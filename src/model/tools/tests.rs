@@ -1,11 +1,11 @@
-//! Tool calls in whole answers and in streams: held, judged, and never changed.
+//! Tool calls in whole answers and in streams: held, checked, and never changed.
 
 use super::*;
 use crate::model::event::StreamEvent;
 use crate::model::framing::sse::EventLines;
 use crate::model::tree::TreeMemory;
 
-/// Judges calls of `fetch…`, and lets none pass that names what is evil.
+/// Checks calls of `fetch…`, and refuses every call with "evil" in its arguments.
 #[derive(Default)]
 struct Picky(Vec<String>);
 
@@ -41,7 +41,8 @@ fn openai(index: u64, name: Option<&str>, arguments: &str) -> Vec<u8> {
 const OVER: &[u8] =
     b"data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"tool_calls\"}]}\n\n";
 
-/// What comes out of each event, what was judged, and whether the stream may go on.
+/// The number of forwarded events after each event, the checked calls, and whether the stream may
+/// continue.
 fn through(events: &[Vec<u8>]) -> (Vec<usize>, Vec<String>, Result<bool, ToolCallFault>) {
     let (mut gate, mut tools, mut counts, mut out) =
         (Gate::default(), Picky::default(), Vec::new(), Vec::new());
@@ -91,7 +92,7 @@ fn a_call_is_held_until_it_is_judged() {
         through(&evil),
         (vec![0, 0, 0, 0], vec![r#"fetch {"url":"evil"}"#.to_owned()], Ok(false))
     );
-    // The end of the stream ends the call too.
+    // The end of the stream also ends the call.
     assert_eq!(through(&evil[..3]).2, Ok(false));
     assert_eq!(
         through(&[evil[..3].to_vec(), vec![b"data: [DONE]\n\n".to_vec()]].concat()).2,
@@ -116,7 +117,7 @@ fn pieces_that_come_late_are_refused() {
     assert_eq!(through(&name).2, Err(ToolCallFault::Odd));
     let behind = [openai(0, Some("fetch"), "{}"), OVER.to_vec(), openai(0, None, "evil")];
     assert_eq!(through(&behind).2, Err(ToolCallFault::Odd));
-    // Without a name nobody knows whose it is: it is held.
+    // Without a name the tool is unknown, so the call is held.
     let nameless = [openai(0, None, "{"), openai(0, Some("fetch"), "\"evil\":1}"), OVER.to_vec()];
     assert_eq!(through(&nameless).2, Ok(false));
     let many: Vec<Vec<u8>> = (0..2_000).map(|index| openai(index, Some("write"), "")).collect();
@@ -145,7 +146,7 @@ fn the_next_call_ends_the_one_before() {
     assert_eq!(through(&back).2, Err(ToolCallFault::Odd));
 }
 
-/// A piece of choice 0 with these tool calls.
+/// A part of choice 0 with these tool calls.
 fn calls(calls: &str) -> Vec<u8> {
     format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{calls}]}}}}]}}\n\n")
         .into_bytes()
@@ -160,7 +161,7 @@ fn stopped(events: &[Vec<u8>]) {
 #[test]
 fn what_a_hostile_server_puts_together_differently_is_refused() {
     let fetch = r#""function":{"name":"fetch","arguments":"{\"url\":\"evil\"}"}"#;
-    // Another name beside it, behind it, or of another kind.
+    // Another name in the same call, in a later call, or of another kind.
     stopped(&[calls(&format!(r#"{{"index":0,{fetch},"custom":{{"name":"x"}}}}"#))]);
     stopped(&[calls(&format!(r#"{{"index":0,{fetch}}},{{"index":0,"function":{{"name":"x"}}}}"#))]);
     stopped(&[
@@ -169,7 +170,7 @@ fn what_a_hostile_server_puts_together_differently_is_refused() {
     ]);
     let both = r#"data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"fetch","arguments":"\"evil\""}}]},"message":{"tool_calls":[{"index":0,"function":{"name":"x"}}]}}]}"#;
     stopped(&[format!("{both}\n\n").into_bytes()]);
-    // Numbers that lead readers elsewhere.
+    // Indexes that clients interpret in different ways.
     let two = || {
         vec![
             calls(r#"{"index":0,"function":{"name":"write","arguments":""}}"#),
@@ -180,7 +181,7 @@ fn what_a_hostile_server_puts_together_differently_is_refused() {
         let evil = calls(&format!(r#"{{"index":{index},"function":{{"arguments":"evil"}}}}"#));
         stopped(&[two(), vec![evil]].concat());
     }
-    // Without numbers they are counted as they come.
+    // Without indexes the calls are counted in order of arrival.
     let unnumbered = [
         calls(r#"{"function":{"name":"write","arguments":"{}"}}"#),
         calls(r#"{"function":{"name":"fetch","arguments":"\"evil\""}}"#),
@@ -192,7 +193,7 @@ fn what_a_hostile_server_puts_together_differently_is_refused() {
         OVER.to_vec(),
     ];
     assert_eq!(through(&fine).2, Ok(true));
-    // Arguments as a value, twice, late, or beside text.
+    // Arguments as a value: twice, late, or together with text.
     stopped(&[
         calls(r#"{"index":0,"function":{"name":"fetch","arguments":{"url":"evil"}}}"#),
         calls(r#"{"index":0,"function":{"arguments":{}}}"#),
@@ -247,7 +248,7 @@ fn blocks_come_one_by_one() {
         stop(1),
     ]);
     stopped(&[start(0, "fetch", "{}"), delta(1, "evil"), stop(0)]);
-    // Events whose kind stands in their name alone, or differs from it.
+    // Events whose type is only in their name, or differs from it.
     let unnamed = |bytes: Vec<u8>| {
         String::from_utf8(bytes)
             .expect("UTF-8")
@@ -268,7 +269,7 @@ fn blocks_come_one_by_one() {
         stop(1),
     ];
     assert_eq!((through(&fine).0, through(&fine).2), (vec![0, 0, 3, 1, 1, 1], Ok(true)));
-    // llama.cpp ends all of them at the end.
+    // llama.cpp stops all blocks at the end.
     let late = [
         start(0, "write", "{}"),
         delta(0, "x"),

@@ -1,9 +1,10 @@
-//! Members of events that carry calls. What is of another type than the dialect has there, some readers put together all the same.
+//! Typed members of events with calls. A member of a type that the dialect does not define is an
+//! error, because some clients still use its value.
 
 use super::ToolCallFault;
 use crate::model::tree::JsonView;
 
-/// A member that is there, and not null.
+/// A member that is present and not null.
 pub(in crate::model) fn member<'t>(of: JsonView<'t>, key: &str) -> Option<JsonView<'t>> {
     of.get(key).filter(|value| !value.is_null())
 }
@@ -11,7 +12,7 @@ pub(in crate::model) fn member<'t>(of: JsonView<'t>, key: &str) -> Option<JsonVi
 /// A member that is an object.
 ///
 /// # Errors
-/// When it is of another type.
+/// When it has another type.
 pub(in crate::model) fn object<'t>(
     of: JsonView<'t>,
     key: &str,
@@ -25,7 +26,7 @@ pub(in crate::model) fn object<'t>(
 /// A member that is an array.
 ///
 /// # Errors
-/// When it is of another type.
+/// When it has another type.
 pub(in crate::model) fn array<'t>(
     of: JsonView<'t>,
     key: &str,
@@ -39,7 +40,7 @@ pub(in crate::model) fn array<'t>(
 /// A member that is a string.
 ///
 /// # Errors
-/// When it is of another type.
+/// When it has another type.
 pub(in crate::model) fn text<'t>(
     of: JsonView<'t>,
     key: &str,
@@ -48,10 +49,10 @@ pub(in crate::model) fn text<'t>(
     value.as_str().map(Some).ok_or(ToolCallFault::Odd)
 }
 
-/// The number that an object has, where it has one.
+/// The member `index` of an object, if it is present.
 ///
 /// # Errors
-/// When it is no number.
+/// When it is no unsigned integer.
 pub(in crate::model) fn number(of: JsonView<'_>) -> Result<Option<u64>, ToolCallFault> {
     let Some(value) = member(of, "index") else { return Ok(None) };
     value.as_u64().map(Some).ok_or(ToolCallFault::Odd)

@@ -6,31 +6,34 @@ use crate::model::unreadable::{DEPTH_MAX, Unreadable};
 use super::names::exact;
 use super::{Arguments, Tools};
 
-/// What a byte of an answer may cost when it is read, in the cost of a scalar.
+/// The maximum memory cost for each byte of an answer, as in [`Limits::values`].
 const VALUES_EACH: usize = 8;
-/// What an answer may cost in all, so.
+/// The maximum memory cost of a whole answer, as in [`Limits::values`].
 const VALUES_MAX: usize = 1 << 22;
 
-/// Has every call in a whole answer judged; false where one must not go on.
+/// Checks every call in a whole answer. Returns false if a call must not be forwarded.
 ///
 /// # Errors
-/// When the answer cannot be looked through.
+/// When the answer cannot be searched.
 pub fn whole(answer: &[u8], tools: &mut dyn Tools) -> Result<bool, Unreadable> {
+    // Without checked tools, the cost of parsing is saved.
     if !tools.any() {
         return Ok(true);
     }
     let value = read(answer)?;
+    // A similar name could be a call for some clients, and it would not be found below.
     exact(&value)?;
     Ok(within(&value, tools))
 }
 
+/// Parses the answer, within the limits above.
 fn read(document: &[u8]) -> Result<Value<'_>, Unreadable> {
-    // An answer is held already, and its numbers (log probabilities) are many.
+    // The answer is already in memory, and it may contain many numbers (log probabilities).
     let limits = Limits { depth: DEPTH_MAX, values: VALUES_MAX.min(document.len() * VALUES_EACH) };
     json::parse(document, &limits).map_err(|_| Unreadable::Json)
 }
 
-/// The calls in a value at any depth: objects with a name and with what is called with it.
+/// Checks the calls in a value at every depth. A call is an object with a name and arguments.
 fn within(value: &Value<'_>, tools: &mut dyn Tools) -> bool {
     match value {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
@@ -40,6 +43,7 @@ fn within(value: &Value<'_>, tools: &mut dyn Tools) -> bool {
             let passes = name.is_none_or(|name| {
                 let mut passes =
                     |key, free| object.get(key).is_none_or(|with| judged(name, with, free, tools));
+                // Clients differ in which of the two members they use. So both are checked.
                 passes("arguments", false) && passes("input", true)
             });
             passes && object.iter().all(|(_, value)| within(value, tools))
@@ -47,7 +51,8 @@ fn within(value: &Value<'_>, tools: &mut dyn Tools) -> bool {
     }
 }
 
-/// What a call's member holds: JSON as text or as it is; text of no form where it is `free`.
+/// Checks the arguments in a call's member: JSON as text or as a value, or other text if `free` is
+/// true.
 fn judged(name: &str, with: &Value<'_>, free: bool, tools: &mut dyn Tools) -> bool {
     match with {
         Value::Null => true,
@@ -59,6 +64,7 @@ fn judged(name: &str, with: &Value<'_>, free: bool, tools: &mut dyn Tools) -> bo
     }
 }
 
+/// The value as JSON bytes.
 fn written(value: &Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     json::write(value, &mut out);

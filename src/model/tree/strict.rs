@@ -1,4 +1,5 @@
-//! Whether every reader takes a document for the same, as [`json::parse`] asks for: its values were read already.
+//! Checks that a document is strict JSON, as [`json::parse`] requires, so that all clients read it
+//! in the same manner. The values were parsed already.
 
 use std::borrow::Cow;
 
@@ -7,11 +8,12 @@ use crate::model::unreadable::{DEPTH_MAX, Unreadable};
 
 use super::{JsonTree, NodeKind, TreeNode, ValueId};
 
-/// Digits of a number that fits 64 bits, whatever they are.
+/// A number with this many digits always fits 64 bits.
 const DIGITS_SAFE: usize = 18;
 
 impl<'j> JsonTree<'j> {
-    /// That the document is strict JSON: whole, in UTF-8, no name twice in an object, no deeper than [`DEPTH_MAX`].
+    /// Checks that the document is strict JSON. It must be complete and in UTF-8. No object may
+    /// have a name twice, and no value may be deeper than [`DEPTH_MAX`].
     ///
     /// # Errors
     /// [`Unreadable::Json`].
@@ -26,7 +28,8 @@ impl<'j> JsonTree<'j> {
         if sound { Ok(()) } else { Err(Unreadable::Json) }
     }
 
-    /// Whether a member of such a name is anywhere, except in members whose insides are not looked at.
+    /// Whether a member with a wanted name occurs. Members for which `is_closed` is true are not
+    /// searched inside.
     pub(in crate::model) fn has_name(
         &self,
         wanted: fn(&str) -> bool,
@@ -38,11 +41,13 @@ impl<'j> JsonTree<'j> {
             if wanted(&name) {
                 return true;
             }
+            // `next` skips all parts of the value.
             place = if is_closed(&name) { node.next } else { place + 1 };
         }
         false
     }
 
+    /// Whether one value is strict. `names` is memory for the names of an object.
     fn is_sound(&self, at: ValueId, node: &TreeNode, names: &mut Vec<Cow<'j, str>>) -> bool {
         match node.kind {
             NodeKind::Object => !node.broken && self.has_sound_names(at, names),
@@ -54,18 +59,19 @@ impl<'j> JsonTree<'j> {
         }
     }
 
-    /// Whether all names of an object can be decoded, and are different.
+    /// Whether all names of an object can be decoded and are different.
     fn has_sound_names(&self, object: ValueId, names: &mut Vec<Cow<'j, str>>) -> bool {
         names.clear();
         for (at, _) in self.children(object) {
             let Some(name) = self.name(at) else { return false };
             names.push(name);
         }
+        // Sorting finds equal names in less than quadratic time.
         names.sort_unstable();
         names.windows(2).all(|pair| pair.first() != pair.last())
     }
 
-    /// Whether no more than [`DEPTH_MAX`] arrays and objects are open at once.
+    /// Whether the nesting depth is at most [`DEPTH_MAX`].
     fn is_shallow(&self) -> bool {
         let mut open: Vec<u32> = Vec::new();
         for (place, node) in (0u32..).zip(&self.memory.nodes) {
@@ -83,11 +89,12 @@ impl<'j> JsonTree<'j> {
     }
 }
 
-/// Whether it is a number or word of JSON's.
+/// Whether the bytes are a number or word of JSON.
 fn is_scalar(raw: &[u8]) -> bool {
     let end = raw.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     match raw.get(..=end.unwrap_or_default()).unwrap_or_default() {
         b"null" | b"true" | b"false" | b"0" => true,
+        // A short integer needs no parser. It is the most frequent case.
         [b'1'..=b'9', rest @ ..]
             if rest.len() < DIGITS_SAFE && rest.iter().all(u8::is_ascii_digit) =>
         {

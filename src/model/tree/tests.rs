@@ -1,4 +1,5 @@
-//! The tree says of every document what a walk in place says, and [`JsonTree::strict`] what the strict reader says.
+//! The tree gives the same results as a walk in place for every document. [`JsonTree::strict`]
+//! gives the same results as the strict parser.
 
 use proptest::prelude::*;
 
@@ -49,7 +50,7 @@ const EVENTS: [&str; 4] = [
     r#" [ {"a" : [ 1 , 2 ] , "b" : { } } , "c" ] "#,
 ];
 
-/// That a value and all in it is the same in the tree and in place.
+/// Checks that a value and all its parts are the same in the tree and in place.
 fn same(tree: &JsonTree<'_>, at: ValueId, raw: &[u8], is_root: bool) {
     assert_eq!(tree.raw(at), raw);
     let place = InPlace(raw);

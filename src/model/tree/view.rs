@@ -1,4 +1,4 @@
-//! A value of a document that was read strictly, seen by the names of its members.
+//! A value of a strictly parsed document, with access by the names of members.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,9 @@ use super::{Children, JsonTree, NodeKind, ValueId};
 /// A value of a [`JsonTree`].
 #[derive(Clone, Copy)]
 pub(in crate::model) struct JsonView<'t> {
+    /// The tree.
     tree: &'t JsonTree<'t>,
+    /// The value.
     at: ValueId,
 }
 
@@ -20,13 +22,14 @@ impl<'t> JsonTree<'t> {
         JsonView { tree: self, at: self.root() }
     }
 
-    /// The name of a member, its escapes decoded; `None` where that is impossible.
+    /// The name of a member, with decoded escapes; `None` if it is invalid.
     pub(super) fn name(&self, at: ValueId) -> Option<Cow<'t, str>> {
         let name = self.node(at)?.name;
         let raw = name.of(self.json);
         if memchr::memchr(b'\\', raw).is_none() && !raw.iter().any(|byte| *byte < b' ') {
             return std::str::from_utf8(raw).ok().map(Cow::Borrowed);
         }
+        // The parser needs the quotes around the name.
         let quoted = self.json.get(name.from as usize - 1..name.to as usize + 1)?;
         match json::parse(quoted, &Limits::deep(1)) {
             Ok(Value::String(text)) => Some(text),
@@ -39,6 +42,7 @@ impl<'t> JsonView<'t> {
     /// The member of that name.
     pub(in crate::model) fn get(self, key: &str) -> Option<Self> {
         for (at, _) in self.children_of(NodeKind::Object) {
+            // Clients decode escapes in a name, so the decoded name is compared.
             if self.tree.name(at).is_some_and(|name| name == key) {
                 return Some(JsonView { tree: self.tree, at });
             }
@@ -51,11 +55,13 @@ impl<'t> JsonView<'t> {
         self.children_of(NodeKind::Array).map(move |(at, _)| JsonView { tree: self.tree, at })
     }
 
+    /// The members or items, if the value has that kind.
     fn children_of(self, kind: NodeKind) -> Children<'t> {
         let children = self.tree.children(self.at);
         if self.kind() == Some(kind) { children } else { Children { end: 0, ..children } }
     }
 
+    /// The kind of the value.
     fn kind(self) -> Option<NodeKind> {
         self.tree.node(self.at).map(|node| node.kind)
     }
@@ -80,13 +86,13 @@ impl<'t> JsonView<'t> {
         self.tree.string(self.at)
     }
 
-    /// A number written as plain digits that fits 64 bits.
+    /// A number of plain digits that fits 64 bits.
     pub(in crate::model) fn as_u64(self) -> Option<u64> {
         let digits = std::str::from_utf8(self.raw()).ok()?;
         if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
     }
 
-    /// The bytes that it is written with.
+    /// The bytes of the value as written.
     pub(in crate::model) fn raw(self) -> &'t [u8] {
         self.tree.raw(self.at).trim_ascii()
     }

@@ -1,18 +1,18 @@
-//! What a whole answer reports of its usage.
+//! The reported usage of a whole answer.
 
 use super::{Heard, Usage};
 use crate::model::Operation;
 use crate::model::dialect::{read_usage, text_of_whole};
 use crate::model::raw_json::member;
 
-/// What a whole answer reports, and how much text it brings.
+/// The reported usage of a whole answer, and its amount of text.
 #[must_use]
 pub fn heard(operation: Operation, answer: &[u8]) -> Heard {
     let (usage, text) = (of(operation, answer), text_of_whole(answer));
     Heard { usage, text, since_usage: 0, complete: true }
 }
 
-/// What a whole answer reports; `None` where it reports nothing that can be read.
+/// The reported usage of a whole answer; `None` if there is no readable report.
 #[must_use]
 pub fn of(operation: Operation, answer: &[u8]) -> Option<Usage> {
     match operation {

@@ -1,4 +1,4 @@
-//! The answers of `echo` in Anthropic's dialect.
+//! The answers of the upstream `echo` in Anthropic's dialect.
 
 use super::message::{Content, EchoMessage, ToolCall};
 use super::reply::Reply;
@@ -19,7 +19,7 @@ pub(super) fn messages(request: &EchoRequest<'_>) -> Reply {
     Reply::Whole(document(request, &message, &block, &reason, message.output).into_bytes())
 }
 
-/// Why the answer ends.
+/// The stop reason of a content.
 const fn stop_reason(content: &Content) -> &'static str {
     match content {
         Content::Text { cut: false, .. } => "end_turn",
@@ -28,7 +28,7 @@ const fn stop_reason(content: &Content) -> &'static str {
     }
 }
 
-/// A message. `block` is its content, `reason` its stop reason; both are JSON text.
+/// A message document. `block` is its content, `reason` its stop reason; both are JSON text.
 fn document(
     request: &EchoRequest<'_>,
     message: &EchoMessage,
@@ -42,21 +42,25 @@ fn document(
     )
 }
 
+/// A content block with text.
 fn text_block(text: &str) -> String {
     format!(r#"{{"type":"text","text":{}}}"#, quoted(text))
 }
 
+/// A content block with a tool call. `input` is JSON text.
 fn tool_block(request: &EchoRequest<'_>, call: &ToolCall, input: &str) -> String {
     let (id, name) = (request.id, quoted(&call.name));
     format!(r#"{{"type":"tool_use","id":"toolu_{id}","name":{name},"input":{input}}}"#)
 }
 
-/// The events of a stream.
+/// The events of a stream, in the order of Anthropic's streaming API.
 fn events(request: &EchoRequest<'_>, message: &EchoMessage) -> Vec<Vec<u8>> {
+    // The first event has the message without content, and zero output tokens.
     let begun = document(request, message, "", "null", 0);
     let mut events = vec![event("message_start", &format!(r#","message":{begun}"#))];
     let block = match &message.content {
         Content::Text { .. } => text_block(""),
+        // The arguments of a streamed call come in later events, so the first block has none.
         Content::Tool(call) => tool_block(request, call, "{}"),
     };
     events.push(event("content_block_start", &format!(r#","index":0,"content_block":{block}"#)));
@@ -84,11 +88,12 @@ fn events(request: &EchoRequest<'_>, message: &EchoMessage) -> Vec<Vec<u8>> {
     events
 }
 
+/// An event with a part of the content.
 fn delta(delta: &str) -> Vec<u8> {
     event("content_block_delta", &format!(r#","index":0,"delta":{delta}"#))
 }
 
-/// An event. `rest` is what follows its type, from the comma on.
+/// An event. `rest` is the JSON text after its type, with the leading comma.
 fn event(kind: &str, rest: &str) -> Vec<u8> {
     format!("event: {kind}\ndata: {{\"type\":\"{kind}\"{rest}}}\n\n").into_bytes()
 }

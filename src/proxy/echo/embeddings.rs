@@ -1,5 +1,5 @@
-//! The embeddings of `echo`, in OpenAI's dialect. The same text always has the same vector of length
-//! 1, and the vectors of different texts are far apart.
+//! The embeddings of `echo`, in OpenAI's dialect. Equal texts have equal vectors of length 1. The
+//! vectors of different texts are far apart.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use super::reply::Reply;
 use super::request::EchoRequest;
 use super::words::{self, quoted};
 
-/// Components of a vector, if the request names no number.
+/// Components of a vector if the request sets no number.
 const DIMENSIONS: u64 = 64;
 /// The largest number of components of a vector.
 const DIMENSIONS_MAX: u64 = 4096;
@@ -42,13 +42,13 @@ fn packed(vector: &[f32]) -> String {
     quoted(&STANDARD.encode(bytes))
 }
 
-/// A vector as an array.
+/// A vector as a JSON array.
 fn listed(vector: &[f32]) -> String {
     let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
     format!("[{}]", numbers.join(","))
 }
 
-/// A unit vector drawn from the text: FNV-1a seeds a splitmix64 sequence.
+/// A unit vector computed from the text: FNV-1a seeds a splitmix64 sequence.
 fn vector(text: &str, dimensions: u64) -> Vec<f32> {
     let mut state = 0xcbf2_9ce4_8422_2325_u64;
     for byte in text.bytes() {
@@ -60,7 +60,7 @@ fn vector(text: &str, dimensions: u64) -> Vec<f32> {
         let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let [high, low, ..] = (mixed ^ (mixed >> 31)).to_be_bytes();
-        // Odd numbers only, so that no component, and no vector, is zero.
+        // Only odd numbers: no component is zero, so no vector has length zero.
         vector.push(f32::from(u16::from_be_bytes([high, low]) | 1) - 32768.0);
     }
     let length = vector.iter().map(|component| component * component).sum::<f32>().sqrt();

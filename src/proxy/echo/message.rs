@@ -1,17 +1,17 @@
-//! What `echo` answers to messages, in any dialect: the text of the last message of the user or of a
-//! tool.
+//! The content of `echo`'s answers, in any dialect: the text of the last message of the user or of
+//! a tool.
 //!
-//! To a text such as `call NAME {"json": "arguments"}` it answers with a call of the tool NAME, if
-//! the request has a tool of that name.
+//! A user text of the form `call NAME {"json": "arguments"}` gives a call of the tool NAME, if the
+//! request has a tool of that name.
 
 use super::request::{EchoRequest, text, text_in};
 use super::words;
 use crate::json::{self, Limits, Object, Value};
 
-/// How deep the arguments of a tool call may nest.
+/// The greatest depth of a tool call's arguments.
 const ARGUMENTS_DEPTH_MAX: usize = 32;
 
-/// The message of an answer.
+/// The message of an answer, with its token counts.
 pub(super) struct EchoMessage {
     pub(super) content: Content,
     /// Tokens of the request.
@@ -26,7 +26,7 @@ pub(super) enum Content {
     Text {
         /// The text.
         text: String,
-        /// Whether the cap has cut it.
+        /// Whether the cap on output tokens has cut it.
         cut: bool,
     },
     /// A tool call.
@@ -64,7 +64,9 @@ impl EchoMessage {
                 Speaker::Other => {}
             }
         }
+        // A tool's text gives no further call: an agent loop with `echo` ends after one turn.
         if by_user && let Some(tool) = tool_call(request, &last) {
+            // The word `call` is no part of the answer.
             let output = words::count(&last).saturating_sub(1).clamp(1, cap.max(1));
             return Self { content: Content::Tool(tool), input, output };
         }
@@ -79,13 +81,14 @@ impl EchoMessage {
     }
 }
 
-/// Whose message it is.
+/// The author of a message.
 enum Speaker {
     User,
     Tool,
     Other,
 }
 
+/// The author of a message. In Anthropic's dialect a tool's result is in a message of the user.
 fn speaker(message: &Object<'_>) -> Speaker {
     if let Some(Value::Array(items)) = message.get("content")
         && items.iter().any(|item| text_in(item, "type") == Some("tool_result"))
@@ -99,7 +102,7 @@ fn speaker(message: &Object<'_>) -> Speaker {
     }
 }
 
-/// The text of a content: the content itself, or its text parts and tool results.
+/// The text of a content: the string itself, or its text parts and tool results, one per line.
 fn text_of(content: &Value<'_>) -> String {
     let items = match content {
         Value::String(text) => return text.to_string(),
@@ -119,13 +122,14 @@ fn text_of(content: &Value<'_>) -> String {
     whole
 }
 
-/// The tool call that a text asks for, if the request has the tool.
+/// The tool call that a text requests, if the request has the tool and permits calls.
 fn tool_call(request: &EchoRequest<'_>, told: &str) -> Option<ToolCall> {
     let order = told.trim().strip_prefix("call ")?.trim_start();
     let (name, arguments) = match order.split_once(char::is_whitespace) {
         Some((name, arguments)) => (name, arguments.trim()),
         None => (order, "{}"),
     };
+    // Both dialects can forbid calls: OpenAI as a string, Anthropic as an object.
     if let Some(choice) = request.member("tool_choice")
         && (choice.as_str() == Some("none") || text_in(choice, "type") == Some("none"))
     {
@@ -139,7 +143,7 @@ fn tool_call(request: &EchoRequest<'_>, told: &str) -> Option<ToolCall> {
     Some(ToolCall { name: name.to_owned(), arguments: words::printed(&arguments) })
 }
 
-/// The name of a tool, which OpenAI's dialect keeps in a member `function`.
+/// The name of a tool. OpenAI's dialect has it in the member `function`.
 fn tool_name<'v>(tool: &'v Value<'_>) -> Option<&'v str> {
     let tool = tool.as_object()?;
     match tool.get("function") {
@@ -148,7 +152,7 @@ fn tool_name<'v>(tool: &'v Value<'_>) -> Option<&'v str> {
     }
 }
 
-/// Whether the caller wants JSON: `response_format`, or Anthropic's `output_format` and
+/// Whether the caller requests JSON: `response_format`, or Anthropic's `output_format` and
 /// `output_config.format`.
 fn wants_json(request: &EchoRequest<'_>) -> bool {
     for name in ["response_format", "output_format"] {
@@ -162,6 +166,7 @@ fn wants_json(request: &EchoRequest<'_>) -> bool {
     }
 }
 
+/// Whether a format is one of JSON.
 fn is_json_format(format: &Value<'_>) -> bool {
     matches!(text_in(format, "type"), Some("json_object" | "json_schema"))
 }

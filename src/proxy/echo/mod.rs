@@ -1,8 +1,8 @@
 //! The built-in upstream `echo`: an inference server within the process. It answers with the text
-//! that it gets, so that a gateway can be tried without a model.
+//! of the request, so that a gateway can be tested without a model.
 //!
-//! It speaks HTTP/1.1 over a pipe in memory. So a request to it takes the same way as a request to
-//! any other upstream. It knows only what is in the request that it is sent.
+//! It serves HTTP/1.1 over a pipe in memory. A request to it therefore takes the same path as a
+//! request to any other upstream. It knows only the request that it receives.
 
 mod anthropic;
 mod embeddings;
@@ -28,16 +28,16 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::model::Operation;
 use crate::proxy::{EVENTS, JSON};
 
-/// Bytes that each direction of a connection holds, as a socket does.
+/// Bytes that each direction of a connection buffers, similar to a socket.
 const PIPE_BYTES: usize = 64 << 10;
 
-/// Opens a connection to `echo`. A task serves it, and ends when the caller drops its end.
+/// Opens a connection to `echo`. A task serves it until the caller drops its end.
 pub(super) fn connect() -> DuplexStream {
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     tokio::spawn(async move {
         let connection =
             http1::Builder::new().serve_connection(TokioIo::new(far), service_fn(serve));
-        // A caller that leaves in the middle of an answer is no fault.
+        // A caller that disconnects during an answer is normal, so this is only a debug line.
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to echo ended");
         }
@@ -50,6 +50,7 @@ async fn serve(request: Request<Incoming>) -> Result<Response<ReplyBody>, hyper:
     let Some(operation) = served(request.method(), request.uri().path()) else {
         return Ok(fault(StatusCode::NOT_FOUND, "echo does not serve this path"));
     };
+    // The answer's id contains the request's, so that a test can match the two.
     let id = match request.headers().get("x-request-id") {
         Some(id) => String::from_utf8_lossy(id.as_bytes()).into_owned(),
         None => "echo".to_owned(),
@@ -62,7 +63,7 @@ async fn serve(request: Request<Incoming>) -> Result<Response<ReplyBody>, hyper:
     }
 }
 
-/// The operation of a path that `echo` serves.
+/// The operation of a path, if `echo` serves it with this method.
 fn served(method: &Method, path: &str) -> Option<Operation> {
     let operation = Operation::ALL.into_iter().find(|operation| operation.path() == path)?;
     match operation {
@@ -74,9 +75,9 @@ fn served(method: &Method, path: &str) -> Option<Operation> {
     }
 }
 
-/// Answers a request body. `id` names the answer, `created` is in seconds since 1970.
+/// Answers a request body. `id` names the answer; `created` is in seconds since 1970.
 ///
-/// `None` where the body is not a JSON object, or `operation` has no body.
+/// `None` if the body is not a JSON object, or if `operation` has no body.
 #[must_use]
 pub fn answer(operation: Operation, body: &[u8], id: &str, created: i64) -> Option<Reply> {
     let request = EchoRequest::read(body, id, created)?;
@@ -89,6 +90,7 @@ pub fn answer(operation: Operation, body: &[u8], id: &str, created: i64) -> Opti
     }
 }
 
+/// A response with the media type of `reply`.
 fn response(status: StatusCode, reply: Reply) -> Response<ReplyBody> {
     let content_type = match &reply {
         Reply::Whole(_) => JSON,
@@ -100,6 +102,7 @@ fn response(status: StatusCode, reply: Reply) -> Response<ReplyBody> {
     response
 }
 
+/// An error response in OpenAI's form.
 fn fault(status: StatusCode, message: &str) -> Response<ReplyBody> {
     let body = format!(
         r#"{{"error":{{"message":{},"type":"invalid_request_error","code":null}}}}"#,
@@ -116,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// The status, media type and body of an answer over a connection.
+    /// Sends one request over a connection. Returns the status, media type and body of the answer.
     async fn exchange(path: &str, body: &'static str) -> (u16, String, String) {
         let (mut sender, connection) =
             handshake(TokioIo::new(connect())).await.expect("a connection");

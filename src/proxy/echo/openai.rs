@@ -1,4 +1,4 @@
-//! The answers of `echo` in OpenAI's dialect, without embeddings.
+//! The answers of `echo` in OpenAI's dialect, except embeddings.
 
 use super::message::{Content, EchoMessage};
 use super::reply::Reply;
@@ -9,6 +9,7 @@ use crate::json::Value;
 /// Answers `chat/completions`.
 pub(super) fn chat(request: &EchoRequest<'_>) -> Reply {
     let message = EchoMessage::answering(request);
+    // Each choice repeats the same answer.
     let output = message.output.saturating_mul(request.choices());
     let usage = usage(message.input, output);
     let finish = match &message.content {
@@ -45,11 +46,11 @@ pub(super) fn chat(request: &EchoRequest<'_>) -> Reply {
     Reply::Whole(document(request, CHAT, &choices.join(","), &usage).into_bytes())
 }
 
-/// What differs between the documents of an operation.
+/// The constants of one kind of document.
 struct Kind {
-    /// What its id begins with.
+    /// The prefix of its id.
     id: &'static str,
-    /// Its `object`.
+    /// The value of its member `object`.
     object: &'static str,
 }
 
@@ -57,7 +58,7 @@ const CHAT: Kind = Kind { id: "chatcmpl", object: "chat.completion" };
 const CHUNK: Kind = Kind { id: "chatcmpl", object: "chat.completion.chunk" };
 const COMPLETION: Kind = Kind { id: "cmpl", object: "text_completion" };
 
-/// A document. `choices` is JSON text, `usage` is empty or the member with its comma.
+/// A document. `choices` is JSON text; `usage` is empty, or the member with its leading comma.
 fn document(request: &EchoRequest<'_>, kind: Kind, choices: &str, usage: &str) -> String {
     let Kind { id: prefix, object } = kind;
     let (id, created, model) = (request.id, request.created, quoted(request.model()));
@@ -66,7 +67,7 @@ fn document(request: &EchoRequest<'_>, kind: Kind, choices: &str, usage: &str) -
     )
 }
 
-/// The member `usage`, with the comma before it.
+/// The member `usage`, with its leading comma.
 fn usage(input: u64, output: u64) -> String {
     let total = input.saturating_add(output);
     format!(
@@ -74,7 +75,7 @@ fn usage(input: u64, output: u64) -> String {
     )
 }
 
-/// The tool call of a content. `first` are members that come first, with their comma.
+/// The tool call of a content. `first` are members that come first, with their trailing comma.
 fn tool_call(request: &EchoRequest<'_>, content: &Content, first: &str) -> String {
     let Content::Tool(call) = content else { return String::new() };
     let (id, name, arguments) = (request.id, quoted(&call.name), quoted(&call.arguments));
@@ -83,7 +84,7 @@ fn tool_call(request: &EchoRequest<'_>, content: &Content, first: &str) -> Strin
     )
 }
 
-/// The events of one choice.
+/// Appends the events of one choice to `events`.
 fn chat_events(
     request: &EchoRequest<'_>,
     content: &Content,
@@ -116,7 +117,7 @@ fn chat_event(request: &EchoRequest<'_>, index: u64, delta: &str, finish: &str) 
     event(&document(request, CHUNK, &choice, ""))
 }
 
-/// Answers `completions`: each prompt comes back.
+/// Answers `completions` with each prompt.
 pub(super) fn completion(request: &EchoRequest<'_>) -> Reply {
     let prompts = prompts(request.member("prompt"));
     let (mut told, mut input, mut output) = (Vec::new(), 0_u64, 0_u64);
@@ -160,10 +161,12 @@ fn completion_choice(index: usize, text: &str, finish: &str) -> String {
     format!(r#"{{"index":{index},"text":{text},"logprobs":null,"finish_reason":{finish}}}"#)
 }
 
-/// The prompts of a completion, or the texts to embed. A prompt of token numbers becomes their text.
+/// The prompts of a completion, or the texts to embed. A prompt of token numbers becomes the
+/// numbers as text.
 pub(super) fn prompts(prompt: Option<&Value<'_>>) -> Vec<String> {
     match prompt {
         None => vec![String::new()],
+        // An array of numbers only is one prompt of tokens. Any other array is a list of prompts.
         Some(Value::Array(items)) if !items.iter().all(|item| matches!(item, Value::Number(_))) => {
             items.iter().map(prompt_text).collect()
         }

@@ -1,4 +1,4 @@
-//! What `echo` answers, and its body on a connection.
+//! The answers of `echo`, and their body on a connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// An answer.
+/// An answer of `echo`.
 pub enum Reply {
     /// One JSON document.
     Whole(Vec<u8>),
@@ -15,14 +15,16 @@ pub enum Reply {
     Events(Vec<Vec<u8>>),
 }
 
-/// The body of an answer. Each event is a frame, as a server writes each token when it has it.
+/// The body of an answer. Each event is one frame, because a model server writes each token when it
+/// is ready.
 pub(super) struct ReplyBody {
     pieces: std::vec::IntoIter<Vec<u8>>,
-    /// The length, where it is known before the body is written.
+    /// The length, if it is known before the body is written.
     length: Option<u64>,
 }
 
 impl ReplyBody {
+    /// The body of `reply`.
     pub(super) fn new(reply: Reply) -> Self {
         match reply {
             Reply::Whole(bytes) => {

@@ -1,23 +1,23 @@
-//! A request to `echo`: the members of a body that it reads.
+//! A request to `echo`: the members of its body that `echo` uses.
 
 use crate::json::{self, Limits, Object, Value};
 
-/// How deep a body may nest. The gateway sends nothing deeper.
+/// The greatest depth of a body. The gateway sends no deeper one.
 const DEPTH_MAX: usize = 64;
-/// The names of the cap on output tokens in the profiles.
+/// The names that the profiles give the cap on output tokens.
 const CAP_NAMES: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 
-/// A request.
+/// A parsed request.
 pub(super) struct EchoRequest<'b> {
     members: Object<'b>,
-    /// Names the answer.
+    /// The name of the answer.
     pub(super) id: &'b str,
-    /// Seconds since 1970.
+    /// The time of the answer, in seconds since 1970.
     pub(super) created: i64,
 }
 
 impl<'b> EchoRequest<'b> {
-    /// Reads a body; `None` where it is not a JSON object.
+    /// Parses a body; `None` if it is not a JSON object.
     pub(super) fn read(body: &'b [u8], id: &'b str, created: i64) -> Option<Self> {
         match json::parse(body, &Limits::deep(DEPTH_MAX)) {
             Ok(Value::Object(members)) => Some(Self { members, id, created }),
@@ -30,7 +30,7 @@ impl<'b> EchoRequest<'b> {
         self.members.get(name)
     }
 
-    /// The items of the member of that name. A member that is not an array has none.
+    /// The items of the member of that name. Empty if it is not an array.
     pub(super) fn items(&self, name: &str) -> &[Value<'b>] {
         match self.member(name) {
             Some(Value::Array(items)) => items,
@@ -38,7 +38,7 @@ impl<'b> EchoRequest<'b> {
         }
     }
 
-    /// The model.
+    /// The requested model.
     pub(super) fn model(&self) -> &str {
         match self.member("model") {
             Some(Value::String(model)) => model,
@@ -46,12 +46,12 @@ impl<'b> EchoRequest<'b> {
         }
     }
 
-    /// Whether the answer is a stream.
+    /// Whether the request wants a stream.
     pub(super) fn streams(&self) -> bool {
         matches!(self.member("stream"), Some(Value::Bool(true)))
     }
 
-    /// Whether a stream ends with an event about usage.
+    /// Whether a stream ends with an event with the usage.
     pub(super) fn reports_usage(&self) -> bool {
         match self.member("stream_options") {
             Some(Value::Object(options)) => {
@@ -61,7 +61,7 @@ impl<'b> EchoRequest<'b> {
         }
     }
 
-    /// The cap on the tokens of each choice.
+    /// The cap on the output tokens of each choice.
     pub(super) fn cap(&self) -> u64 {
         for name in CAP_NAMES {
             if let Some(cap) = self.number(name) {
@@ -71,7 +71,7 @@ impl<'b> EchoRequest<'b> {
         u64::MAX
     }
 
-    /// How many choices there are for each prompt.
+    /// The number of choices for each prompt.
     pub(super) fn choices(&self) -> u64 {
         self.number("n").unwrap_or(1).max(1)
     }
@@ -82,12 +82,12 @@ impl<'b> EchoRequest<'b> {
     }
 }
 
-/// A string member of an object.
+/// A member of an object, if it is a string.
 pub(super) fn text<'v>(object: &'v Object<'_>, name: &str) -> Option<&'v str> {
     object.get(name)?.as_str()
 }
 
-/// A string member of a value that is an object.
+/// A member of a value, if the value is an object and the member a string.
 pub(super) fn text_in<'v>(value: &'v Value<'_>, name: &str) -> Option<&'v str> {
     text(value.as_object()?, name)
 }

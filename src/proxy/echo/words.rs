@@ -1,24 +1,25 @@
-//! Words and JSON text. A word between white space is a token of `echo`.
+//! Words and JSON text. For `echo`, one word between white space is one token.
 
 use crate::json::{self, Value, write_string};
 
-/// The beginning of a text.
+/// The first words of a text.
 pub(super) struct Beginning<'t> {
     pub(super) text: &'t str,
-    /// Whether more follows in the whole text.
+    /// Whether the text has more words.
     pub(super) cut: bool,
 }
 
-/// How many words a text has.
+/// The number of words of a text.
 pub(super) fn count(text: &str) -> u64 {
     u64::try_from(text.split_whitespace().count()).unwrap_or(u64::MAX)
 }
 
-/// The text up to its word number `cap`.
+/// The first `cap` words of a text.
 pub(super) fn first(text: &str, cap: u64) -> Beginning<'_> {
     let (mut left, mut end) = (cap, 0);
     for piece in pieces(text) {
         let is_word = !piece.trim().is_empty();
+        // White space before the first word costs no token, so the check is only at words.
         if is_word && left == 0 {
             let kept = text.get(..end).unwrap_or_default();
             return Beginning { text: kept.trim_end(), cut: true };
@@ -47,7 +48,7 @@ pub(super) fn pieces(text: &str) -> Vec<&str> {
     pieces
 }
 
-/// A JSON string.
+/// The text as a JSON string.
 pub(super) fn quoted(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 2);
     write_string(text, &mut out);

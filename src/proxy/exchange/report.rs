@@ -1,4 +1,4 @@
-//! What is counted and logged of an exchange when it is over.
+//! The metrics and the log line of an exchange when it ends.
 
 use super::Exchange;
 use crate::guard::egress::policy::EgressPolicy;
@@ -8,7 +8,7 @@ use crate::refusal::Code;
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        // Its caller has left: what became of the request is recorded all the same.
+        // If the caller has left, the entry is still open. Its outcome is recorded here.
         drop(self.close());
         if let Some(code) = self.uncounted.take() {
             self.metrics.refused(code);
@@ -16,7 +16,8 @@ impl Drop for Exchange {
         self.believe();
         let (now, used) = (self.clock.monotonic(), self.used());
         let whole = now.saturating_sub(self.began);
-        // Overhead is the time until the upstream was asked; what follows is the model's.
+        // Overhead is the time until the request was sent to an upstream. The rest is the model's
+        // time.
         let overhead = self.forwarded.map_or(whole, |at| at.saturating_sub(self.began));
         let upstream =
             self.forwarded.zip(self.answered).map(|(asked, head)| head.saturating_sub(asked));
@@ -34,7 +35,8 @@ impl Drop for Exchange {
             tokens_in: used.map_or(0, |used| used.input),
             tokens_out: used.map_or(0, |used| used.output),
         });
-        // Other details may say what a prompt or an answer would have reached.
+        // Other details may contain destinations from a prompt or an answer. The log line must not
+        // have them.
         let upstreams = self.code.starts_with("upstream-")
             || self.code == Code::Truncated.as_str()
             || !self.tried.is_empty();
@@ -56,21 +58,23 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
-    /// Notes a report of usage that cannot be true. What is recorded in its place is bounded all the same.
+    /// Reports usage that cannot be true. The recorded usage is bounded independently of it.
     fn believe(&self) {
         let Some((sent, server)) = self.sent.as_ref().zip(self.upstream.as_ref()) else { return };
-        // An error brings no usage, or that of nothing.
+        // An error reports no usage, or zero.
         let Some(what) = absurd(*sent, &self.heard).filter(|_| self.upstream_status < 400) else {
             return;
         };
         if let Some(reports) = self.metrics.absurd_usage(&server.name, what, self.clock.monotonic())
         {
             let (upstream, what) = (&*server.name, what.as_str());
-            tracing::warn!(request = %self.id, upstream, what, reports, "an upstream reports usage that cannot be true");
+            tracing::warn!(request = %self.id, upstream, what, reports, "an upstream reports usage \
+                that cannot be true");
         }
     }
 
-    /// Says in the log where a request, or its answer, would have led: the first of the places, by its host alone. Records name more.
+    /// Logs that a request or its answer contains an uncontrolled destination: only the host of the
+    /// first one. Records have more.
     fn log_outbound(&self, agent: &str) {
         let (request, (named, count)) = (&self.id, &self.outbound);
         if let Some(outbound) = named.first() {
@@ -84,8 +88,10 @@ impl Exchange {
     }
 }
 
-/// The host in what names a destination, with what else is said of it behind; nothing where it cannot be read.
+/// The host in the name of a destination, without the notes that follow the name. Empty if it
+/// cannot be parsed.
 fn host(target: &str) -> String {
+    // A detail has the form `URL (note)` or `URL: note`.
     target
         .split(": ")
         .next()

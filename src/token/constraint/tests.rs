@@ -1,4 +1,4 @@
-//! Tests of `constraint`.
+//! Tests of the constraints.
 
 use super::*;
 use crate::json;
@@ -22,6 +22,7 @@ fn pairs_of_the_table_are_read() {
     check(r#"{"key":"model","one_of":["a","b"]}"#, Ok(Bound::Texts(names(&["a", "b"]))));
     check(r#"{"prefix":"llama-","key":"model"}"#, Ok(Bound::Text("llama-".to_owned())));
     check(r#"{"key":"requests_per_second","rate":0}"#, Ok(Bound::Number(0)));
+    // A number that every JSON parser holds exactly.
     check(
         r#"{"key":"requests_per_minute","rate":9007199254740991}"#,
         Ok(Bound::Number(NUMBER_MAX)),
@@ -122,6 +123,7 @@ fn narrower_is_by_type() {
         narrower(&number(key, kind, 3), &number(key, kind, 3), true);
         narrower(&number(key, kind, 4), &number(key, kind, 3), false);
     }
+    // The same key with another type is another row, so neither narrows the other.
     narrower(&number("tokens", "max_lifetime", 1), &number("tokens", "max_subtree", 2), false);
     narrower(&number("sovereignty", "min", 900), &number("sovereignty", "min", 800), true);
     narrower(&number("sovereignty", "min", 700), &number("sovereignty", "min", 800), false);

@@ -1,4 +1,4 @@
-//! The machine's disk, on which one thing goes wrong.
+//! The machine's disk with one injected fault.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -17,34 +17,36 @@ use super::START;
 /// Too many open files.
 pub(super) const EMFILE: i32 = 24;
 
-/// What goes wrong.
+/// The kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing.
+    /// No fault.
     None,
-    /// One call fails, as a broken disk does.
+    /// One call fails, as on a broken disk.
     Broken,
-    /// One call finds no room.
+    /// One call finds no free space.
     Full,
-    /// One call is interrupted by a signal.
+    /// One call is interrupted by a signal (EINTR).
     Interrupted,
-    /// One call finds no descriptor left (EMFILE).
+    /// One call finds no free descriptor (EMFILE).
     Descriptors,
-    /// One write ends half way.
+    /// One write ends in the middle.
     Short,
-    /// One sync fails, and what it was to make sure of is gone later; the syncs behind it report success.
+    /// One sync fails, and the data that it should have made durable is lost later. Later syncs
+    /// succeed.
     Sync,
-    /// From there on nothing can be renamed.
+    /// From this call on, every rename fails.
     Rename,
-    /// From there on nothing can be taken away.
+    /// From this call on, every removal fails.
     Unlink,
-    /// From there on nothing can be changed.
+    /// From this call on, every change fails.
     ReadOnly,
-    /// One sync does not come back.
+    /// One sync does not return.
     Hang,
-    /// The power goes: nothing that was not synced is there later.
+    /// A power failure. Data that was not synced is lost.
     Cut,
-    /// The power goes, and of all that was not synced what was written to the head is there: the disk has an order of its own.
+    /// A power failure. Of the data that was not synced, only writes to the head survive: a disk
+    /// may write in any order.
     CutButHead,
 }
 
@@ -61,17 +63,17 @@ pub(super) enum Op {
     Resize,
 }
 
-/// A call that was made.
+/// A call to the disk.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) op: Op,
     pub(super) path: PathBuf,
-    /// The file was made by the log and never synced: what is written to it takes room.
+    /// The log created the file and has not synced it. A write to it needs free space.
     pub(super) fresh: bool,
 }
 
 impl Kind {
-    /// Whether this kind makes a call of that sort fail.
+    /// Whether this kind makes a call of that operation fail.
     pub(super) fn hits(self, op: Op) -> bool {
         match self {
             Self::None => false,
@@ -89,17 +91,18 @@ impl Kind {
         }
     }
 
-    /// Whether everything fails from there on.
+    /// Whether all later calls fail too.
     pub(super) fn lasts(self) -> bool {
         matches!(self, Self::Rename | Self::Unlink | Self::ReadOnly | Self::Cut | Self::CutButHead)
     }
 
-    /// Whether the log must go on after it.
+    /// Whether the log must continue after it.
     pub(super) fn passes(self, call: &Call) -> bool {
         match call.op {
-            // A reserve that cannot be had or given is no loss: new work waits until it is whole.
+            // A reserve that cannot be allocated or released is no loss. New work waits until it is
+            // complete.
             Op::Allocate | Op::Resize => true,
-            // A shortage is waited out, whatever the step.
+            // The log waits until a shortage ends, at every step.
             Op::Write
             | Op::Sync
             | Op::Create
@@ -113,7 +116,7 @@ impl Kind {
     }
 }
 
-/// What is there again when a sync has lost what it was to make sure of.
+/// The former state that returns when a sync has lost its data.
 enum Undo {
     Bytes { file: File, offset: u64, bytes: Vec<u8>, length: u64 },
     Name { path: PathBuf, before: Option<Vec<u8>> },
@@ -123,7 +126,7 @@ enum Undo {
 struct Inner {
     calls: Vec<Call>,
     fired: Option<Call>,
-    /// Files that were made and not synced since.
+    /// Files that were created and not synced since.
     fresh: HashSet<u64>,
     unsynced: HashMap<u64, Vec<Undo>>,
     names: HashMap<PathBuf, Vec<Undo>>,
@@ -132,26 +135,27 @@ struct Inner {
 }
 
 impl Inner {
-    /// The power goes: names and bytes that were not synced are lost.
+    /// A power failure: names and bytes that were not synced are lost.
     fn cut(&mut self, but_head: bool) {
         let names = self.names.drain().flat_map(|(_, names)| names);
         let names: Vec<Undo> = names.collect();
         let bytes = self.unsynced.drain().flat_map(|(_, bytes)| bytes);
         let kept = |undo: &Undo| matches!(undo, Undo::Bytes { file, .. } if but_head && path_of(file).ends_with("head"));
-        // What is undone last is listed first: bytes go before the names of their files do.
+        // The list is undone from its end. Bytes must be undone before the names of their files.
         self.lost.extend(names.into_iter().chain(bytes.filter(|undo| !kept(undo))));
     }
 }
 
+/// The result of a call.
 enum Verdict {
     Pass,
     Half,
     Fail(io::ErrorKind),
-    /// No descriptor is left.
+    /// There is no free descriptor.
     Descriptors,
 }
 
-/// The machine's disk, on which one thing goes wrong at call number `at`, from 1.
+/// The machine's disk, with one fault at call number `at`, counted from 1.
 pub(super) struct Faulty {
     pub(super) kind: Kind,
     at: usize,
@@ -174,7 +178,7 @@ impl Faulty {
         self.lock().fired.clone()
     }
 
-    /// Counts a call and says how it ends.
+    /// Counts a call and decides how it ends.
     fn judge(&self, op: Op, path: &Path, file: Option<&File>) -> io::Result<Verdict> {
         let mut inner = self.lock();
         let inode = file.map(File::metadata).transpose()?.map(|about| about.ino());
@@ -194,7 +198,7 @@ impl Faulty {
             Kind::Short => return Ok(Verdict::Half),
             Kind::Descriptors => return Ok(Verdict::Descriptors),
             Kind::Hang => {
-                // Time passes while nothing else does.
+                // Only time advances during the hang.
                 self.clock.advance(Duration::from_secs(130));
                 drop(self.gate.wait_while(inner, |inner| !inner.released).expect("lock"));
                 io::ErrorKind::TimedOut
@@ -232,14 +236,15 @@ impl Faulty {
         }
     }
 
-    /// The names of `path` are not on the disk until its folder is synced.
+    /// Notes that the name `path` is not durable until its folder is synced.
     fn named(&self, path: &Path, before: Option<Vec<u8>>) {
         let undo = Undo::Name { path: path.to_owned(), before };
         let folder = path.parent().expect("folder").to_owned();
         self.lock().names.entry(folder).or_default().push(undo);
     }
 
-    /// What a start finds: all that a failed sync was to make sure of is as it was before.
+    /// Restores what a start finds: everything that a failed sync should have made durable is as it
+    /// was before.
     pub(super) fn settle(&self) {
         for undo in std::mem::take(&mut self.lock().lost).into_iter().rev() {
             match undo {
@@ -310,7 +315,7 @@ impl Disk for Faulty {
         }
         let (inode, mut inner) = (file.metadata()?.ino(), self.lock());
         inner.fresh.insert(inode);
-        // Emptied: what was lost of it before is not missed.
+        // The file is emptied, so lost earlier content has no effect.
         inner.unsynced.remove(&inode);
         inner.lost.retain(|undo| !matches!(undo, Undo::Bytes { file, .. } if file.metadata().is_ok_and(|of| of.ino() == inode)));
         drop(inner);

@@ -1,4 +1,4 @@
-//! Each failpoint, armed, makes a check fail that passes without it.
+//! Each active failpoint makes a check fail that passes without it.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -14,7 +14,7 @@ use super::disk::Kind;
 use super::{Base, room, run, within};
 use crate::harness::Gateway;
 
-/// Every third call of a clean run goes wrong in that way.
+/// Every third call of a run without faults gets that fault.
 fn campaign(base: &Base, kind: Kind) {
     let calls = run(base, Kind::None, 0);
     for place in (0..calls.len()).filter(|place| kind.hits(calls[*place].op)).step_by(3) {
@@ -34,7 +34,7 @@ fn failing_syncs() {
     campaign(&Base::empty(), Kind::Sync);
 }
 
-/// A gateway whose log breaks when `cut` is called; it cannot stop well any more.
+/// A gateway whose log fails when `cut` is called. It cannot stop in order after that.
 fn gateway(more: &str) -> (ManuallyDrop<Gateway>, impl Fn() + Clone + Send + 'static) {
     let gateway =
         ManuallyDrop::new(Gateway::with("rpm = 6000\nin_flight = 64\noutput_tokens = 1000", more));
@@ -42,7 +42,7 @@ fn gateway(more: &str) -> (ManuallyDrop<Gateway>, impl Fn() + Clone + Send + 'st
     (gateway, move || fs::remove_file(&segment).expect("removed"))
 }
 
-/// Status and, of a refusal, its code.
+/// The status, and the code if it is a refusal.
 fn chat(gateway: &Gateway, model: &str) -> (u16, String) {
     let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"x"}}]}}"#);
     let answer = gateway.send(&gateway.chat(&body));
@@ -62,13 +62,13 @@ fn no_request_is_forwarded_before_its_admission_is_durable() {
     assert_eq!(chat(&gateway, "up").0, 200);
     cut();
     let answer = chat(&gateway, "up");
-    // Whatever was let through reaches the server soon.
+    // A request that passed would reach the server soon.
     within(Duration::from_millis(300), || gateway.forwarded.load(Ordering::SeqCst) > 1);
     assert_eq!((answer, gateway.forwarded.load(Ordering::SeqCst)), (unavailable(), 1));
     over(&gateway);
 }
 
-/// A server that breaks the log when it is asked for an answer; which weights it has it does not say.
+/// A server that makes the log fail when it gets a request. It does not report its weights.
 fn answer_and_cut(mut stream: TcpStream, cut: impl Fn()) {
     let (mut request, mut buffer) = (Vec::new(), [0; 65_536]);
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
@@ -94,10 +94,11 @@ fn no_answer_is_sent_before_its_outcome_is_durable() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let more = format!(
-        "[[upstream]]\nname = \"cutter\"\nurl = \"{url}\"\n[[model]]\nname = \"cut\"\nroute = [\"cutter\"]\n"
+        "[[upstream]]\nname = \"cutter\"\nurl = \"{url}\"\n[[model]]\nname = \"cut\"\nroute = \
+            [\"cutter\"]\n"
     );
     let (gateway, cut) = gateway(&more);
-    // The log breaks while the server is at work: behind the admission, before the outcome.
+    // The log fails while the server works: after the admission, and before the outcome.
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let cut = cut.clone();

@@ -1,4 +1,4 @@
-//! A disk that is full, and a clock that steps back: neither ends the log.
+//! A full disk and a clock that steps back. Neither ends the log.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +18,7 @@ use token_shield::id::RequestId;
 
 use super::{Base, START, Told, folder, large, policy, settings, small, within};
 
-/// A disk of so many bytes.
+/// A disk with a fixed number of bytes.
 struct Small(AtomicI64);
 
 impl Small {
@@ -122,7 +122,7 @@ pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     let data = folder();
     let reserve = 8 << 20;
     let settings = LogSettings { reserve, ..settings(data.path()) };
-    // Room for the reserve, for one segment, and for no second one.
+    // Space for the reserve and for one segment, but not for a second one.
     let disk = Arc::new(Small(AtomicI64::new((8 << 20) + (3 << 19))));
     let clock = Arc::new(ManualClock::at(START));
     let time = Arc::clone(&clock) as Arc<dyn Clock>;
@@ -131,7 +131,7 @@ pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     assert_eq!(fs::metadata(settings.dir.join("reserve")).expect("reserve").len(), reserve);
     log.append_blocking(refusal(), None).expect("there is room");
     for number in 0..200 {
-        // A command is never turned away: what it needs comes from the reserve.
+        // A command is always accepted. Its space comes from the reserve.
         log.append_blocking(large(number), None).expect("sealed");
     }
     assert!(log.state().low && log.healthy());
@@ -148,7 +148,7 @@ pub(super) fn outcomes_and_commands_find_room_on_a_full_disk() {
     policy(data.path(), &Base::empty(), &Told { tried, acknowledged: Vec::new() });
 }
 
-/// A wall clock that is set by hand.
+/// A wall clock that the test sets.
 struct Wall(AtomicI64, AtomicU64);
 
 impl Clock for Wall {

@@ -1,4 +1,5 @@
-//! Shortages that last for a while: new work is refused, what was promised waits, and the log goes on when they have passed.
+//! Temporary shortages. New work is refused, admitted requests wait, and the log continues when the
+//! shortage ends.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +17,7 @@ use super::disk::EMFILE;
 use super::room::{outcome, refusal};
 use super::{Base, Told, folder, large, policy, settings, small, within};
 
-/// The machine's disk without a descriptor to give, for as long as it is said so.
+/// The machine's disk, which has no free descriptor while the flag is set.
 #[derive(Default)]
 struct Exhausted {
     none_left: AtomicBool,
@@ -72,7 +73,7 @@ fn a_checkpoint_without_a_descriptor_waits_for_one() {
     assert!(log.healthy());
     let refused = log.append_blocking(refusal(), None).expect_err("nothing new meanwhile");
     assert!(matches!(refused, LogFault::Short(_)), "{refused}");
-    // What needs no descriptor goes on: commands, and outcomes of what was admitted before.
+    // Work that needs no descriptor continues: commands, and outcomes of admitted requests.
     log.append_blocking(small(1), None).expect("a command");
     log.append_blocking(outcome(), None).expect("an outcome");
     disk.none_left.store(false, Ordering::SeqCst);
@@ -91,7 +92,8 @@ fn a_segment_without_a_descriptor_waits_for_one() {
     let data = folder();
     let (log, disk) = opened(data.path());
     disk.none_left.store(true, Ordering::SeqCst);
-    // About a hundred of these fill a segment; the one that finds no room waits, and is not lost.
+    // About a hundred of these records fill a segment. The record without space waits, and is not
+    // lost.
     let (told, answers) = std::sync::mpsc::channel();
     let events: Vec<Event> = (0..140).map(large).collect();
     for event in &events {
@@ -127,7 +129,7 @@ fn a_log_that_closes_does_not_wait_for_ever() {
     let (log, disk) = opened(data.path());
     log.append_blocking(small(0), None).expect("sealed");
     disk.none_left.store(true, Ordering::SeqCst);
-    // The journal has everything: a checkpoint that does not come to be is finished by the next start.
+    // The journal has all records. The next start finishes a checkpoint that was not completed.
     log.close().expect("closed");
     policy(
         data.path(),

@@ -1,4 +1,5 @@
-//! A power cut at every call to the disk: each sector that was not synced holds, at random, any state that it was in since.
+//! A power failure at every call to the disk. Each sector that was not synced has a random one of
+//! the states that it had since the last sync.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,12 +15,12 @@ use super::data::Data;
 
 const SECTOR: u64 = 512;
 
-/// A disk that loses power before its call number `calls`, which may then have happened in part.
+/// A disk that loses power before call number `calls`. That call may have happened in part.
 struct Failing(Mutex<Inner>);
 
 struct Inner {
     calls: usize,
-    /// By file and sector: every content since the last sync, the synced one first.
+    /// For each file and sector: every content since the last sync, the synced one first.
     unsynced: HashMap<(u64, u64), Versions>,
     random: u64,
 }
@@ -34,13 +35,13 @@ impl Failing {
         Arc::new(Self(Mutex::new(Inner { calls, unsynced: HashMap::new(), random: seed })))
     }
 
-    /// Settles what the disk holds when the power is back. True: it had been cut.
+    /// Decides the content of the disk after power returns. True if there was a power failure.
     fn settle(&self) -> bool {
         let inner = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut sectors: Vec<_> = inner.unsynced.drain().collect();
         sectors.sort_unstable_by_key(|(key, _)| *key);
         for ((_, sector), Versions { file, contents }) in sectors {
-            // xorshift64
+            // The generator xorshift64 makes a failed run repeatable.
             inner.random ^= inner.random << 13;
             inner.random ^= inner.random >> 7;
             inner.random ^= inner.random << 17;
@@ -88,7 +89,7 @@ impl Disk for Failing {
                 versions.contents.push(sector_of(file, sector)?);
             }
         }
-        // The cut came while this was being written: nobody hears that it succeeded.
+        // The power failed during this write, so no caller gets a success.
         if inner.calls == 0 { Err(io::Error::other("power cut")) } else { Ok(()) }
     }
 
@@ -104,7 +105,7 @@ impl Disk for Failing {
     }
 }
 
-/// An event whose batch takes several sectors: a power cut can tear it.
+/// An event whose batch has several sectors, so that a power failure can tear it.
 fn event(number: usize) -> Event {
     Event::KeyAdded {
         issuer: number.to_string(),
@@ -113,13 +114,13 @@ fn event(number: usize) -> Event {
     }
 }
 
-/// What the log must hold at least, and may hold at the most.
+/// The records that the log must contain, and those that it may contain.
 struct Expected {
     acknowledged: usize,
     tried: Vec<Event>,
 }
 
-/// Seals on `disk` until it fails, or `count` times.
+/// Appends to a log on `disk` until it fails, or `count` times.
 fn seal(data: &Data, disk: &Arc<Failing>, count: usize, expected: &mut Expected) {
     let Ok((log, recovered)) = data.open_on(Arc::clone(disk) as Arc<dyn Disk>) else {
         return;
@@ -133,11 +134,12 @@ fn seal(data: &Data, disk: &Arc<Failing>, count: usize, expected: &mut Expected)
         }
         expected.acknowledged = expected.tried.len();
     }
-    // Closing may fail as well.
+    // The close may fail too.
     let _ = log.close();
 }
 
-/// What was found is what was tried, in order, and all that was acknowledged is there. From now on it is fact.
+/// The found records are the attempted ones, in order, and all acknowledged ones are there. From
+/// now on they are fixed.
 #[track_caller]
 fn check<'a>(found: impl Iterator<Item = &'a Event>, expected: &mut Expected) {
     let found: Vec<&Event> = found.collect();
@@ -166,7 +168,7 @@ fn power_cuts_lose_nothing_acknowledged() {
             let disk = Failing::after(calls, random);
             seal(&data, &disk, 6, &mut expected);
             cuts += usize::from(disk.settle());
-            // The next start is cut short too, early, and then once more.
+            // The next start also loses power, early, and then once more.
             for calls in [1 + calls % 4, 2 + calls % 5] {
                 let disk = Failing::after(calls, random.rotate_left(7));
                 seal(&data, &disk, 2, &mut expected);
@@ -178,6 +180,6 @@ fn power_cuts_lose_nothing_acknowledged() {
             log.close().expect("closed");
         }
     }
-    // The campaign is about what it says: most runs were cut, and some of them tore a batch.
+    // Proves that the campaign has an effect: most runs lost power, and some tore a batch.
     assert!(cuts > 200 && lost > 5, "{cuts} cuts, {lost} torn");
 }

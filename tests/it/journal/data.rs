@@ -10,7 +10,7 @@ use token_shield::clock::{Clock as _, ManualClock, SystemClock};
 use token_shield::durable::{Disk, SystemDisk};
 use token_shield::id::KeyId;
 
-/// A data folder, and the events that go into its log.
+/// A data folder, and the events for its log.
 pub(super) struct Data(pub(super) tempfile::TempDir);
 
 impl Data {
@@ -39,7 +39,7 @@ impl Data {
         self.open_on(Arc::new(SystemDisk)).expect("log")
     }
 
-    /// The log is opened, checked, used and closed again.
+    /// Opens the log, checks it, uses it and closes it again.
     #[track_caller]
     pub(super) fn holds(&self, expect: &[Event]) {
         let (log, recovered) = self.open();
@@ -56,17 +56,17 @@ impl Data {
         assert!(expect(&fault), "{fault}");
     }
 
-    /// The folder as it is now, elsewhere: what a crash would leave.
+    /// A copy of the folder as it is now: the state that a crash would leave.
     pub(super) fn snapshot(&self) -> Self {
         let copy = Self::new();
         copy_folder(self.0.path(), copy.0.path());
         copy
     }
 
-    /// What a crash leaves behind `events`, none of them under a checkpoint yet.
+    /// The state that a crash leaves after `events`, without a checkpoint over them.
     pub(super) fn crashed(events: impl IntoIterator<Item = Event>) -> Self {
         let data = Self::new();
-        // No checkpoint is due while the clock stands.
+        // The clock does not advance, so no checkpoint is due.
         let clock = Arc::new(ManualClock::at(SystemClock::start().now()));
         let (log, _) = Log::open(data.settings(), clock).expect("log");
         for event in events {
@@ -77,7 +77,7 @@ impl Data {
         left
     }
 
-    /// A log with `count` records, closed.
+    /// A closed log with `count` records.
     pub(super) fn with(count: u64) -> Self {
         let data = Self::new();
         let (log, _) = data.open();
@@ -89,7 +89,7 @@ impl Data {
     }
 }
 
-/// Copies a folder with all that is in it, its files' modes too.
+/// Copies a folder with its content and the modes of its files.
 pub(crate) fn copy_folder(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("list") {
         let entry = entry.expect("entry");

@@ -1,4 +1,4 @@
-//! From epoch to epoch, with a cache and without, and after a loss.
+//! Changes of the epoch, with and without a cache, and after a loss.
 
 use std::fs;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ fn an_older_folder_put_back_is_noticed() {
     log.close().expect("closed");
     fs::remove_dir_all(data.settings().dir).expect("remove");
     fs::create_dir(data.settings().dir).expect("folder");
+    // The older log comes back, but the head still has the newer size.
     copy_folder(&older.settings().dir, &data.settings().dir);
     fs::set_permissions(
         data.settings().dir,
@@ -31,7 +32,8 @@ fn an_older_folder_put_back_is_noticed() {
     )
     .expect("chmod");
     data.refused(|fault| matches!(fault, LogFault::Behind { size: 2, acknowledged: 3 }));
-    // An operator who knows of it says so, and the books are those of before the loss: a revocation is not undone by it.
+    // An operator confirms the loss. The state is that of before the loss: a loss does not undo a
+    // revocation.
     let begin =
         Some(NewEpoch { reason: "the disk was restored".to_owned(), by: None, after_loss: true });
     let (log, recovered) =
@@ -46,7 +48,7 @@ fn an_older_folder_put_back_is_noticed() {
 #[test]
 fn what_was_durable_before_a_loss_is_recorded_anew() {
     let data = Data::crashed(events(3));
-    // The head is lost, and with it the knowledge of how much there was.
+    // The head is lost. The log no longer knows how many records there were.
     fs::remove_file(data.head()).expect("remove");
     data.refused(|fault| matches!(fault, LogFault::HeadMissing(_)));
     let begin =
@@ -100,10 +102,10 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
         log.close().expect("closed");
     };
     again();
-    // With or without the cache, the books are folded from both.
+    // The state is computed from both epochs, with or without the cache.
     fs::remove_file(data.settings().cache).expect("remove");
     again();
-    // One whose time is over is closed at a start.
+    // An epoch whose time is over is closed at a start.
     let (log, _) = Log::open(
         LogSettings { epoch_max: Duration::ZERO, ..data.settings() },
         Arc::new(SystemClock::start()),
@@ -118,6 +120,7 @@ fn an_epoch_is_closed_and_the_next_one_follows_it() {
 fn an_epoch_that_was_made_and_not_begun_is_none() {
     let data = Data::with(3);
     let folder = data.settings().dir.join("e000002/journal");
+    // A crash between the folder and the first record of the epoch leaves this.
     fs::create_dir_all(&folder).expect("folder");
     data.holds(&events(3));
     assert!(!folder.exists());
@@ -168,7 +171,7 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
     let log = open("a second one", false);
     log.append_blocking(event(3), None).expect("sealed");
     log.close().expect("closed");
-    // Its journal has all of it, its first record too, which says what it follows.
+    // Its journal has all records, also the first one, which names the epoch before.
     let second = data.settings().dir.join("e000002");
     fs::remove_file(second.join("checkpoint")).expect("remove");
     fs::remove_dir_all(second.join("tile")).expect("remove");
@@ -188,7 +191,7 @@ fn what_a_lost_epoch_says_of_itself_is_not_said_again() {
         "what changes the books is"
     );
     log.close().expect("closed");
-    // What was left of it is known: it may not get less, nor more.
+    // The size of the remaining part is recorded. It may not become smaller or larger.
     let segment = second.join("journal").join(format!("{:020}", 0));
     let whole = fs::read(&segment).expect("a segment");
     let again = || {
@@ -229,7 +232,8 @@ fn a_loss_that_was_not_said_to_its_end_is_said_again() {
     fs::remove_file(data.head()).expect("remove");
     let (log, _) = begun(&data).expect("begun");
     log.close().expect("closed");
-    // As a crash leaves it between the new head and the new epoch's first record, of which the cache knows nothing then.
+    // A crash leaves this state between the new head and the new epoch's first record. The cache
+    // does not have the record then.
     fs::remove_file(data.settings().cache).expect("removed");
     let second = data.settings().dir.join("e000002");
     for part in ["checkpoint", "tile", "journal"] {
@@ -278,7 +282,7 @@ fn what_the_cache_has_seen_of_the_lost_part_comes_behind_what_is_left() {
     let last =
         |events: &[Event]| events.iter().rfind(|event| event.kind() == "agent-status").cloned();
     assert_eq!(last(&found), Some(status(AgentStatus::Revoked)));
-    // The log itself says so from now on.
+    // From now on the log itself has the record.
     fs::remove_file(data.settings().cache).expect("remove");
     let (log, recovered) = data.open();
     let found: Vec<Event> = recovered.records.into_iter().map(|record| record.event).collect();

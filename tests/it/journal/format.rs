@@ -1,4 +1,4 @@
-//! The journal's format alone: every truncation, every flipped byte, against every head.
+//! The format of the journal: every truncation and every flipped bit, against every head.
 
 use std::convert::Infallible;
 
@@ -8,10 +8,11 @@ use token_shield::audit::format::journal::{
 };
 use token_shield::merkle::Tree;
 
-/// A segment of a few batches and then zeros.
+/// A segment with a few batches, and then zeros.
 struct Segment {
     bytes: Vec<u8>,
-    /// What the log held after each batch, and where it ended: first of all nothing.
+    /// The log's tree after each batch, and where the batch ended. The first entry is the empty
+    /// log.
     marks: Vec<(AcknowledgedTree, usize)>,
 }
 
@@ -23,7 +24,7 @@ fn segment() -> Segment {
     let mut tree = Tree::new();
     let mut bytes = Vec::new();
     let mut marks = vec![(mark(&tree), 0)];
-    // One that nearly fills its sector, one of several sectors, one with an empty record.
+    // One batch almost fills its sector, one has several sectors, and one has an empty record.
     for records in [
         vec![vec![b'a'; 380]],
         vec![vec![b'b'; 700], vec![b'c'; 1]],
@@ -84,7 +85,8 @@ fn a_truncation_loses_nothing_acknowledged_unnoticed() {
                         .rposition(|&byte| byte != 0)
                         .map_or(0, |place| place + 1);
                     assert_eq!(found.torn, left);
-                    // Cut at a batch's end it looks whole; that records are missing shows by their number.
+                    // A segment that ends with a batch looks complete. Its number of records shows
+                    // that some are missing.
                     assert_eq!(found.tree.size() >= head.size, length >= *acknowledged_end);
                     assert!(length >= *acknowledged_end || length == *end);
                 }
@@ -116,7 +118,7 @@ fn a_flipped_bit_is_noticed_or_was_never_acknowledged() {
                     (found, at) if at < *acknowledged_end || at < last_start => {
                         assert!(found.is_err(), "{place}")
                     }
-                    // The last batch, not acknowledged: no different from a write that was interrupted.
+                    // The last batch is not acknowledged. It looks like an interrupted write.
                     (Ok(found), at) if at < last_end => {
                         assert_eq!(mark(&found.tree), marks[2].0, "{place}");
                         assert!(found.torn > 0);
@@ -159,15 +161,15 @@ fn batches_that_are_whole_but_belong_elsewhere_are_refused() {
     refuses(&swapped, &Tree::new(), &none, true, damaged(0, 0, BatchFault::Sequence));
     let twice = [&bytes[..first], &bytes[..first]].concat();
     refuses(&twice, &Tree::new(), &none, true, damaged(1, first, BatchFault::Sequence));
-    // The right index, behind another history.
+    // The correct index, but after another history.
     let mut other = Tree::new();
     other.push(b"another record");
     refuses(&bytes[first..], &other, &none, true, damaged(1, 0, BatchFault::Sequence));
-    // A hole of zeros with a whole batch behind it is no interrupted write.
+    // Zeros with a complete batch after them are not an interrupted write.
     let mut hole = bytes.clone();
     hole[..first].fill(0);
     refuses(&hole, &Tree::new(), &none, true, damaged(0, 0, BatchFault::Leftover));
-    // What an interrupted write leaves stands in the last segment only.
+    // Only the last segment may end with an interrupted write.
     refuses(
         &bytes[..first + 100],
         &Tree::new(),

@@ -1,4 +1,4 @@
-//! The machine's disk behind a gate that holds syncs back, or lets them fail.
+//! The machine's disk with a gate that delays syncs, or makes them fail.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex};
 
 use token_shield::durable::{Disk, SystemDisk};
 
-/// The machine's disk behind a gate that holds syncs back, or lets them fail.
+/// The machine's disk with a gate that delays syncs, or makes them fail.
 #[derive(Default)]
 pub(crate) struct Gate {
     shut: Mutex<bool>,

@@ -1,4 +1,4 @@
-//! The pen: recovery, one writer, shared syncs, and every way in which a log ends.
+//! The audit recorder: recovery, one writer, shared syncs, and every cause that ends a log.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use token_shield::id::KeyId;
 use super::data::{Data, event, events};
 use super::gate::Gate;
 
-/// Waits until `done` holds, ten seconds at the most.
+/// Waits until `done` is true, for at most ten seconds.
 #[track_caller]
 fn until(done: impl Fn() -> bool) {
     let clock = SystemClock::start();
@@ -58,6 +58,7 @@ fn there_is_one_writer() {
     let data = Data::with(1);
     let (log, _) = data.open();
     data.refused(|fault| matches!(fault, LogFault::Locked(_)));
+    // The lock is released with the last handle, and not with the first.
     let other = log.clone();
     drop(log);
     data.refused(|fault| matches!(fault, LogFault::Locked(_)));
@@ -82,6 +83,7 @@ fn all_that_wait_share_a_sync() {
         });
     };
     seal(0);
+    // The first record is in a sync. All later ones wait for the next sync together.
     until(|| disk.waits());
     (1..100).for_each(seal);
     assert!(answers.try_recv().is_err(), "answered before the sync came back");
@@ -89,6 +91,7 @@ fn all_that_wait_share_a_sync() {
     let order: Vec<u64> =
         (0..100).map(|_| answers.recv().expect("answer").expect("sealed")).collect();
     assert_eq!(order, (0..100).collect::<Vec<_>>());
+    // Two syncs: one record, and then all others.
     assert_eq!(*shared.lock().expect("lock"), [1, 99]);
     log.close().expect("closed");
     data.holds(&events(100));
@@ -110,7 +113,7 @@ fn async_callers_are_answered() {
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..50).collect::<Vec<_>>());
-        // One that nobody waits for is recorded all the same.
+        // A record without a waiting caller is written too.
         drop(log.append(event(50), None));
         let abandoned = tokio::spawn({
             let log = log.clone();
@@ -245,7 +248,7 @@ fn what_is_under_a_checkpoint_must_be_what_it_was() {
         let mut bytes = fs::read(tile(&data, name)).expect("read");
         bytes[place] ^= 1;
         fs::write(tile(&data, name), bytes).expect("write");
-        // A changed bundle is noticed where the journal still has the record, and by the verifier.
+        // A changed bundle is detected if the journal still has the record, and by the verifier.
         data.refused(|fault| {
             matches!(
                 fault,
@@ -266,6 +269,7 @@ fn an_unfinished_write_is_cut_off_and_said_so() {
     let data = Data::crashed(events(2));
     let mut bytes = fs::read(data.segment(0)).expect("read");
     let end = bytes.iter().rposition(|&byte| byte != 0).expect("records").next_multiple_of(512);
+    // Bytes after the last batch, as an interrupted write leaves them.
     bytes[end..end + 700].fill(b'x');
     fs::write(data.segment(0), bytes).expect("write");
     let (log, recovered) = data.open();
@@ -298,6 +302,8 @@ fn a_sync_that_fails_ends_the_log() {
     log.append_blocking(event(0), None).expect("sealed");
     disk.fail_syncs.store(true, Ordering::SeqCst);
     assert!(matches!(log.append_blocking(event(1), None), Err(LogFault::Disk(_))));
+    // After a failed sync, Linux may drop the dirty pages. A later success would not prove that
+    // they are durable.
     disk.fail_syncs.store(false, Ordering::SeqCst);
     assert!(
         matches!(log.append_blocking(event(2), None), Err(LogFault::Disk(_))),
@@ -306,7 +312,8 @@ fn a_sync_that_fails_ends_the_log() {
     assert!(!log.healthy());
     data.refused(|fault| matches!(fault, LogFault::Locked(_)));
     log.close().expect_err("it had failed");
-    // Its bytes happen to be there, whole, so it counts from now on: written again and synced.
+    // The bytes are complete on the disk, so the record counts from now on. It is written and
+    // synced again.
     data.holds(&events(2));
 }
 
@@ -317,7 +324,7 @@ fn a_full_disk_is_waited_out() {
     let (log, _) = data.open_on(Arc::clone(&disk) as Arc<dyn Disk>).expect("log");
     let added =
         || Event::KeyAdded { issuer: String::new(), jwk: "k".repeat(8000), kid: KeyId([0; 32]) };
-    // The first record draws the gateway's record key, which needs room too.
+    // The first record also makes the gateway's record key, which needs space.
     log.append_blocking(added(), None).expect("sealed");
     disk.full.store(true, Ordering::SeqCst);
     let mut sealed = 1;
@@ -353,6 +360,7 @@ fn a_sync_that_hangs_ends_the_log() {
         });
         until(|| disk.waits());
     }
+    // The limit for a sync is 30 seconds.
     clock.advance(Duration::from_secs(29));
     assert!(log.healthy());
     clock.advance(Duration::from_secs(2));
@@ -379,6 +387,7 @@ fn files_that_change_under_the_log_end_it() {
     };
     let lock = |data: &Data| data.settings().dir.join("e000001/lock");
     for while_idle in [false, true] {
+        // With `while_idle`, the log must detect the change without a new record.
         changed(|data| fs::remove_file(data.segment(0)).expect("remove"), while_idle);
         changed(
             |data| fs::rename(data.settings().dir, data.0.path().join("moved")).expect("rename"),

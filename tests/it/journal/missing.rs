@@ -1,5 +1,5 @@
-//! Files and folders that are taken away under a running log: each is noticed or made good, the next start says what to do, and
-//! what that says works.
+//! Files and folders that are removed under a running log. Each loss is detected or repaired, the
+//! next start names the remedy, and the remedy works.
 
 use std::fs;
 use std::path::Path;
@@ -12,28 +12,28 @@ use token_shield::clock::{Clock as _, SystemClock};
 
 use super::data::{Data, event, events};
 
-/// Records under the checkpoint: more than a full tile.
+/// The records under the checkpoint: more than a full tile.
 const RECORDS: u64 = 300;
 
-/// What becomes of a running log.
+/// The effect on a running log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
-    /// It ends, and says which file it was.
+    /// The log ends, and names the file.
     Ends,
-    /// It is made good, and nothing ends.
+    /// The loss is repaired, and the log continues.
     Heals,
-    /// Nothing depends on it.
+    /// No part depends on the file.
     GoesOn,
 }
 
-/// What the next start does.
+/// The result of the next start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// It goes on as if nothing had been.
+    /// It succeeds without a trace of the loss.
     Works,
-    /// It is refused, and `audit begin --after-loss` is the way out.
+    /// It is refused, and `audit begin --after-loss` is the remedy.
     AfterLoss,
-    /// It is refused until the file is put back.
+    /// It is refused until the file is restored.
     Restore,
 }
 
@@ -75,7 +75,7 @@ fn take_away(path: &Path) {
     gone.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// A log like `base`, open.
+/// An open log like `base`.
 fn running(base: &Data) -> (Data, Log) {
     let data = base.snapshot();
     let (log, _) = data.open();
@@ -150,7 +150,7 @@ fn one(base: &Data, (name, then, start): (&str, Then, Start)) {
             fs::write(&path, kept.expect("a file")).expect("restored");
         }
     }
-    // From now on starts are as they always were, and nothing that was revoked is forgotten, with the cache or without.
+    // From now on, starts succeed as usual. No revocation is lost, with or without the cache.
     for cache in [true, false] {
         if !cache {
             take_away(&data.settings().cache);
@@ -178,7 +178,7 @@ fn nothing_is_signed_over_what_is_gone() {
     let checkpoint = data.0.path().join("audit/e000001/checkpoint");
     let before = fs::read(&checkpoint).expect("a checkpoint");
     take_away(&data.0.path().join("audit/e000001/tile"));
-    // As many as ask for a checkpoint at once.
+    // So many records need a checkpoint at the same time.
     for number in 0..2000 {
         if log.append_blocking(event(number), None).is_err() {
             break;

@@ -1,4 +1,4 @@
-//! What comes back: usage, streams, errors, lists.
+//! The answers of servers: usage, streams, errors, lists.
 
 use token_shield::model::answer::StreamFilter;
 use token_shield::model::usage::{self, Usage};
@@ -7,7 +7,7 @@ use token_shield::refusal::{Code, Refusal};
 
 use super::{CHAT, MESSAGES};
 
-/// Pushes `stream` in pieces of several sizes and expects the same bytes, usage and end each time.
+/// Pushes `stream` in pieces of several sizes. Each time the bytes, usage and end must be the same.
 #[track_caller]
 pub(super) fn filters(
     operation: Operation,
@@ -70,8 +70,11 @@ fn whole_answers_report_usage() {
 
 #[test]
 fn usage_that_nobody_asked_for_is_taken_out() {
-    let text = "data: {\"choices\":[{\"delta\":{\"content\":\"usage \\\"usage\\\":{\"}}],\"usage\":null}\n\n: ping\n\n";
-    let last = "data: {\"id\":\"x\",\"choices\": [ ],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
+    let text = "data: \
+        {\"choices\":[{\"delta\":{\"content\":\"usage \\\"usage\\\":{\"}}],\"usage\":null}\n\n: \
+        ping\n\n";
+    let last = "data: \
+        {\"id\":\"x\",\"choices\": [ ],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
     let done = "data: [DONE]\n\n";
     filters(CHAT, false, &format!("{text}{last}{done}"), &format!("{text}{done}"), Some((3, 4)));
     filters(
@@ -89,7 +92,7 @@ fn usage_that_nobody_asked_for_is_taken_out() {
         &crlf(&format!("{text}{done}")),
         Some((3, 4)),
     );
-    // Usage beside a choice stays: taking it out would take the choice with it.
+    // An event with usage and a choice stays. Its removal would also remove the choice.
     let beside =
         "data: {\"choices\":[{}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n";
     filters(
@@ -99,14 +102,16 @@ fn usage_that_nobody_asked_for_is_taken_out() {
         &format!("{beside}{done}"),
         Some((3, 4)),
     );
-    // An end without its blank line is still an end.
+    // The end counts also without its blank line.
     filters(CHAT, false, &format!("{text}data: [DONE]"), &format!("{text}data: [DONE]"), None);
 }
 
 #[test]
 fn messages_streams_pass_and_report() {
-    let stream = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"content\":[],\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\n\
-        event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"message_stop usage\"}}\n\n\
+    let stream = "event: message_start\ndata: \
+        {\"type\":\"message_start\",\"message\":{\"content\":[],\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\n\
+        event: content_block_delta\ndata: \
+        {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"message_stop usage\"}}\n\n\
         event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":12}}\n\n\
         event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
     filters(MESSAGES, false, stream, stream, Some((9, 12)));
@@ -122,7 +127,8 @@ fn refusals_and_models_speak_both_dialects() {
     );
     assert_eq!(
         text(error::event(Dialect::Anthropic, &Code::AuditUnavailable.into(), "rq_1")),
-        "event: error\ndata: {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot write its audit log, so it serves no requests.\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"audit-unavailable\"},\"request_id\":\"rq_1\"}\n\n"
+        "event: error\ndata: \
+            {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot write its audit log, so it serves no requests.\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"audit-unavailable\"},\"request_id\":\"rq_1\"}\n\n"
     );
     let entry = models::ModelEntry { id: "m".to_owned(), created: 0, owner: "o".to_owned() };
     assert_eq!(
@@ -136,7 +142,8 @@ fn refusals_and_models_speak_both_dialects() {
     );
 }
 
-/// Whatever way the last event is written, it is known where it begins: it waits until the outcome is durable.
+/// The start of the last event is found in every form, because it waits until the outcome is
+/// durable.
 #[test]
 fn the_last_event_is_found_however_it_is_written() {
     let stop = r#"{"type":"message_stop"}"#;
@@ -171,7 +178,7 @@ fn the_last_event_is_found_however_it_is_written() {
     }
 }
 
-/// SDKs leave out events by their names, and others go by what the data say.
+/// Some SDKs ignore events by their names, and others read the type in the data. Both must match.
 #[test]
 fn an_event_is_named_as_its_data_say() {
     let delta =

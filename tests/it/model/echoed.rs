@@ -140,7 +140,7 @@ fn echo_streams_in_small_chunks() {
     }
     assert_eq!(from, answer.len());
     filters(CHAT, true, &answer, &answer, Some((3, 2)));
-    // The gateway asks for usage in any case, and takes it out if the caller did not.
+    // The gateway requests usage always, and removes it if the caller did not request it.
     let answer = echoed(CHAT, &chat(r#","stream":true"#), 9);
     let usage = answer.split_inclusive("\n\n").find(|event| event.contains("\"usage\""));
     let passed = answer.replace(usage.expect("an event about usage"), "");

@@ -1,4 +1,4 @@
-//! What a request would make the model server reach.
+//! The external references of a request: what it would make the model server reach.
 
 use token_shield::model::{Operation, ReferenceKind, UnknownFields};
 use token_shield::refusal::Code;

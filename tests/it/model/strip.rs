@@ -1,10 +1,10 @@
-//! What is taken out of a call, and what is left of it.
+//! The removal of external references from a call, and the rest of the call.
 
 use token_shield::model::{BodyChanges, Operation, ReferenceKind, UnknownFields};
 
 use super::{CHAT, MESSAGES, chat, said, understand};
 
-/// What the server gets of `body` where all of `kind` is taken out, and the paths of that.
+/// The body for the server after all references of `kind` are removed, and their paths.
 #[track_caller]
 fn stripped(
     operation: Operation,
@@ -76,7 +76,7 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
     );
     let (left, _) = stripped(CHAT, &chat(&format!("{said}:[{hosted}]")), ReferenceKind::HostedTool);
     assert!(left.get("tools").is_none() && left.get("tool_choice").is_none());
-    // A choice that names what is gone goes with it; one that names what stays, stays.
+    // A tool choice that names a removed tool is removed too. Another choice stays.
     for (choice, stays) in [
         (r#"{"type":"function","function":{"name":"f"}}"#, true),
         (r#"{"type":"function","function":{"name":"g"}}"#, false),

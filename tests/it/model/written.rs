@@ -1,4 +1,4 @@
-//! What the server gets.
+//! The body that the server gets.
 
 use token_shield::model::{BodyChanges, Operation, Profile, UnknownFields};
 
@@ -125,7 +125,7 @@ fn calls_say_what_they_ask() {
     );
 }
 
-/// Bodies with something of everything, to be broken in many ways.
+/// Bodies with every kind of member. The test changes them in many forms.
 const SEEDS: [(Operation, &str); 3] = [
     (
         CHAT,

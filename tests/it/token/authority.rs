@@ -1,4 +1,4 @@
-//! What a token allows: its details, its constraints, and minting.
+//! The authority of a token: its details, its constraints, and the signing of new tokens.
 
 use super::*;
 
@@ -58,7 +58,8 @@ fn constraints_that_hold_are_read() {
     );
     let allowed = |name| grants.models.allows(name);
     assert!(allowed("llama-3.1-8b"));
-    // Both constraints hold: listed but of another prefix, and of the prefix but not listed.
+    // Both constraints apply. One model is listed with another prefix; the other has the prefix but
+    // is not listed.
     assert!(
         !allowed("bge-m3") && !allowed("llama-3.1-70b") && !allowed("LLAMA-3.1-8b") && !allowed("")
     );

@@ -1,4 +1,5 @@
-//! Chains: what joins two tokens, and every way in which one may be wider than its parent.
+//! Chains: the rules that join two tokens, and every form in which a child may be wider than its
+//! parent.
 
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ const BEARER: &str = r#"{"key":"holder","rank":"bearer","order":["bound","bearer
 /// The members of a token's payload, each as JSON text.
 type Claims = Vec<(&'static str, String)>;
 
+/// Sets a claim, or removes it if `value` is empty.
 fn set(claims: &mut Claims, name: &'static str, value: impl Into<String>) {
     claims.retain(|(known, _)| *known != name);
     let value = value.into();
@@ -32,7 +34,7 @@ fn detail(scopes: &str, limits: &str) -> String {
     format!(r#"[{{"type":"agent_delegation","scopes":[{scopes}],"constraints":[{limits}]}}]"#)
 }
 
-/// What a chain is made with: keys of holders, and a change of the claims of each token.
+/// The parts for a chain: the holders' keys, and a change of the claims of each token.
 struct Workshop {
     forge: Forge,
     holders: Vec<SigningKey>,
@@ -48,7 +50,7 @@ impl Workshop {
         Jwk::of(self.holders[holder].public().expect("key")).write()
     }
 
-    /// The good claims of the token at `place` of a chain of `length`, below `parent`.
+    /// The valid claims of the token at `place` of a chain of `length`, with `parent`.
     fn claims(&self, place: usize, length: usize, parent: Option<&str>) -> Claims {
         let mut claims: Claims = vec![
             ("iss", r#""https://operator.example""#.to_owned()),
@@ -128,7 +130,7 @@ fn child(name: &'static str, value: &str, expect: Result<(), Code>) {
     workshop.forge.check(&tokens.join("~"), expect);
 }
 
-/// The same for its root, the child being as it was.
+/// The same for the root, with an unchanged child.
 #[track_caller]
 fn root(name: &'static str, value: &str, expect: Result<(), Code>) {
     let workshop = Workshop::new();
@@ -140,7 +142,7 @@ fn root(name: &'static str, value: &str, expect: Result<(), Code>) {
     workshop.forge.check(&tokens.join("~"), expect);
 }
 
-/// The verdict on a child with these limits below a root with its own.
+/// The verdict on a child with these limits. Its root has its own limits.
 #[track_caller]
 fn limits(list: &str, expect: Result<(), Code>) {
     child(
@@ -182,6 +184,7 @@ fn tokens_are_not_put_together_anew() {
     });
     let join = |parts: &[&str]| parts.join("~");
     let [a, b, c, d] = [0, 1, 2, 3].map(|place| tokens[place].as_str());
+    // Each form in which tokens of a valid chain could be combined again.
     for (what, text, expect) in [
         ("dropped in the middle", join(&[a, c, d]), Code::ChainSigner),
         ("reordered", join(&[a, c, b, d]), Code::ChainSigner),
@@ -214,9 +217,9 @@ fn a_child_is_signed_by_the_key_that_its_parent_names() {
     let with = |key: &SigningKey| format!("{}~{}", tokens[0], sign(key, &payload(&tokens[1])));
     workshop.forge.check(&with(&workshop.holders[0]), Ok(()));
     workshop.forge.check(&with(&workshop.holders[1]), Err(Code::ChainSigner));
-    // The operator's own key is not the holder's.
+    // The operator's own key is not the holder's key.
     workshop.forge.check(&with(&workshop.forge.key), Err(Code::ChainSigner));
-    // Signed by another under the right kid.
+    // Signed by another key under the correct kid.
     let (front, _) = tokens[1].rsplit_once('.').expect("dots");
     let forged = URL_SAFE_NO_PAD.encode(workshop.holders[1].sign(front.as_bytes()));
     workshop.forge.check(&format!("{}~{front}.{forged}", tokens[0]), Err(Code::TokenSignature));
@@ -226,13 +229,13 @@ fn a_child_is_signed_by_the_key_that_its_parent_names() {
     root("cnf", &format!(r#"{{"jwk":{other},"jkt":"x"}}"#), Err(Code::TokenClaims));
     root("cnf", r#"{"x5t#S256":"x"}"#, Err(Code::ProofNotSupported));
     root("cnf", r#"{"jwk":{"kty":"OKP","crv":"Ed25519","x":"AAAA"}}"#, Err(Code::TokenClaims));
-    // A private key is nobody's confirmation.
+    // A private key is not accepted as a confirmation key.
     root(
         "cnf",
         r#"{"jwk":{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}}"#,
         Err(Code::TokenClaims),
     );
-    // A key of small order signs anything.
+    // A key of small order accepts any signature.
     root(
         "cnf",
         r#"{"jwk":{"kty":"OKP","crv":"Ed25519","x":"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}"#,
@@ -276,6 +279,7 @@ fn depth_is_counted() {
 
 #[test]
 fn a_child_lives_within_its_parent() {
+    // A bearer child lives at most 15 minutes (900 s).
     child("exp", "1790003600", Err(Code::ChainHolder));
     child("exp", "1790003601", Err(Code::ChainTimes));
     child("exp", "1790000901", Ok(()));
@@ -312,6 +316,7 @@ fn a_child_allows_no_more_than_its_parent() {
     ] {
         limits(&ROOT_LIMITS.replace(from, to), more);
     }
+    // A child without a limit of its parent would be unlimited there.
     for missing in 0..5 {
         let kept: Vec<&str> = ROOT_LIMITS
             .split("},{")
@@ -355,7 +360,7 @@ fn a_leaf_without_a_key_needs_leave() {
         &detail(r#""inference.chat""#, &format!("{ROOT_LIMITS},{}", rank("bound"))),
         Ok(()),
     );
-    // One ancestor in between that forbids it is enough.
+    // One ancestor that forbids it is enough.
     let workshop = Workshop::new();
     let tokens = workshop.tokens(3, &|_, place, claims| {
         if place > 0 {

@@ -1,4 +1,4 @@
-//! What the door charges to whom, and what it remembers.
+//! The authenticator: which subject it charges for a token, and what it caches.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -27,6 +27,7 @@ use token_shield::token::mint::{MintRequest, mint};
 
 use super::forge::{Forge, NOW};
 
+/// An authenticator with everything that it needs, and a clock that the test sets.
 struct Door {
     forge: Forge,
     registry: Arc<Registry>,
@@ -37,7 +38,7 @@ struct Door {
 }
 
 impl Door {
-    /// One that remembers so many tokens, under these rates (peer, root).
+    /// An authenticator with this size of the token cache, and these rates (peer, root).
     fn new(token_cache: usize, rates: (u32, u32)) -> Self {
         let forge = Forge::new(Algorithm::Ed25519);
         let known = &forge.known[&forge.kid];
@@ -59,6 +60,7 @@ impl Door {
         Self { forge, registry, keyring, clock, authenticator, tables }
     }
 
+    /// Presents a token from an address. Returns how it was found.
     fn ask_from(&self, peer: [u8; 4], token: &str) -> Result<TokenLookup, Refusal> {
         let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("value");
         let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
@@ -75,10 +77,12 @@ impl Door {
         self.ask_from([127, 0, 0, 1], token).map_err(|refusal| refusal.code)
     }
 
+    /// A valid token with its own id.
     fn root(&self, number: usize) -> String {
         self.forge.token(&[("jti", &format!("\"root-{number}\""))])
     }
 
+    /// Applies an event to the state, as after its record.
     fn apply(&self, event: Event) {
         let record = Record { at: Timestamp(NOW * 1000), by: None, event };
         self.keyring.apply(&record);
@@ -86,7 +90,7 @@ impl Door {
     }
 }
 
-/// A root with a holder's key, and what that key delegates below it.
+/// A root with a holder's key, and the tokens that this key delegates.
 struct Planner {
     holder: SigningKey,
     root: String,
@@ -108,20 +112,22 @@ impl Planner {
         Self { holder, root }
     }
 
+    /// A new child of the root.
     fn leaf(&self, number: u128) -> String {
         let wanted = Narrowed { name: "reader".to_owned(), ..Narrowed::default() };
         delegate(&self.root, &self.holder, &wanted, Timestamp(NOW * 1000), number).expect("a child")
     }
 }
 
-/// A chain whose last signature is another one.
+/// A chain with a wrong last signature.
 fn spoiled(chain: &str) -> String {
     let (signed, signature) = chain.rsplit_once('.').expect("a signature");
     let first = if signature.starts_with('A') { "B" } else { "A" };
     format!("{signed}.{first}{}", &signature[1..])
 }
 
-/// Behind one address, as after a restart: what is good is not counted against it.
+/// Valid tokens are not counted against their address. So many agents at one address can connect at
+/// once, as after a restart.
 #[test]
 fn two_thousand_agents_behind_one_address_are_let_in_at_once() {
     let door = Door::new(4096, (5, 100));
@@ -129,7 +135,7 @@ fn two_thousand_agents_behind_one_address_are_let_in_at_once() {
         assert_eq!(door.ask(&door.root(number)), Ok(TokenLookup::Verified), "{number}");
     }
     assert_eq!(door.ask(&door.root(7)), Ok(TokenLookup::Cached));
-    // What is no good is, as ever, and then nothing new is looked at from there.
+    // Invalid tokens are counted. After the limit, no new token from that address is checked.
     let bad = spoiled(&door.root(0));
     let codes: Vec<_> = (0..7).map(|_| door.ask(&bad)).collect();
     assert_eq!(codes[..5], [Err(Code::TokenSignature); 5]);
@@ -149,12 +155,13 @@ fn fresh_chains_of_one_root_are_bounded() {
     let (greedy, other) = (Planner::new(&door, 1, Vec::new()), Planner::new(&door, 2, Vec::new()));
     let first = greedy.leaf(0);
     assert_eq!(door.ask(&first), Ok(TokenLookup::Verified));
+    // The rate is 20 new chains in a second for one root: one above, and 19 here.
     let asked: Vec<_> = (1..100).map(|number| door.ask(&greedy.leaf(number))).collect();
     assert_eq!(asked[..19], [Ok(TokenLookup::Verified); 19]);
     assert!(asked[19..].iter().all(|answer| *answer == Err(Code::RootRate)));
     let refusal = door.ask_from([127, 0, 0, 1], &greedy.leaf(1_000)).expect_err("used up");
     assert_eq!(refusal.retry_after, Some(Duration::from_millis(50)));
-    // From another address it is the same root.
+    // From another address it is still the same root.
     assert_eq!(
         door.ask_from([127, 0, 0, 2], &greedy.leaf(1_001)).map_err(|no| no.code),
         Err(Code::RootRate)
@@ -165,7 +172,8 @@ fn fresh_chains_of_one_root_are_bounded() {
     assert_eq!(door.ask(&greedy.leaf(2_000)), Ok(TokenLookup::Verified));
 }
 
-/// Whoever has seen a chain knows its root; garbage behind it takes nothing from those who may delegate.
+/// An attacker who has seen a chain knows its root. Invalid text after the root must not use up the
+/// rate of those who may delegate.
 #[test]
 fn garbage_behind_a_root_is_charged_to_its_sender() {
     let door = Door::new(4096, (50, 2));
@@ -189,6 +197,7 @@ fn who_may_not_act_takes_no_memory() {
     for number in 0..100 {
         assert_eq!(door.ask(&planner.leaf(number)), Err(Code::AgentSuspended));
     }
+    // A suspended agent could otherwise fill the token cache.
     assert_eq!(door.authenticator.remembered_bytes(), 0);
 }
 
@@ -200,6 +209,7 @@ fn a_holders_key_that_is_revoked_ends_every_chain_that_it_is_in() {
     assert_eq!(door.ask(&known), Ok(TokenLookup::Verified));
     let kid = Jwk::of(stolen.holder.public().expect("key")).id();
     door.apply(Event::KeyRevoked { kid, reason: "stolen".to_owned() });
+    // The status is checked on each request, also for a token from the cache.
     assert_eq!(door.ask(&known), Err(Code::KeyRevoked), "one that was known");
     assert_eq!(door.ask(&stolen.leaf(1)), Err(Code::KeyRevoked), "one that was signed afterwards");
     assert_eq!(door.ask(&spared.leaf(0)), Ok(TokenLookup::Verified));
@@ -207,7 +217,8 @@ fn a_holders_key_that_is_revoked_ends_every_chain_that_it_is_in() {
     assert_eq!(door.keyring.revoked_holders().len(), 1);
 }
 
-/// The tokens that take the most memory for their length: lists of the shortest names, as many as are allowed.
+/// The tokens that use the most memory for their length: lists with the shortest names and the
+/// maximum of entries.
 #[test]
 fn the_worst_tokens_take_what_is_documented() {
     let door = Door::new(128, (1_000_000, 1_000_000));

@@ -1,4 +1,4 @@
-//! Tokens made by hand: anything can be put into them, and all of it is signed with a key that the gateway knows.
+//! Tokens with any content. All of them are signed with a key that the gateway knows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use token_shield::token::{
     IssuerPolicy, KeySource, KnownKey, PostQuantum, Presented, Verified, verify,
 };
 
-/// Cases that this test has written.
+/// The number of cases that this test has written.
 static RECORDED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// The moment at which the tests stand, in seconds: ten seconds after the tokens were issued.
+/// The time of the tests, in seconds: ten seconds after the tokens were issued.
 pub(crate) const NOW: i64 = 1_790_000_010;
 
-/// The claims of a good token, each as JSON text.
+/// The claims of a valid token, each as JSON text.
 const CLAIMS: &[(&str, &str)] = &[
     ("iss", r#""https://operator.example""#),
     ("aud", r#""https://gateway.example""#),
@@ -38,7 +38,7 @@ const CLAIMS: &[(&str, &str)] = &[
     ),
 ];
 
-/// A good payload with `changes` applied: a claim is set to a JSON text, or taken out where that text is empty.
+/// A valid payload with `changes`: a claim is set to a JSON text, or removed if the text is empty.
 pub(crate) fn payload(changes: &[(&str, &str)]) -> String {
     let mut members: Vec<(&str, &str)> = CLAIMS.to_vec();
     for (name, value) in changes {
@@ -73,7 +73,7 @@ impl Forge {
         Self::with(algorithm, |_| {})
     }
 
-    /// With another policy than: both namespaces, 30 days, Ed25519 taken.
+    /// The same with a changed policy. The default allows both namespaces, 30 days and Ed25519.
     pub(crate) fn with(algorithm: Algorithm, change: impl FnOnce(&mut IssuerPolicy)) -> Self {
         let mut policy = IssuerPolicy {
             iss: "https://operator.example".to_owned(),
@@ -93,7 +93,7 @@ impl Forge {
         Self { key, kid: public.id(), known: HashMap::from([(public.id(), Arc::new(known))]) }
     }
 
-    /// The header of a good token.
+    /// The header of a valid token.
     pub(crate) fn header(&self) -> String {
         format!(
             r#"{{"typ":"at+jwt","alg":"{}","kid":"{}"}}"#,
@@ -102,14 +102,14 @@ impl Forge {
         )
     }
 
-    /// A token of that header and payload, byte for byte, rightly signed.
+    /// A token with exactly this header and payload, signed correctly.
     pub(crate) fn sign(&self, header: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) -> String {
         let signed =
             format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(signed.as_bytes())))
     }
 
-    /// A good token with changes in its claims.
+    /// A valid token with changed claims.
     pub(crate) fn token(&self, changes: &[(&str, &str)]) -> String {
         self.sign(self.header(), payload(changes))
     }
@@ -123,7 +123,7 @@ impl Forge {
         verify(&Presented::read(token)?, self, verifier, Timestamp(now * 1000))
     }
 
-    /// What the gateway's door says of `token`, both implementations being asked.
+    /// The gateway's verdict on `token`. Both implementations must agree.
     pub(crate) fn verify(&self, token: &str) -> Result<Verified, Refusal> {
         self.verify_with(token, &Both, NOW)
     }
@@ -136,13 +136,14 @@ impl Forge {
         assert_eq!(found.map(|_| ()).map_err(|refusal| refusal.code), expect, "{detail:?}");
     }
 
-    /// Adds the case to `tests/vectors`, named after the test and the line, where TOKEN_SHIELD_WRITE_VECTORS asks for that.
+    /// Adds the case to `tests/vectors` if TOKEN_SHIELD_WRITE_VECTORS is set. Its name is the test
+    /// and the line.
     #[track_caller]
     pub(crate) fn record(&self, token: &str, expect: Result<(), Code>) {
         let Some(folder) = std::env::var_os("TOKEN_SHIELD_WRITE_VECTORS") else { return };
         let thread = std::thread::current();
         let test = thread.name().unwrap_or_default().trim_start_matches("token::");
-        // A part of `token` with a file of its own; its vectors keep their names.
+        // The test module is a part of `token` in a separate file. Its vectors keep their names.
         let test = test.trim_start_matches("authority::");
         let place = RECORDED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let known: Vec<&Arc<KnownKey>> = self.known.values().collect();

@@ -1,4 +1,5 @@
-//! Lists of a token are sets: each entry once, no more of them than the issuer's config says. And whom an issuer speaks for.
+//! Lists in a token are sets: each entry once, and no more entries than the issuer's config allows.
+//! Also the principals for which an issuer may speak.
 
 use token_shield::crypto::Algorithm;
 use token_shield::refusal::Code;
@@ -7,7 +8,7 @@ use token_shield::token::Principals;
 use super::forge::Forge;
 use super::{claim, constraints};
 
-/// A JSON list of so many names.
+/// A JSON list with this number of names.
 fn list(count: usize) -> String {
     let names: Vec<String> = (0..count).map(|number| format!("\"n{number}\"")).collect();
     format!("[{}]", names.join(","))

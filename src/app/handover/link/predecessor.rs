@@ -1,4 +1,4 @@
-//! The predecessor, as its successor sees it: records are written for it, and it hears of changes.
+//! The successor's view of its predecessor. The successor records for it and reports changes to it.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -28,31 +28,38 @@ use crate::proxy::Gateway;
 use crate::proxy::entrance::origin;
 use crate::proxy::respond::{Anonymous, RefusalResponse, refuse};
 
-/// The predecessor.
+/// The predecessor of this process, while it drains.
 pub(in crate::app) struct Predecessor {
     log: Arc<Log>,
+    /// Its requests without an outcome.
     open: Mutex<OpenRequests>,
+    /// Its work in flight, which counts towards the limits here. `None` after it has ended.
     in_flight: Mutex<Option<RemoteWork>>,
+    /// Encoded records that change the state. The first subscription takes the receiver.
     changes: Mutex<Option<mpsc::UnboundedReceiver<Vec<u8>>>>,
+    /// The end of its drain.
     until: Instant,
+    /// True after it has ended.
     over: watch::Sender<bool>,
 }
 
-/// Its requests without an outcome, and the outcomes that are recorded where nothing more is heard of them.
+/// The predecessor's requests without an outcome. For each, the outcome that is recorded if the
+/// predecessor ends first.
 #[derive(Default)]
 struct OpenRequests {
     unknown: HashMap<RequestId, Written>,
-    /// Nothing more is heard.
+    /// No more reports can arrive.
     closed: bool,
 }
 
+/// Locks a mutex. A panic elsewhere leaves the data usable.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Predecessor {
-    /// A predecessor with that many admissions open, that much in flight, and that long to drain. `changes` are the records that
-    /// change the books, from the moment on at which the log was opened.
+    /// A predecessor with these open requests, this work in flight, and this time to drain.
+    /// `changes` has the records that change the state since the log was opened.
     pub(in crate::app) fn new(
         log: Arc<Log>,
         open: Vec<PassedRecord>,
@@ -72,17 +79,18 @@ impl Predecessor {
         })
     }
 
-    /// How long it may still drain; `None` once it is over.
+    /// The time that it may still drain. `None` after it has ended.
     pub(in crate::app) fn left(&self) -> Option<Duration> {
         (!*self.over.borrow()).then(|| self.until.saturating_duration_since(Instant::now()))
     }
 
-    /// Waits until it is over.
+    /// Waits until the predecessor has ended.
     pub(in crate::app) async fn over(&self) {
         let _ = self.over.subscribe().wait_for(|over| *over).await;
     }
 
-    /// Records for it until it closes the way; what is open then is recorded as unknown.
+    /// Records for the predecessor until it closes the connection. Then it records each open
+    /// request as unknown.
     pub(in crate::app) async fn records(self: Arc<Self>, stream: UnixStream) {
         let own = Arc::clone(&self);
         let service = service_fn(move |request| {
@@ -95,8 +103,11 @@ impl Predecessor {
         self.close();
     }
 
-    /// Nothing more is heard of it.
+    /// Ends the predecessor's part. Open requests get the outcome `unknown`, and its work in flight
+    /// no longer counts.
     pub(in crate::app) fn close(&self) {
+        // The flag and the map change under one lock. A concurrent append then sees `closed`, and
+        // records its request as unknown itself.
         let unknown = {
             let mut open = locked(&self.open);
             open.closed = true;
@@ -117,10 +128,12 @@ impl Predecessor {
         }
     }
 
+    /// Appends an outcome that the predecessor can no longer report.
     fn unknown(&self, outcome: Written) {
         self.log.append_with(Event::Written(Box::new(outcome)), None, |_| ());
     }
 
+    /// Answers one request of the predecessor. An invalid one gets 400.
     async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -142,7 +155,8 @@ impl Predecessor {
         response
     }
 
-    /// The changes of the books, one record a line, until the way is closed.
+    /// The changes of the state, one record in each line, until the connection closes. A second
+    /// subscription gets an empty body.
     fn told(&self) -> Response<BoxBody<Bytes, Infallible>> {
         let changes = locked(&self.changes).take();
         let lines = changes.map(|mut changes| {
@@ -156,6 +170,7 @@ impl Predecessor {
         Response::new(lines.unwrap_or_else(|| Full::default().boxed()))
     }
 
+    /// Takes in the predecessor's work in flight. Slots there and here share one limit.
     fn in_flight(&self, body: &[u8]) -> Option<Vec<u8>> {
         let now: InFlight = serde_json::from_slice(body).ok()?;
         if let Some(elsewhere) = &*locked(&self.in_flight) {
@@ -164,19 +179,26 @@ impl Predecessor {
         Some(Vec::new())
     }
 
+    /// Appends one record. `None` for invalid input, or for an outcome of a request that is not
+    /// open.
     async fn record(self: &Arc<Self>, body: &[u8]) -> Option<Vec<u8>> {
         let RecordRequest { record, unknown } = serde_json::from_slice(body).ok()?;
         let (record, unknown) = (record.read()?, unknown.and_then(PassedRecord::read));
-        // From here on it is this one that says what became of the request, or nobody.
+        // From here on only this process reports the outcome of the request. A second outcome finds
+        // no entry and is refused, so that each admission has exactly one outcome.
         let closes = record.request().filter(|_| record.kind() == "outcome");
         let closed = match closes {
+            // `?` refuses the outcome of a request that was closed or never admitted.
             Some(request) => Some(locked(&self.open).unknown.remove(&request)?),
             None => None,
         };
         let (told, hears) = oneshot::channel();
         let own = Arc::clone(self);
+        // The callback runs even if the predecessor has closed the connection meanwhile. The
+        // request is therefore never lost.
         self.log.append_with(Event::Written(Box::new(record)), None, move |sealed| {
             let left_open = match (&sealed, closed, unknown) {
+                // A durable admission opens the request. A failed outcome leaves it open.
                 (Ok(sealed), _, Some(unknown)) => Some(unknown.of_admission(sealed.index)),
                 (Err(_), Some(closed), _) => Some(closed),
                 (Ok(_) | Err(_), _, _) => None,
@@ -197,7 +219,7 @@ impl Predecessor {
         serde_json::to_vec(&told).ok()
     }
 
-    /// A request is open; at once unknown, where nothing more is heard of it.
+    /// Keeps a request open. It is recorded as unknown at once if no more reports can arrive.
     fn keep(&self, outcome: Written) {
         let mut open = locked(&self.open);
         if open.closed {
@@ -209,11 +231,13 @@ impl Predecessor {
     }
 }
 
-/// Answers the requests of connections that the predecessor has kept, until it closes the way.
+/// Answers the requests on connections that the predecessor has kept, until it closes the link.
 pub(in crate::app) async fn requests(gateway: Arc<Gateway>, stream: UnixStream) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         let gateway = Arc::clone(&gateway);
         async move {
+            // The predecessor names the caller's address in a header. The address counts for limits
+            // as on a direct connection.
             let answer = match origin(request.headers_mut()) {
                 Ok(origin) => gateway.serve(request, origin).await,
                 Err(refusal) => refuse(
@@ -231,22 +255,25 @@ pub(in crate::app) async fn requests(gateway: Arc<Gateway>, stream: UnixStream) 
     }
 }
 
+/// The HTTP/2 server of both connections.
 fn server() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .max_concurrent_streams(AT_ONCE)
         .initial_connection_window_size(WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
-        // Every caller who leaves the predecessor resets a stream here.
+        // Each caller that disconnects from the predecessor resets a stream here. The default
+        // limits protect against rapid resets by a hostile peer; this peer is trusted.
         .max_pending_accept_reset_streams(AT_ONCE as usize)
         .max_local_error_reset_streams(None)
         .max_header_list_size(1 << 20);
     builder
 }
 
-/// A body whose pieces come when something happens.
+/// A body whose frames come from a channel.
 struct ChangeStream(Box<dyn FnMut(&mut std::task::Context<'_>) -> Next + Send + Sync>);
 
+/// The result of one poll of the body.
 type Next = std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>>;
 
 impl http_body::Body for ChangeStream {

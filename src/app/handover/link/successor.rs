@@ -1,4 +1,5 @@
-//! The successor, as its predecessor sees it: it records, answers what comes on kept connections, and says who was revoked.
+//! The predecessor's view of its successor. The successor records, answers requests of kept
+//! connections, and reports changes of the state.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,32 +31,37 @@ use crate::keyring::Keyring;
 use crate::proxy::Gateway;
 use crate::proxy::entrance::RemoteProcess;
 
-/// How often the successor is told what is in flight here, where that has changed.
+/// The interval at which work in flight is reported to the successor, if it has changed.
 const TELL: Duration = Duration::from_millis(200);
 
-/// How often a config is read that somebody writes, and the pause before the next time.
+/// The number of tries to read a config file that is being written.
 const FILE_TRIES: u32 = 25;
+/// The pause between two tries.
 const FILE_PAUSE: Duration = Duration::from_millis(200);
 
-/// The successor.
+/// The successor of this process.
 pub(in crate::app) struct Successor {
+    /// The connection for records.
     way: SendRequest<Full<Bytes>>,
     recorder: AuditRecorder,
     pid: u32,
+    /// The runtime for appends. The log calls from its own thread, which has no runtime.
     runtime: Handle,
+    /// False after the connection for records has ended.
     healthy: Arc<AtomicBool>,
-    /// Records on their way.
+    /// The number of records without a confirmation.
     pending: watch::Sender<usize>,
 }
 
-/// Both ways to a successor, before it has been told to go.
+/// Both connections to a successor, before it gets `go`.
 pub(in crate::app) struct Ways {
     pub(in crate::app) records: SendRequest<Full<Bytes>>,
     pub(in crate::app) requests: RemoteProcess,
-    /// What drives the way of records.
+    /// The task that drives the connection for records.
     driver: JoinHandle<()>,
 }
 
+/// The HTTP/2 client of both connections.
 fn client() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -67,13 +73,14 @@ fn client() -> http2::Builder<TokioExecutor> {
     builder
 }
 
+/// A socket for use with hyper.
 fn stream(stream: std::os::unix::net::UnixStream) -> std::io::Result<TokioIo<UnixStream>> {
     stream.set_nonblocking(true)?;
     Ok(TokioIo::new(UnixStream::from_std(stream)?))
 }
 
 impl Ways {
-    /// The ways over this end of both pairs of sockets.
+    /// Opens the connections over this end of both pairs of sockets.
     ///
     /// # Errors
     /// When they cannot be used.
@@ -103,8 +110,9 @@ impl Ways {
 }
 
 impl Successor {
-    /// The successor behind `ways`, for the requests of `gateway`; gives also what ends when the way of records does. Where the
-    /// successor is gone every stream here is woken, and ends.
+    /// The successor at the other end of `ways`, for the requests of `gateway`. Also returns the
+    /// task that ends when the connection for records does. If the successor ends, every stream of
+    /// this process is woken, and ends.
     pub(in crate::app) fn new(
         ways: Ways,
         pid: u32,
@@ -132,7 +140,7 @@ impl Successor {
         )
     }
 
-    /// Tells the successor again and again what is in flight here.
+    /// Reports the work in flight to the successor, at intervals.
     pub(in crate::app) async fn tell(self: Arc<Self>, gateway: Arc<Gateway>) {
         let mut told = None;
         loop {
@@ -147,7 +155,7 @@ impl Successor {
         }
     }
 
-    /// Asks to hear what changes in the books there. The answer shows that the successor serves.
+    /// Subscribes to changes of the state. The answer shows that the successor serves.
     ///
     /// # Errors
     /// When it does not answer.
@@ -159,7 +167,8 @@ impl Successor {
         Ok(answer.into_body())
     }
 
-    /// Goes by what changes in the books there. Where that cannot be followed any more, what is still going on ends.
+    /// Applies the changes of the state that the successor reports. If that fails, open requests
+    /// end.
     pub(in crate::app) async fn follow(
         self: Arc<Self>,
         changes: Incoming,
@@ -168,6 +177,8 @@ impl Successor {
         source: Option<PathBuf>,
     ) {
         let Err(why) = follow(changes, &gateway, &keyring, source.as_deref()).await else { return };
+        // A dead successor is handled by the task of the connection. This case is a live one whose
+        // changes cannot be read: a revocation could be missed, so every open answer is cut.
         if self.is_there() {
             tracing::error!(
                 why,
@@ -178,15 +189,17 @@ impl Successor {
         }
     }
 
-    /// Waits until nothing is on its way to be recorded.
+    /// Waits until every record has an answer.
     pub(in crate::app) async fn settled(&self) {
         let _ = self.pending.subscribe().wait_for(|pending| *pending == 0).await;
     }
 
+    /// Whether the connection for records is open.
     fn is_there(&self) -> bool {
         self.healthy.load(Ordering::SeqCst)
     }
 
+    /// Sends one record, and waits for the answer.
     async fn record(&self, event: &Event) -> Result<Recorded, String> {
         let record = Written::of(event).ok_or("it is recorded by the successor itself")?;
         let unknown = if let Event::Admission(admission) = event {
@@ -222,6 +235,8 @@ impl Remote for Arc<Successor> {
                 Ok(Recorded::Low) => Err(LogFault::Low),
                 Ok(Recorded::Busy) => Err(LogFault::Busy),
                 Ok(Recorded::No(why)) | Err(why) => {
+                    // The record may be durable or not. `Stopped` covers both, and the request
+                    // fails closed.
                     tracing::debug!(why, kind = event.kind(), "the successor has not recorded it");
                     Err(LogFault::Stopped)
                 }
@@ -239,6 +254,7 @@ impl Remote for Arc<Successor> {
     }
 }
 
+/// Posts `body`, and returns the body of the answer.
 async fn ask(
     mut way: SendRequest<Full<Bytes>>,
     path: &str,
@@ -255,7 +271,7 @@ async fn ask(
     Ok(body.to_bytes().to_vec())
 }
 
-/// Nobody's keys: what is heard is not sealed.
+/// A key store without keys. Records of changes are not encrypted on this connection.
 struct NoKeys;
 
 impl Opener for NoKeys {
@@ -264,13 +280,14 @@ impl Opener for NoKeys {
     }
 }
 
+/// Reads and applies changes until the connection ends, which is an error too.
 async fn follow(
     mut changes: Incoming,
     gateway: &Gateway,
     keyring: &Keyring,
     source: Option<&Path>,
 ) -> Result<(), String> {
-    // The successor's config may name other issuers than the one that is in force here.
+    // The successor's config may name fewer issuers than this one.
     if let Some(path) = source {
         follow_issuers(path, keyring).await?;
         gateway.registry.announce();
@@ -279,6 +296,7 @@ async fn follow(
     while let Some(frame) = changes.frame().await {
         let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() else { continue };
         rest.extend_from_slice(&data);
+        // A frame may contain several lines, or a part of one.
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
             apply(line.get(..end).unwrap_or_default(), gateway, keyring, source).await?;
@@ -287,6 +305,7 @@ async fn follow(
     Err("it has ended".to_owned())
 }
 
+/// Applies one record of a change to the state of this process.
 async fn apply(
     line: &[u8],
     gateway: &Gateway,
@@ -298,6 +317,8 @@ async fn apply(
     };
     keyring.apply(&record);
     gateway.registry.apply(&record);
+    // The successor has destroyed the record key in the files. This process must also drop its copy
+    // in memory.
     if let Event::Forgotten { record_key, .. } = &record.event
         && let Some(principal) =
             record_key.parse().ok().and_then(|id| gateway.recorder.drop_key(&id))
@@ -320,8 +341,8 @@ async fn apply(
     Ok(())
 }
 
-/// Goes by the issuers of a config that the successor has read: whose issuer is gone may not go on. Nothing else of a config is asked
-/// of what is open.
+/// Takes in the issuers of the config that the successor has read. Requests of a removed issuer
+/// end. Open requests depend on no other part of the config.
 async fn follow_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
     let mut tries = FILE_TRIES;
     loop {
@@ -331,13 +352,17 @@ async fn follow_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
             Err(why) if tries == 0 => return Err(why),
             Err(why) => why,
         };
-        // It was whole when the successor read it: somebody writes it again.
-        tracing::warn!(why, path = %path.display(), "the config cannot be read for its issuers yet");
+        // The file was complete when the successor read it. Another program writes it now, so this
+        // process tries again.
+        tracing::warn!(why, path = %path.display(), "the config cannot be read for its issuers \
+            yet");
         tokio::time::sleep(FILE_PAUSE).await;
     }
 }
 
+/// Reads the config's issuers once.
 fn look_for_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
+    // Only the names of issuers. Unknown keys of the config are ignored.
     #[derive(serde::Deserialize)]
     struct Named {
         iss: String,
@@ -352,13 +377,15 @@ fn look_for_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
     let read = crate::config::read(&text, base).map_err(|faults| faults.to_string());
     match read.and_then(|config| issuers(&config).map_err(|fault| fault.to_string())) {
         Ok(issuers) => keyring.set_issuers(issuers),
-        // A newer program may know keys of a config that this one does not.
+        // A newer program may know config keys that this one does not know. The names are enough to
+        // end requests of removed issuers.
         Err(why) => {
             let sketch: Sketch =
                 toml::from_str(&text).map_err(|error| error.message().to_owned())?;
             tracing::warn!(
                 why,
-                "this process does not know the successor's config, and goes by the names of its issuers alone"
+                "this process does not know the successor's config, and goes by the names of its \
+                    issuers alone"
             );
             keyring.retain_issuers(|iss| sketch.issuer.iter().any(|named| named.iss == iss));
         }

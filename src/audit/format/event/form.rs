@@ -1,4 +1,4 @@
-//! An event as the members of a record, and back.
+//! Converts events to the members of a record's payload, and back.
 
 use super::{AgentStatus, Event, JWK_BYTES_MAX, Left, Previous, STATUSES, TOKEN_BYTES_MAX};
 use crate::audit::format::fault::RecordFault;
@@ -8,6 +8,7 @@ use crate::json;
 use crate::json::Value;
 
 impl Previous {
+    /// The object form; its members are in canonical order.
     fn value(&self) -> Value<'_> {
         let mut object = json::Object::new();
         object.set("origin", Value::from_text(cut(&self.origin)));
@@ -18,6 +19,7 @@ impl Previous {
 }
 
 impl PayloadReader<'_> {
+    /// Decodes the end of an epoch.
     fn previous(&self, member: &'static str) -> Result<Previous, RecordFault> {
         let fault = RecordFault::Member(member);
         let previous = PayloadReader(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
@@ -28,6 +30,7 @@ impl PayloadReader<'_> {
         })
     }
 
+    /// Decodes the part that a loss has left.
     fn left(&self) -> Result<Left, RecordFault> {
         let left = PayloadReader(
             self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?,
@@ -35,14 +38,16 @@ impl PayloadReader<'_> {
         Ok(Left { size: left.number("size")?, root: left.text("root")? })
     }
 
+    /// Decodes a status word.
     fn status(&self) -> Result<AgentStatus, RecordFault> {
         let word = self.text("status")?;
+        // An unknown status is an error: a default could make a revoked agent active.
         let known = STATUSES.iter().find(|(_, known)| *known == word);
         known.map(|(status, _)| *status).ok_or(RecordFault::Member("status"))
     }
 }
 
-/// The members of a change of standing: whose it is, and how it is now.
+/// Writes the members of a status change: the name, the new status and the reason.
 fn stands<'e>(
     into: &mut PayloadWriter<'e>,
     (member, name): (&'static str, &'e str),
@@ -55,7 +60,7 @@ fn stands<'e>(
 }
 
 impl Event {
-    /// The members of what is inside the record.
+    /// Writes the members of the payload.
     pub(in crate::audit::format) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::Start { version, policy } => {
@@ -110,6 +115,7 @@ impl Event {
             Self::Outcome(outcome) => outcome.members(into),
             Self::Refusal(refused) => refused.members(into),
             Self::Refusals(counts) | Self::UnauthenticatedRefusals(counts) => counts.members(into),
+            // Its payload was encoded by the process that created it.
             Self::Written(_) => {}
             Self::TokenRegistered { .. }
             | Self::TokenSigned { .. }
@@ -126,6 +132,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of keys alone; the others are in `members`"
     )]
+    /// Writes the members of an event about a key.
     fn key_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::KeyAdded { issuer, jwk, kid } => {
@@ -150,6 +157,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of the log itself and of its copies alone; the others are in `members`"
     )]
+    /// Writes the members of an event about the log itself or its copies.
     fn custody_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::Epoch { previous, reason, left } => {
@@ -186,6 +194,7 @@ impl Event {
         clippy::wildcard_enum_match_arm,
         reason = "the events of tokens and handles alone; the others are in `members`"
     )]
+    /// Writes the members of an event about a token or a handle.
     fn token_members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         match self {
             Self::TokenSigned { token, jti, agent, principal, expires } => {
@@ -227,7 +236,7 @@ impl Event {
         }
     }
 
-    /// The event `token-signed`.
+    /// Decodes the event `token-signed`.
     fn signed_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(Self::TokenSigned {
             token: plain.name("token")?,
@@ -238,24 +247,28 @@ impl Event {
         })
     }
 
-    /// The event `exported`.
+    /// Decodes the event `exported`.
     fn exported_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         let principal = plain.has("principal").then(|| plain.name("principal")).transpose()?;
         Ok(Self::Exported { epochs: plain.text("epochs")?, principal, keys: plain.truth("keys")? })
     }
 
-    /// The event `pruned`.
+    /// Decodes the event `pruned`.
     fn pruned_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
+        // An optional member is absent or a text. `null` would be a second form of the same record.
         let reason = plain.has("reason").then(|| plain.text("reason")).transpose()?;
         Ok(Self::Pruned { through: plain.text("through")?, reason })
     }
 
-    /// The event of that kind; `None` for one that changes no book, and is read by nobody but people.
+    /// Decodes the event of that kind; `None` for a kind that does not change the state. Only
+    /// people and auditors read those.
     pub(in crate::audit::format) fn of(
         kind: &str,
         plain: &PayloadReader<'_>,
     ) -> Result<Option<Self>, RecordFault> {
         Ok(Some(match kind {
+            // The state does not depend on these kinds. Their members are checked only as canonical
+            // JSON.
             "admission" | "outcome" | "refusal" | "refusals" | "unauthenticated-refusals" => {
                 return Ok(None);
             }
@@ -289,7 +302,7 @@ impl Event {
         }))
     }
 
-    /// The event of that kind about an agent, a namespace or a principal.
+    /// Decodes the event of that kind about an agent, a namespace or a principal.
     fn of_agent(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "agent-registered" => Self::AgentRegistered {
@@ -316,7 +329,7 @@ impl Event {
         })
     }
 
-    /// The event of that kind about a token or a handle.
+    /// Decodes the event of that kind about a token or a handle.
     fn of_token(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "token-registered" => Self::TokenRegistered {
@@ -351,7 +364,7 @@ impl Event {
         })
     }
 
-    /// The event of that kind about an issuer's key.
+    /// Decodes the event of that kind about an issuer's key.
     fn of_key(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "key-added" => Self::KeyAdded {
@@ -371,7 +384,8 @@ impl Event {
         })
     }
 
-    /// The event of that kind about the log itself or its copies.
+    /// Decodes the event of that kind about the log itself or its copies. An unknown kind is an
+    /// error.
     fn of_custody(kind: &str, plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
         Ok(match kind {
             "forgotten" => Self::Forgotten {
@@ -387,6 +401,7 @@ impl Event {
             "disclosed" => Self::Disclosed { records: plain.text("records")? },
             "token-signed" => Self::signed_of(plain)?,
             "reload-refused" => Self::ReloadRefused { why: plain.text("why")? },
+            // A kind of a newer version may change the state, so it is not skipped.
             unknown => return Err(RecordFault::Kind(cut(unknown).into_owned())),
         })
     }

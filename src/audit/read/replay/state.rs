@@ -1,4 +1,4 @@
-//! The books as they follow from the records so far, with all that they ever said.
+//! The state that follows from the records so far, with the history of each value.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,11 +10,11 @@ use crate::audit::read::reader::DecryptedRecord;
 use crate::clock::Timestamp;
 use crate::id::RequestId;
 
-/// From an event's record until everybody goes by it, in ms: a batch that was waited for and its own, neither of which takes
-/// longer than a sync may.
+/// Milliseconds from an event's record until every decision uses it. In between are at most one
+/// earlier batch and its own batch. Each takes at most as long as a sync may (30 s).
 const EFFECT_MS: i64 = 60_000;
 
-/// What something was, and since when.
+/// A value's history: each value with the time since when it is valid.
 #[derive(Clone, Debug)]
 struct Past<T>(Vec<(Timestamp, T)>);
 
@@ -25,17 +25,20 @@ impl<T> Default for Past<T> {
 }
 
 impl<T: Clone> Past<T> {
+    /// Adds a value.
     fn now(&mut self, at: Timestamp, value: T) {
         self.0.push((at, value));
     }
 
-    /// What it is now.
+    /// The current value.
     fn last(&self) -> Option<&T> {
         self.0.last().map(|(_, value)| value)
     }
 
-    /// All that it was for somebody who arrived then; `before` is what it was at first.
+    /// All values that a caller with that arrival time can have met. `before` is the value before
+    /// the first record.
     fn since(&self, arrived: Timestamp, before: T) -> Vec<T> {
+        // A decision may use a state that is up to `EFFECT_MS` old.
         let from = Timestamp(arrived.0 - EFFECT_MS);
         let known = self
             .0
@@ -49,49 +52,52 @@ impl<T: Clone> Past<T> {
     }
 }
 
-/// The books.
+/// The replayed state.
 #[derive(Clone, Debug, Default)]
 pub struct ReplayedState {
-    /// Of agents, of namespaces as `research/*`, and of principals as `principal team:research`.
+    /// The status of agents, of namespaces as `research/*`, and of principals as `principal
+    /// team:research`.
     statuses: BTreeMap<String, Past<AgentStatus>>,
-    /// In whose name an agent acts, where that is fixed.
+    /// The fixed principal of an agent, where it has one.
     principals: BTreeMap<String, Past<Option<String>>>,
     tokens: BTreeMap<String, Past<bool>>,
     expires: BTreeMap<String, Timestamp>,
     keys: BTreeMap<String, Past<bool>>,
-    /// Keys whose newer tokens are void; when a token was signed does not stand in the log.
+    /// Retired keys, whose newer tokens are void. The log does not have the time when a token was
+    /// signed.
     retired: BTreeMap<String, Past<bool>>,
     revoked_handles: BTreeMap<String, Past<bool>>,
-    /// The token that a handle stands for.
+    /// The token of a handle.
     handles: BTreeMap<String, Past<String>>,
-    /// Whether a token stands behind a handle.
+    /// Whether a token belongs to a handle.
     behind: BTreeMap<String, Past<bool>>,
-    /// The time at which an operator let the clock be behind the log: until that is reached again, nobody has any other to go by.
+    /// The time at which an operator accepted a clock that is earlier than the log. Until the clock
+    /// reaches it again, all records have this time.
     stopped: Option<Timestamp>,
 }
 
-/// The row of all agents of a namespace: no agent has that name.
+/// The key of all agents of a namespace. It is never an agent's name.
 fn all_of(namespace: &str) -> String {
     format!("{namespace}/*")
 }
 
-/// The row of a principal: no agent has that name.
+/// The key of a principal. It is never an agent's name.
 fn principal_row(principal: &str) -> String {
     format!("principal {principal}")
 }
 
-/// Whose request it was, as its record says.
+/// The caller of a request, by its record.
 pub(super) struct RecordedCaller {
     pub(super) agent: String,
     pub(super) principal: String,
-    /// When its request came.
+    /// The arrival time of the request.
     arrived: Timestamp,
     chain: Vec<(String, String)>,
     handle: Option<String>,
 }
 
 impl RecordedCaller {
-    /// The caller of a record of the time `at`.
+    /// The caller of a record with the time `at`.
     pub(super) fn of(told: &DecryptedRecord, at: Timestamp) -> Self {
         let request = told.text("request").and_then(|request| request.parse::<RequestId>().ok());
         Self {
@@ -103,27 +109,28 @@ impl RecordedCaller {
         }
     }
 
-    /// The row of its namespace.
+    /// The key of its namespace.
     fn namespace(&self) -> String {
         all_of(self.agent.split('/').next().unwrap_or_default())
     }
 
-    /// The agent and all that it was delegated from.
+    /// The agent, and all agents that it was delegated from.
     fn lineage(&self) -> impl Iterator<Item = &str> {
+        // The first slash separates the namespace, so it does not end a name.
         let ends =
             self.agent.match_indices('/').map(|(place, _)| place).skip(1).chain([self.agent.len()]);
         ends.filter_map(|end| self.agent.get(..end))
     }
 }
 
-/// What refuses a caller.
+/// A reason to refuse a caller.
 #[derive(Clone, Debug)]
 pub(super) enum Against {
-    /// An agent that is suspended, in quarantine, or revoked.
+    /// An agent, namespace or principal that is not active.
     Inactive(String),
-    /// A token, key or handle.
+    /// A revoked token, key or handle.
     Revoked(String),
-    /// A token.
+    /// An expired token.
     Expired(String),
 }
 
@@ -137,7 +144,7 @@ impl fmt::Display for Against {
     }
 }
 
-/// Kinds of records of which one says why somebody is refused with that code.
+/// The kinds of records that can be the reason of a refusal with that code.
 pub(super) fn reasons(code: &str) -> &'static [&'static str] {
     match code {
         "agent-suspended" | "agent-quarantined" => &["agent-status", "namespace-status"],
@@ -152,6 +159,7 @@ pub(super) fn reasons(code: &str) -> &'static [&'static str] {
 }
 
 impl ReplayedState {
+    /// Applies a record to the state.
     pub(super) fn apply(&mut self, record: &Record) {
         let at = record.at;
         match &record.event {
@@ -180,6 +188,8 @@ impl ReplayedState {
             Event::HandleSet { handle, id, .. } => {
                 let handle = self.handles.entry(handle.to_string()).or_default();
                 if let Some(former) = handle.last() {
+                    // A former token of the handle stays bound to it: it never becomes valid
+                    // without the handle.
                     self.behind.entry(former.clone()).or_default().now(at, true);
                 }
                 handle.now(at, id.to_string());
@@ -189,6 +199,7 @@ impl ReplayedState {
                 self.revoked_handles.entry(handle.to_string()).or_default().now(at, true)
             }
             Event::KeyRetired { kid, from, .. } => {
+                // A retirement can have a later start than its record.
                 self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true)
             }
             Event::Clock { accepted: true, .. } => self.stopped = Some(at),
@@ -221,8 +232,9 @@ impl ReplayedState {
         }
     }
 
-    /// Whatever refuses that caller. Who is let through is asked again when that is recorded, by the books of all records before:
-    /// the request may then not be served any more.
+    /// All reasons to refuse that caller. The gateway checks an admitted caller again after its
+    /// admission is durable, with the state of all earlier records. So the request may not be
+    /// served then.
     pub(super) fn refuses(&self, caller: &RecordedCaller, at: Timestamp) -> Vec<Against> {
         let mut found = Vec::new();
         let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
@@ -247,6 +259,7 @@ impl ReplayedState {
             if now(self.keys.get(kid)) {
                 found.push(Against::Revoked(format!("key {kid}")));
             }
+            // With a stopped clock, expiry cannot be evaluated.
             if self.stopped != Some(at)
                 && self.expires.get(token).is_some_and(|expires| *expires <= at)
             {
@@ -261,19 +274,21 @@ impl ReplayedState {
         found
     }
 
-    /// Whether what refused somebody whose request was recorded at `at` has been taken back since.
+    /// Whether a reason to refuse a request that was recorded at `at` has ended since.
     pub(super) fn is_over(&self, against: &Against, at: Timestamp) -> bool {
         let Against::Inactive(name) = against else { return false };
         let since = self.statuses.get(name).map(|past| past.0.as_slice()).unwrap_or_default();
         since.iter().any(|(since, status)| *since >= at && *status == AgentStatus::Active)
     }
 
-    /// Something was lost: what can be taken back may have been.
+    /// Removes every status that can be reversed: the records that reversed it may be lost.
     pub(super) fn lose(&mut self) {
         self.statuses.retain(|_, past| past.last() == Some(&AgentStatus::Revoked));
     }
 
-    /// Whether its token was not the one to be shown, ever since the caller arrived. That is asked once, when a request comes.
+    /// Whether the caller showed the wrong credential, by every state since its arrival: the handle
+    /// of another token, or a token that needs a handle. The gateway checks this once, at the
+    /// arrival.
     pub(super) fn shown_wrongly(&self, caller: &RecordedCaller) -> Option<String> {
         let (leaf, _) = caller.chain.last()?;
         match &caller.handle {
@@ -292,7 +307,8 @@ impl ReplayedState {
         }
     }
 
-    /// Whether the books say what the refusal with that code says; `None` for codes that they know nothing of.
+    /// Whether the state explains a refusal with that code; `None` for codes that do not depend on
+    /// the state.
     pub(super) fn explains(&self, code: &str, caller: &RecordedCaller) -> Option<bool> {
         let ever = |past: Option<&Past<bool>>| {
             past.is_some_and(|past| past.since(caller.arrived, false).contains(&true))
@@ -321,7 +337,11 @@ impl ReplayedState {
             "key-revoked" => caller
                 .chain
                 .iter()
+                // A retired key refuses only newer tokens. Their signing time is unknown here, so
+                // every refusal counts as explained.
                 .any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
+            // The record may have the token without the handle. Then each handle that ever had the
+            // token counts.
             "handle-revoked" => {
                 let behind = |(token, _): &(String, String)| {
                     let stood =
@@ -342,7 +362,7 @@ impl ReplayedState {
         })
     }
 
-    /// One line of JSON for each agent, token, key and handle of which the books say something at their end.
+    /// One line of JSON for each agent, token, key and handle in the final state.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -352,6 +372,7 @@ impl ReplayedState {
                 past.last().and_then(Option::as_deref);
         }
         for (name, past) in &self.statuses {
+            // A status may exist without a registration, whose record may be pruned or unreadable.
             agents.entry(name).or_insert(("active", None)).0 =
                 past.last().map_or("active", |status| status.as_str());
         }

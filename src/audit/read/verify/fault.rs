@@ -1,21 +1,21 @@
-//! What is wrong with a log, and where.
+//! The defect that a verification has found, with its location.
 
 use std::path::{Path, PathBuf};
 
 use crate::audit::read::tiles::{TileFault, epoch_number};
 use crate::durable;
 
-/// What is wrong, and the first record that is not as it was written, where one can be named.
+/// A defect, with the first changed record where it can be named.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{at}{what}")]
 pub struct VerifyFault {
-    /// Where.
+    /// The location.
     at: FaultLocation,
-    /// What.
+    /// The defect.
     what: String,
 }
 
-/// Where something is wrong.
+/// The location of a defect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FaultLocation {
     epoch: Option<String>,
@@ -24,18 +24,22 @@ pub(super) struct FaultLocation {
 }
 
 impl FaultLocation {
+    /// A defect of the log as a whole.
     pub(super) const fn log() -> Self {
         Self { epoch: None, index: None, path: None }
     }
 
+    /// A defect of an epoch.
     pub(super) fn epoch(epoch: &str) -> Self {
         Self { epoch: Some(epoch.to_owned()), ..Self::log() }
     }
 
+    /// A defect of a record.
     pub(super) fn record(epoch: &str, index: u64) -> Self {
         Self { index: Some(index), ..Self::epoch(epoch) }
     }
 
+    /// A defect of a file. The epoch is taken from its path.
     pub(super) fn file(path: &Path) -> Self {
         let epoch = path
             .components()
@@ -61,11 +65,12 @@ impl std::fmt::Display for FaultLocation {
 }
 
 impl VerifyFault {
+    /// A defect with its location.
     pub(super) fn of(at: FaultLocation, what: impl std::fmt::Display) -> Self {
         Self { at, what: what.to_string() }
     }
 
-    /// The first bad record's index.
+    /// The index of the first bad record.
     #[must_use]
     pub const fn index(&self) -> Option<u64> {
         self.at.index

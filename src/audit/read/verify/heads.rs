@@ -1,4 +1,4 @@
-//! What an epoch is compared with: the head, a former checkpoint, and its own first record.
+//! Data that an epoch is compared with: the head, an earlier checkpoint, and its own first record.
 
 use std::fs;
 use std::path::Path;
@@ -12,13 +12,14 @@ use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles};
 use crate::durable;
 
-/// What the head says.
+/// The content of the head.
 pub(super) struct HeadContent {
     pub(super) head: Head,
     pub(super) note: Option<String>,
 }
 
 impl HeadContent {
+    /// Reads and decodes the head's file.
     pub(super) fn read(path: &Path) -> Result<Self, VerifyFault> {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         let head = Head::decode(&bytes)
@@ -27,14 +28,16 @@ impl HeadContent {
     }
 }
 
-/// A checkpoint of former times, verified.
+/// An earlier checkpoint, after its signature was verified.
 pub(super) struct Since(pub(super) Checkpoint);
 
 impl Since {
+    /// Decodes a checkpoint, and verifies its signatures.
     pub(super) fn read(note: &str, keys: &[LogKeys]) -> Result<Self, VerifyFault> {
         let fault = |fault| {
             VerifyFault::of(FaultLocation::log(), format!("the former checkpoint: {fault}"))
         };
+        // The origin selects the keys. Only `open` proves it.
         let origin = peek(note).map_err(fault)?.origin;
         let keys = keys.iter().find(|keys| keys.origin == origin);
         let keys =
@@ -43,7 +46,7 @@ impl Since {
     }
 }
 
-/// What the record says with which an epoch begins.
+/// The content of an epoch's first record.
 pub(super) struct Begins {
     pub(super) previous: Previous,
     pub(super) reason: String,
@@ -51,12 +54,13 @@ pub(super) struct Begins {
 }
 
 impl Begins {
+    /// The operator's reason, where the record states a loss.
     pub(super) fn lost(&self) -> Option<String> {
         self.reason.strip_prefix("after-loss: ").map(str::to_owned)
     }
 }
 
-/// The record with which an epoch begins, where it has one.
+/// The first record of an epoch, where it has one.
 pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, VerifyFault> {
     let mut snapshot = tiles::snapshot(folder)?;
     for _ in 0..TRIES {
@@ -65,12 +69,14 @@ pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, VerifyFault>
             .as_deref()
             .and_then(|note| peek(note).ok())
             .map_or(0, |checkpoint| checkpoint.size);
+        // The first record is in a tile as soon as a checkpoint covers it, and before that in the
+        // journal.
         let found = if under > 0 {
             Tiles::new(folder, under).record(0).map(Some).map_err(VerifyFault::from)
         } else {
             journal::first(folder)
         };
-        // The bundle or the segment may have gone with the checkpoint that needed it.
+        // A new checkpoint may have removed the bundle or the segment meanwhile.
         let now = tiles::snapshot(folder)?;
         if now == snapshot || matches!(found, Ok(Some(_))) {
             return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {

@@ -1,4 +1,4 @@
-//! The journal behind a checkpoint, the head, and what an interrupted checkpoint has left.
+//! Verifies the journal after a checkpoint, the head, and the files of an interrupted checkpoint.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,23 +21,23 @@ use crate::merkle::proof::tree_at;
 use crate::merkle::tile::{Edge, Tile, WIDTH, bundle_push, bundle_records, tile_bytes};
 use crate::merkle::{Hash, Tree};
 
-/// What stands behind the checkpoint.
+/// The verified part after the checkpoint.
 pub(super) struct Walked {
     pub(super) size: u64,
     pub(super) root: Hash,
     pub(super) torn: usize,
-    /// The first record, where it is not under the checkpoint.
+    /// The first record, where the checkpoint does not cover it.
     pub(super) first: Option<Vec<u8>>,
 }
 
-/// The first record of a journal that begins with one.
+/// The first record of a journal whose first segment begins with index 0.
 pub(super) fn first(folder: &Path) -> Result<Option<Vec<u8>>, VerifyFault> {
     let journal = folder.join("journal");
     let (segments, _) = tiles::segments(&journal)?;
     let Some((0, path)) = segments.first() else { return Ok(None) };
     let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
     let mut found = None;
-    // Whatever is wrong with the segment is said when it is verified.
+    // A defect in the segment is reported when the segment is verified.
     let _ = journal::walk(&bytes, &crate::merkle::Tree::new(), &[], true, |_, record| {
         found.get_or_insert_with(|| record.to_vec());
         Ok::<_, RecordFault>(())
@@ -45,7 +45,8 @@ pub(super) fn first(folder: &Path) -> Result<Option<Vec<u8>>, VerifyFault> {
     Ok(found)
 }
 
-/// Verifies what is behind the checkpoint `signed`, whose right edge is `edge`, and the `extra` files of the next one.
+/// Verifies the records after the checkpoint `signed`, whose right edge is `edge`, and the `extra`
+/// files of the next checkpoint.
 pub(super) fn verify(
     one: &mut One<'_>,
     signed: &Checkpoint,
@@ -71,6 +72,7 @@ pub(super) fn verify(
     let marks = marks(one, signed, head, keys)?;
     let mut under = Tiles::new(one.folder, signed.size);
     let first = segments.first().map_or(signed.size, |(first, _)| *first);
+    // A gap between the tiles and the journal means lost records.
     if first > signed.size {
         return Err(VerifyFault::of(
             one.record(signed.size),
@@ -78,6 +80,7 @@ pub(super) fn verify(
         ));
     }
     let mut tree = tree_at(&mut under, first)?;
+    // The walk of the journal checks only marks after its first record. These are below it.
     for mark in marks.iter().filter(|mark| mark.size <= first) {
         if tree_at(&mut under, mark.size)?.root() != mark.root {
             let what = format!(
@@ -89,6 +92,7 @@ pub(super) fn verify(
     }
     let (mut pending, mut torn) = (Vec::new(), 0);
     for (place, (first, path)) in segments.iter().enumerate() {
+        // A segment must begin with the record after the previous segment.
         if *first != tree.size() {
             return Err(VerifyFault::of(one.record(tree.size()), "the journal has a gap there"));
         }
@@ -104,6 +108,7 @@ pub(super) fn verify(
             format!("the log ends before it, but {acknowledged} were acknowledged"),
         ));
     }
+    // The next epoch has recorded the size that was left. More records were added later.
     if let Some(left) = one.left.as_ref().filter(|left| left.size < tree.size()) {
         return Err(VerifyFault::of(one.record(left.size), "a loss has left no record there"));
     }
@@ -112,7 +117,7 @@ pub(super) fn verify(
     Ok(Walked { size: tree.size(), root: tree.root(), torn, first })
 }
 
-/// The sizes at which the root of the tree is known.
+/// The sizes of the tree whose roots are known.
 fn marks(
     one: &One<'_>,
     signed: &Checkpoint,
@@ -122,6 +127,8 @@ fn marks(
     let mut marks = vec![AcknowledgedTree { size: signed.size, root: signed.root }];
     if let Some(heads) = head {
         marks.push(AcknowledgedTree { size: heads.head.size, root: heads.head.root });
+        // The head gets every checkpoint before the folder does, so a head without one was
+        // replaced.
         if heads.note.is_none() && signed.size > 0 {
             return Err(VerifyFault::of(
                 FaultLocation::epoch(&one.name()),
@@ -138,7 +145,7 @@ fn marks(
             marks.push(AcknowledgedTree { size: noted.size, root: noted.root });
         }
     }
-    // What a former checkpoint covers must still be there, in tiles or behind them.
+    // All records of the earlier checkpoint must still be there, in tiles or in the journal.
     let since = one.since.map(|since| &since.0).filter(|since| since.origin == signed.origin);
     marks.extend(since.map(|since| AcknowledgedTree { size: since.size, root: since.root }));
     if let Some(Left { size, root }) = &one.left {
@@ -154,7 +161,7 @@ fn marks(
     Ok(marks)
 }
 
-/// Verifies a segment that follows `tree`; gives its records behind the checkpoint `under`.
+/// Verifies a segment that follows `tree`. Returns its records after the checkpoint `under`.
 fn segment(
     one: &mut One<'_>,
     (path, last): (&Path, bool),
@@ -178,7 +185,7 @@ fn segment(
             }
             Ok(())
         });
-        // It may have been read in the middle of a write: then it is another by now.
+        // The file may have been read during a write. Then a second read differs.
         let again = if walk.is_err() && last { read()? } else { Vec::new() };
         if walk.is_ok() || !last || again == bytes {
             return Ok((pending, walk.map_err(|fault| segment_fault(one, path, fault))?));
@@ -188,6 +195,7 @@ fn segment(
     }
 }
 
+/// Converts the fault of a segment, with its location.
 fn segment_fault(
     one: &One<'_>,
     path: &Path,
@@ -208,8 +216,8 @@ fn segment_fault(
     }
 }
 
-/// What a checkpoint that was interrupted has left: files that hold the beginning of what the journal gives, and partial tiles
-/// of the checkpoint before. Anything else is a fault.
+/// Checks the files of an interrupted checkpoint. Allowed are files that begin like the journal's
+/// records, and partial tiles of the previous checkpoint. Any other file is a fault.
 fn unfinished(
     one: &One<'_>,
     signed: &Checkpoint,
@@ -244,13 +252,13 @@ fn unfinished(
     };
     for (tile, path) in extra {
         let bytes = match fs::read(path) {
-            // Needless, and gone meanwhile.
+            // An unneeded file that was removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             read => read.map_err(durable::DiskFault::of("read", path))?,
         };
         let whole = match known.get(&(tile.level, tile.index)) {
             Some(whole) => whole.clone(),
-            // A partial tile of a former checkpoint, whose place is full by now.
+            // A partial tile of an earlier checkpoint, whose full tile exists now.
             None if tile.width < WIDTH && tile.index < full(tile) => {
                 tiles.bytes(Tile { width: WIDTH, ..*tile }).unwrap_or_default()
             }
@@ -260,6 +268,8 @@ fn unfinished(
         };
         let count =
             if tile.level.is_some() { whole.len() / 32 } else { bundle_records(&whole).count() };
+        // A torn write leaves a prefix. More hashes than the name states, or other bytes, are a
+        // fault.
         let most = if tile.level.is_some() { 32 * tile.width } else { u64::MAX };
         if !whole.starts_with(&bytes) || bytes.len() as u64 > most || tile.width > count as u64 {
             return Err(VerifyFault::of(FaultLocation::file(path), "it does not belong there"));

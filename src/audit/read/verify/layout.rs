@@ -1,4 +1,5 @@
-//! That a log's folder holds what belongs there and nothing else: a file that nobody wrote may hide what somebody did.
+//! Checks that a log's folder contains only known files. An unknown file could hide data, or show
+//! that another program writes there.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -9,6 +10,7 @@ use crate::audit::read::tiles::epoch_number;
 use crate::durable;
 use crate::merkle::tile::{Tile, WIDTH};
 
+/// Lists a folder in order. A symbolic link is a fault: its target is not in the checked folder.
 fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, VerifyFault> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(durable::DiskFault::of("list", folder))? {
@@ -25,11 +27,12 @@ fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, VerifyFault> {
     Ok(found)
 }
 
+/// The fault of an unknown file.
 fn stray(path: &Path) -> VerifyFault {
     VerifyFault::of(FaultLocation::file(path), "it does not belong there")
 }
 
-/// The folder of all epochs.
+/// Checks the folder of all epochs.
 pub(super) fn top(dir: &Path) -> Result<(), VerifyFault> {
     let (mut expected, mut epochs) = (1, 0);
     for (name, path) in list(dir)? {
@@ -37,7 +40,10 @@ pub(super) fn top(dir: &Path) -> Result<(), VerifyFault> {
             "tmp" => {}
             "reserve" => zeros(&path)?,
             epoch => {
+                // The list is sorted, and the names have a fixed width. So the epochs come in
+                // order.
                 let number = epoch_number(epoch).ok_or_else(|| stray(&path))?;
+                // The first epoch may have any number: an archive or an export can begin later.
                 if number != expected && expected != 1 {
                     return Err(VerifyFault::of(
                         FaultLocation::epoch(epoch),
@@ -60,11 +66,13 @@ pub(super) fn top(dir: &Path) -> Result<(), VerifyFault> {
     }
 }
 
+/// Checks the names in an epoch's folder.
 fn epoch(folder: &Path) -> Result<(), VerifyFault> {
     for (name, path) in list(folder)? {
         match name.as_str() {
             "tile" | "journal" if path.is_dir() => {}
             "checkpoint" if path.is_file() => {}
+            // The lock is an empty file; content in it would be hidden data.
             "lock" if fs::metadata(&path).is_ok_and(|about| about.len() == 0) => {}
             _ => return Err(stray(&path)),
         }
@@ -72,7 +80,7 @@ fn epoch(folder: &Path) -> Result<(), VerifyFault> {
     Ok(())
 }
 
-/// That `path`, where it is there, is a folder in which no symbolic link lies.
+/// Checks that `path`, if it exists, is a folder without symbolic links.
 pub(super) fn folder(path: &Path) -> Result<(), VerifyFault> {
     if path.is_dir() || !path.exists() {
         return if path.exists() { list(path).map(|_| ()) } else { Ok(()) };
@@ -80,7 +88,7 @@ pub(super) fn folder(path: &Path) -> Result<(), VerifyFault> {
     Err(stray(path))
 }
 
-/// The reserve holds room, and nothing else.
+/// Checks that the reserve contains only zeros.
 fn zeros(path: &Path) -> Result<(), VerifyFault> {
     let mut file = File::open(path).map_err(durable::DiskFault::of("open", path))?;
     let mut piece = vec![0; 1 << 20];
@@ -89,6 +97,7 @@ fn zeros(path: &Path) -> Result<(), VerifyFault> {
         if read == 0 {
             return Ok(());
         }
+        // No checkpoint covers this file, so any other content could be hidden data.
         if piece.iter().take(read).any(|byte| *byte != 0) {
             return Err(VerifyFault::of(FaultLocation::file(path), "the reserve is not zeros"));
         }
@@ -101,9 +110,11 @@ fn belongs(tile: Tile, size: u64) -> bool {
     (tile.width == WIDTH && tile.index < count / WIDTH) || Tile::partial(size).contains(&tile)
 }
 
-/// The files below a folder, which may be gone by now, with the last of a former checkpoint's partial tiles.
+/// Lists the files below a folder. The folder may be removed meanwhile, with the last partial tile
+/// of an earlier checkpoint.
 fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Result<(), VerifyFault> {
     let listed = match list(folder) {
+        // A gateway may remove a partial tile with its folder during the listing.
         Err(_) if !folder.exists() => return Ok(()),
         listed => listed?,
     };
@@ -118,8 +129,9 @@ fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Resul
     Ok(())
 }
 
-/// That every name below `tile` is a tile's. What they hold, and which there should be, is asked by the others: this gives
-/// those that a tree of `size` records does not have, which an interrupted checkpoint has left.
+/// Checks that every name below `tile` is a tile's name. Returns the files that a tree of `size`
+/// records does not have: those of an interrupted checkpoint. Other functions check the content,
+/// and that no tile is missing.
 pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, VerifyFault> {
     let mut found = Vec::new();
     if folder.join("tile").exists() {

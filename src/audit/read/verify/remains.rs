@@ -1,4 +1,4 @@
-//! Tiles that are left of an epoch whose records were moved away: as far as they can be, they are held against each other.
+//! Checks the remaining tiles of a pruned epoch against each other, as far as possible.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,9 +8,9 @@ use crate::audit::read::tiles::Tiles;
 use crate::merkle::tile::{Tile, WIDTH};
 use crate::merkle::{Hash, perfect_root};
 
-/// That every tile that is there has the hashes of those below it, where those are all there.
+/// Checks that every existing tile has the hashes of the tiles below it, where those all exist.
 pub(super) fn agree(tiles: &Tiles, folder: &Path) -> Result<(), VerifyFault> {
-    // The hashes of a level by their place, as the tiles below give them.
+    // The hashes of the next level by their index, computed from the tiles of this level.
     let mut below: BTreeMap<u64, Hash> = BTreeMap::new();
     for level in 0..8_u8 {
         let count = tiles.size() >> (8 * u32::from(level));
@@ -19,6 +19,8 @@ pub(super) fn agree(tiles: &Tiles, folder: &Path) -> Result<(), VerifyFault> {
             let width = (count - index * WIDTH).min(WIDTH);
             let tile = Tile { level: Some(level), index, width };
             let path = folder.join(tile.path());
+            // A prune removes full tiles only. A missing partial tile is a fault, which `hashes`
+            // reports.
             if width == WIDTH && !path.exists() {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Waiting for an outcome to become durable.
+//! The wait for a durable outcome.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,11 +10,11 @@ use crate::audit::store::log::{Appended, LogFault};
 use crate::failpoint::{Failpoint, is_armed};
 use crate::refusal::{Code, Refusal};
 
-/// An outcome on its way to the disk. Becomes the proof that it got there.
+/// An outcome that is being written. Its result is the proof that it is durable.
 pub struct Closing(pub(super) oneshot::Receiver<Result<Appended, LogFault>>);
 
 impl Closing {
-    /// An outcome that does not become durable.
+    /// An outcome that never becomes durable: its result is a refusal.
     #[must_use]
     pub fn never() -> Self {
         Self(oneshot::channel().1)
@@ -31,6 +31,7 @@ impl Future for Closing {
         Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
             Ok(Ok(appended)) => Ok(RecordedAnswer(name_of(&appended))),
             Ok(Err(fault)) => Err(refusal_of(&fault)),
+            // The sender was dropped without a result: the log's thread has ended.
             Err(_) => Err(Code::AuditUnavailable.into()),
         })
     }

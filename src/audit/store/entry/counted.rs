@@ -1,4 +1,4 @@
-//! Refusals that are counted, until their counts are recorded.
+//! Counted refusals, and the records of their counts.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::id::{AgentName, Principal, RequestId};
 use crate::refusal::Refusal;
 
 impl AuditRecorder {
-    /// Counts a refusal of somebody who is not known.
+    /// Counts a refusal of an unauthenticated caller.
     pub fn count_unauthenticated(
         &self,
         request: &RequestId,
@@ -28,18 +28,20 @@ impl AuditRecorder {
         self.0.refusal_counter.count_unauthenticated(network, refusal.code);
     }
 
-    /// Records what was counted, once a minute has passed, or `at_once`. What cannot be recorded now is counted on.
+    /// Records the counts when a minute has passed, or `at_once`. Counts that cannot be recorded
+    /// now are kept for the next time.
     pub fn flush(&self, at_once: bool) {
         for event in self.0.refusal_counter.due(self.0.clock.now(), at_once) {
             let (own, kept) = (Arc::clone(&self.0), event.clone());
             self.0.log.append_with(event, None, move |appended| match appended {
                 Ok(appended) => own.metrics.audit_record(appended.record.event.kind()),
+                // The counts are kept, so that a full disk hides no refusal.
                 Err(_) => own.refusal_counter.take_back(&kept),
             });
         }
     }
 
-    /// Lets go of what was counted and is remembered in a principal's name, and of these agents.
+    /// Removes counts and remembered refusals of a principal, and of these agents.
     pub fn remove_principal(&self, principal: &Principal, agents: &[AgentName]) {
         self.0.refusal_counter.remove_principal(principal, agents);
     }

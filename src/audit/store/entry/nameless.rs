@@ -1,4 +1,4 @@
-//! Refusals that name nobody, because they would bring back a name that was forgotten.
+//! Refusals without a name, because the name was forgotten.
 
 use std::sync::PoisonError;
 
@@ -7,8 +7,9 @@ use crate::audit::format::request::RequestContext;
 use crate::refusal::Code;
 
 impl AuditRecorder {
-    /// True of a refusal of somebody who was stopped and whose principal has no record key. The registration of a token drew one,
-    /// so it was destroyed: to record the refusal by name would draw another.
+    /// Whether a refusal must not be recorded by name. That is so for a stopped caller whose
+    /// principal has no record key. The registration of its token generated a key, so the key was
+    /// destroyed since. A record by name would generate another.
     pub(super) fn is_nameless(&self, code: Code, about: &RequestContext) -> bool {
         let stopped = matches!(
             code,
@@ -19,7 +20,7 @@ impl AuditRecorder {
                 | Code::AgentSuspended
                 | Code::AgentQuarantined
         );
-        // Plain records keep every name, and draw no keys.
+        // In a plain log every record keeps its name, and no key is needed.
         let is_encrypted = self.0.log.is_encrypted();
         let vault = || self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
         stopped && is_encrypted && vault().id_of(about.caller.principal.as_str()).is_none()

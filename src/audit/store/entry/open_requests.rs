@@ -1,4 +1,4 @@
-//! What is open: requests of which it is still to be recorded what became of them.
+//! Open requests: those whose outcome is not recorded yet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,25 +12,27 @@ use crate::audit::format::request::{BodyDigest, Outcome, RequestContext};
 use crate::crypto::encryption::KeyedDigest;
 use crate::id::RequestId;
 
-/// What is open: admissions on their way to the disk, entries, and outcomes on their way.
+/// Open admissions: from the write of the admission to the write of the outcome.
 #[derive(Default)]
 pub(super) struct Admissions {
     pub(super) count: AtomicUsize,
     pub(super) none: Notify,
-    /// Nothing is admitted any more.
+    /// Whether new admissions are refused.
     pub(super) ending: AtomicBool,
-    /// An outcome could not be recorded.
+    /// Whether an outcome could not be recorded.
     pub(super) lost: AtomicBool,
-    /// What is still going on is to end now.
+    /// Whether all open requests must end now.
     pub(super) cut: AtomicBool,
-    /// The admissions without an outcome, with their index. By request: an index is one of an epoch.
+    /// The admissions without an outcome, with their index. The key is the request, because an
+    /// index is unique only within an epoch.
     pub(super) admissions: DashMap<RequestId, (u64, RequestContext), RandomState>,
 }
 
-/// One of [`Admissions`], until it is dropped.
+/// Counts one open admission of [`Admissions`] until it is dropped.
 pub(super) struct AdmissionGuard(pub(super) Arc<Admissions>);
 
 impl AdmissionGuard {
+    /// Counts one more open admission.
     pub(super) fn new(open: &Arc<Admissions>) -> Self {
         open.count.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(open))
@@ -39,13 +41,14 @@ impl AdmissionGuard {
 
 impl Drop for AdmissionGuard {
     fn drop(&mut self) {
+        // The last guard wakes the call of `finish` that waits for all outcomes.
         if self.0.count.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.0.none.notify_waiters();
         }
     }
 }
 
-/// The outcome of a request of which nobody says what became of it.
+/// The outcome of a request whose end is not known.
 pub(super) fn unknown(
     about: RequestContext,
     admission: u64,

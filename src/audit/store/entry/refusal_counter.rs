@@ -1,5 +1,5 @@
-//! Refusals that are not recorded one by one: counted, so that nobody can fill the disk with them, and remembered for a while,
-//! so that an operator can still be told why.
+//! Refusals that have no record each. They are counted, so that no caller can fill the disk with
+//! them. They are remembered for a while, so that an operator can look up the reason.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
@@ -12,41 +12,44 @@ use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal, RequestId};
 use crate::refusal::{Code, Refusal};
 
-/// Refusals of one agent and code that are recorded in a minute; the rest is counted.
+/// The maximum of recorded refusals of one agent and code in a minute. The others are counted.
 const RECORDED: u64 = 10;
-/// Refusals of one root agent and all that it delegates to that are recorded in a minute, whatever their codes: names below it
-/// cost nothing.
+/// The maximum of recorded refusals of one root agent and all its delegated agents in a minute, for
+/// all codes together. An agent can delegate to any number of names for free, so a limit for each
+/// name is not enough.
 const RECORDED_ROOT: u64 = 60;
-/// Counts that have a row of their own.
+/// The maximum of rows of counts. All other refusals are counted in one number.
 const ROWS: usize = 1024;
-/// Refusals that are remembered.
+/// The maximum of remembered refusals.
 const RING: usize = 4096;
+/// The period of the limits and of the counts.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A refusal that was told, for whoever asks why.
+/// An answered refusal, for an operator who looks up its reason.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct RememberedRefusal {
-    /// The request.
+    /// The request's id.
     pub request: String,
-    /// When.
+    /// The time.
     pub at: String,
-    /// The step that said no.
+    /// The step that refused the request.
     pub stage: &'static str,
-    /// The code.
+    /// The refusal's code.
     pub code: &'static str,
-    /// What the caller was told.
+    /// The message that the caller got.
     pub message: String,
-    /// What only the operator is told.
+    /// The detail for the operator only.
     pub detail: Option<String>,
-    /// Where in the body.
+    /// The field of the body.
     pub param: Option<String>,
-    /// The agent, where it was known.
+    /// The agent, where the caller was authenticated.
     pub agent: Option<String>,
-    /// Where the caller sat, where it was not.
+    /// The network of an unauthenticated caller.
     pub network: Option<String>,
 }
 
 impl RememberedRefusal {
+    /// The refusal of `request`, in the form for an operator.
     pub(super) fn of(
         request: &RequestId,
         refusal: &Refusal,
@@ -68,22 +71,23 @@ impl RememberedRefusal {
     }
 }
 
-/// Counts by whose they are (the principal, where it is known, and the agent or network) and by code.
+/// Counts by code and by caller. A caller is a principal with an agent, or a network.
 #[derive(Default)]
 struct Counts {
     rows: HashMap<(Whose, Code), u64>,
     other: u64,
 }
 
-/// Who is counted.
+/// The counted caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Whose {
     principal: Option<Principal>,
-    /// The agent, or the network.
+    /// The agent or the network.
     name: String,
 }
 
 impl Counts {
+    /// Adds `more` to a row. Without a free row, it adds to `other`.
     fn count(&mut self, whose: Whose, code: Code, more: u64) {
         let full = self.rows.len() >= ROWS;
         match self.rows.get_mut(&(whose.clone(), code)) {
@@ -95,7 +99,7 @@ impl Counts {
         }
     }
 
-    /// Counts what was taken out and not recorded.
+    /// Adds the counts of an event that was not recorded.
     fn take_back(&mut self, counted: &Counted) {
         for row in &counted.rows {
             let whose = Whose { principal: counted.principal.clone(), name: row.whose.clone() };
@@ -107,7 +111,8 @@ impl Counts {
         self.other += counted.other;
     }
 
-    /// What was counted, a record for each principal: it lies under that one's record key, and is forgotten with it.
+    /// Takes out the counts, as one or more events for each principal. An event is encrypted under
+    /// its principal's record key, so that it is forgotten with that key.
     fn events(
         &mut self,
         from: Timestamp,
@@ -122,11 +127,14 @@ impl Counts {
             by_principal.entry(whose.principal).or_default().push(row);
         }
         let other = std::mem::take(&mut self.other);
+        // Refusals without a row have no principal, so they are in the event without one.
         if other > 0 {
             by_principal.entry(None).or_default();
         }
         let mut events = Vec::new();
         for (principal, mut rows) in by_principal {
+            // Sorted rows give the same record for the same counts, whatever the order of the hash
+            // map.
             rows.sort_by(|one, other| (&one.whose, one.code).cmp(&(&other.whose, other.code)));
             let mut other = if principal.is_none() { other } else { 0 };
             while !rows.is_empty() || other > 0 {
@@ -146,9 +154,10 @@ impl Counts {
     }
 }
 
+/// The state under the lock.
 struct CounterState {
     since: Timestamp,
-    /// What was recorded of an agent and code, and of a root agent, in the minute that began then.
+    /// The start of the minute of `recorded` and `recorded_root`.
     minute: Timestamp,
     recorded: HashMap<(String, Code), u64>,
     recorded_root: HashMap<String, u64>,
@@ -157,20 +166,22 @@ struct CounterState {
     ring: VecDeque<RememberedRefusal>,
 }
 
-/// What is counted and remembered.
+/// The counted and remembered refusals.
 pub(super) struct RefusalCounter(Mutex<CounterState>);
 
-/// The network that a stranger is counted under: its IPv4 address, or the /64 of its IPv6 address.
+/// The network of an unauthenticated caller: the IPv4 address, or the /64 of the IPv6 address. One
+/// host usually has a whole /64.
 pub(super) fn network(peer: IpAddr) -> String {
     match peer.to_canonical() {
         IpAddr::V4(four) => four.to_string(),
         IpAddr::V6(six) => {
+            // An IPv6 host can use any address of its /64, so single addresses would fill all rows.
             format!("{}/64", std::net::Ipv6Addr::from_bits(six.to_bits() >> 64 << 64))
         }
     }
 }
 
-/// The agent and the name below which it delegates.
+/// The root of an agent: the agent that all its delegations come from.
 fn root(agent: &AgentName) -> &str {
     agent.lineage().last().unwrap_or_default()
 }
@@ -192,7 +203,7 @@ impl RefusalCounter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this refusal is to be recorded; else it is counted now.
+    /// Whether this refusal gets its own record. If not, it is counted now.
     pub(super) fn agent(
         &self,
         (agent, principal): (&AgentName, &Principal),
@@ -200,6 +211,7 @@ impl RefusalCounter {
         now: Timestamp,
     ) -> bool {
         let inner = &mut *self.lock();
+        // The minute begins with its first refusal, not with the clock's minute.
         if inner.minute.plus(MINUTE) <= now {
             inner.minute = now;
             inner.recorded.clear();
@@ -208,6 +220,7 @@ impl RefusalCounter {
         let key = (agent.as_str().to_owned(), code);
         let (own, all) =
             (inner.recorded.get(&key).copied(), inner.recorded_root.get(root(agent)).copied());
+        // The map of the minute is bounded as well: many names must not fill the memory.
         let room = inner.recorded.len() < ROWS || own.is_some();
         if room && own.unwrap_or(0) < RECORDED && all.unwrap_or(0) < RECORDED_ROOT {
             inner.recorded.insert(key, own.unwrap_or(0) + 1);
@@ -218,7 +231,7 @@ impl RefusalCounter {
         false
     }
 
-    /// Counts a refusal that was to be recorded and could not be.
+    /// Counts a refusal whose record could not be written.
     pub(super) fn count(&self, (agent, principal): (&AgentName, &Principal), code: Code) {
         self.lock().agents.count(
             Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() },
@@ -227,11 +240,12 @@ impl RefusalCounter {
         );
     }
 
+    /// Counts a refusal of an unauthenticated caller.
     pub(super) fn count_unauthenticated(&self, network: String, code: Code) {
         self.lock().unauthenticated.count(Whose { principal: None, name: network }, code, 1);
     }
 
-    /// Forgets what was counted and is remembered in a principal's name, and of these agents.
+    /// Removes counts and remembered refusals of a principal, and of these agents.
     pub(super) fn remove_principal(&self, principal: &Principal, agents: &[AgentName]) {
         let inner = &mut *self.lock();
         inner.agents.rows.retain(|(whose, _), _| whose.principal.as_ref() != Some(principal));
@@ -240,7 +254,7 @@ impl RefusalCounter {
         });
     }
 
-    /// Counts on from what was [due](Self::due) and could not be recorded.
+    /// Adds the counts of an event from [`due`](Self::due) that could not be recorded.
     pub(super) fn take_back(&self, event: &Event) {
         let inner = &mut *self.lock();
         let (Event::Refusals(counted) | Event::UnauthenticatedRefusals(counted)) = event else {
@@ -252,9 +266,11 @@ impl RefusalCounter {
             &mut inner.unauthenticated
         };
         counts.take_back(counted);
+        // The next event covers the failed period too.
         inner.since = inner.since.min(counted.from);
     }
 
+    /// Remembers a refusal. The oldest is dropped above [`RING`].
     pub(super) fn tell(&self, told: RememberedRefusal) {
         let mut inner = self.lock();
         if inner.ring.len() >= RING {
@@ -263,17 +279,19 @@ impl RefusalCounter {
         inner.ring.push_back(told);
     }
 
+    /// The remembered refusal of a request, where it is still there.
     pub(super) fn told(&self, request: &RequestId) -> Option<RememberedRefusal> {
         let request = request.to_string();
         self.lock().ring.iter().rev().find(|told| told.request == request).cloned()
     }
 
-    /// What was counted since the last time, if a minute has passed.
+    /// The events with the counts since the last time, if a minute has passed.
     pub(super) fn due(&self, now: Timestamp, at_once: bool) -> Vec<Event> {
         let inner = &mut *self.lock();
         if !at_once && inner.since.plus(MINUTE) > now {
             return Vec::new();
         }
+        // The next period begins where this one ends, so each refusal is in one period only.
         let from = std::mem::replace(&mut inner.since, now);
         let mut events = inner.agents.events(from, now, false, Event::Refusals);
         events.extend(inner.unauthenticated.events(
@@ -308,7 +326,7 @@ mod tests {
         assert_eq!(recorded("a/b", Code::ModelNotFound, NOW), 10);
         let later = NOW.plus(MINUTE);
         assert_eq!(recorded("a/b", Code::RateExceeded, later), 10);
-        // Names below an agent cost nothing, so they share what is recorded of it.
+        // Names below an agent are free, so they share its limit.
         let all: usize = (0..30)
             .map(|number| recorded(&format!("a/b/c{number}"), Code::RateExceeded, later))
             .sum();

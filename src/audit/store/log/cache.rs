@@ -1,5 +1,6 @@
-//! A cache of the records that the books are folded from, so that a start need not read the whole log. It is stamped, in the
-//! same transaction, with how much of the log it reflects; what is in it is the log's own bytes, boxes closed.
+//! A cache of the records that the state is folded from, so that a start need not read the whole
+//! log. The same transaction stores how much of the log it covers. The cache has the log's own
+//! bytes, with their ciphertext.
 
 use std::path::{Path, PathBuf};
 
@@ -12,14 +13,15 @@ use crate::merkle::Hash;
 const CONTROLS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("controls");
 /// One row: epoch, size, root.
 const STAMP: TableDefinition<'_, (), (u32, u64, [u8; 32])> = TableDefinition::new("stamp");
-/// One row: how the other tables are to be read. One that is not there stands for the first.
+/// One row: the format of the other tables. Without this row, the format is 1.
 const FORMAT: TableDefinition<'_, (), u32> = TableDefinition::new("format");
-/// How this version reads and writes them.
+/// The format that this version reads and writes.
 const FORMAT_NOW: u32 = 1;
-/// After so many records the cache is synced; a crash before costs the reading of no more than these.
+/// The cache is synced after this many records. After a crash, a start reads at most these from the
+/// log again.
 const SETTLE_AFTER: u64 = 16_384;
 
-/// How much of the log a cache reflects.
+/// How much of the log a cache covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct CacheStamp {
     pub(super) epoch: u32,
@@ -27,23 +29,26 @@ pub(super) struct CacheStamp {
     pub(super) root: Hash,
 }
 
-/// The cache. Where it fails it is left behind: the log has everything.
+/// The cache. The log has all its records, so the gateway continues without a cache that fails.
 pub(super) struct Cache {
     path: PathBuf,
     database: Database,
     unsettled: u64,
     stamp: Option<CacheStamp>,
-    /// Something could not be added: what comes later must not be stamped as if it had been.
+    /// Whether an addition failed. Later records are not added: the stamp would claim that the
+    /// cache has no gap.
     behind: bool,
 }
 
-/// Opens the database, or makes it, if it is in the format of this version.
+/// Opens or creates the database, where it has this version's format.
 fn readable(path: &Path) -> Result<Database, String> {
     let database = Database::create(path).map_err(|error| error.to_string())?;
     let format = || -> Fallible<u32> {
         let read = database.begin_read()?;
         match read.open_table(FORMAT) {
             Ok(table) => Ok(table.get(())?.map_or(FORMAT_NOW, |row| row.value())),
+            // A new database has no tables. So has one from before this table existed, which is of
+            // format 1.
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(FORMAT_NOW),
             Err(error) => Err(error.into()),
         }
@@ -55,17 +60,20 @@ fn readable(path: &Path) -> Result<Database, String> {
     }
 }
 
+/// The result of a database operation.
 type Fallible<T> = Result<T, redb::Error>;
 
 impl Cache {
-    /// Opens the cache, or begins it anew where it cannot be read. `None` where neither can be done, and where what cannot be read
-    /// must be `kept`: there are records that are nowhere else.
+    /// Opens the cache, or creates it again where it cannot be read. `None` where both fail, and
+    /// where an unreadable cache must be `kept` because it has records that exist nowhere else.
     pub(super) fn open(path: &Path, kept: bool) -> Option<Self> {
         let database = readable(path).or_else(|error| {
+            // The cache may have the only copy of pruned records, so the file is not deleted.
             if kept {
                 return Err(error);
             }
-            tracing::warn!(%error, path = %path.display(), "the cache of the log cannot be read and is made anew");
+            tracing::warn!(%error, path = %path.display(), "the cache of the log cannot be read \
+                and is made anew");
             let _ = std::fs::remove_file(path);
             readable(path)
         });
@@ -80,10 +88,12 @@ impl Cache {
         Some(cache)
     }
 
+    /// The part of the log that the cache covers; `None` for an empty cache.
     pub(super) const fn stamp(&self) -> Option<CacheStamp> {
         self.stamp
     }
 
+    /// Reads the stamp from the database.
     fn read_stamp(&self) -> Fallible<Option<CacheStamp>> {
         let read = self.database.begin_read()?;
         let table = match read.open_table(STAMP) {
@@ -97,7 +107,8 @@ impl Cache {
         }))
     }
 
-    /// Gives every record to `each`, in the log's order.
+    /// Passes every record to `each`, in the log's order. The outer error is the database's, the
+    /// inner one is `each`'s.
     pub(super) fn controls<E>(
         &self,
         mut each: impl FnMut(u32, u64, &[u8]) -> Result<(), E>,
@@ -118,7 +129,8 @@ impl Cache {
         Ok(Ok(()))
     }
 
-    /// Adds records of that epoch, and stamps the cache.
+    /// Adds records of that epoch, and updates the stamp. A write that fails is logged, and ends
+    /// all later additions.
     pub(super) fn add<'r>(
         &mut self,
         epoch: u32,
@@ -128,9 +140,11 @@ impl Cache {
         if self.behind {
             return;
         }
+        // In a new epoch all records up to the checkpoint count as new.
         let before = self.stamp.filter(|stamp| stamp.epoch == epoch).map_or(0, |stamp| stamp.size);
         self.unsettled += at.size.saturating_sub(before);
         let stamp = CacheStamp { epoch, size: at.size, root: at.root };
+        // The cache can be rebuilt from the log, so most commits need no sync.
         let settle = self.unsettled >= SETTLE_AFTER;
         match self.commit(epoch, records, Some(stamp), settle) {
             Ok(()) => {
@@ -139,11 +153,13 @@ impl Cache {
             }
             Err(error) => {
                 self.behind = true;
-                tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not written");
+                tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not \
+                    written");
             }
         }
     }
 
+    /// One transaction: the records, the format and the stamp. Durable only with `settle`.
     fn commit<'r>(
         &self,
         epoch: u32,
@@ -160,6 +176,8 @@ impl Cache {
             }
             write.open_table(FORMAT)?.insert((), FORMAT_NOW)?;
             let mut table = write.open_table(STAMP)?;
+            // The stamp is in the same transaction as the records: it never covers a record that is
+            // missing.
             if let Some(CacheStamp { epoch, size, root }) = stamp {
                 table.insert((), (epoch, size, root))?;
             }
@@ -167,14 +185,15 @@ impl Cache {
         Ok(write.commit()?)
     }
 
-    /// Makes what was added durable.
+    /// Makes all additions durable.
     pub(super) fn settle(&mut self) {
+        // An empty transaction with immediate durability also makes the earlier ones durable.
         if self.unsettled > 0 && self.commit(0, std::iter::empty(), None, true).is_ok() {
             self.unsettled = 0;
         }
     }
 
-    /// Forgets everything.
+    /// Deletes all records and the stamp.
     pub(super) fn clear(&mut self) {
         let cleared = || -> Fallible<()> {
             let write = self.database.begin_write()?;
@@ -183,7 +202,8 @@ impl Cache {
             Ok(write.commit()?)
         };
         if let Err(error) = cleared() {
-            tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not cleared");
+            tracing::warn!(%error, path = %self.path.display(), "the cache of the log was not \
+                cleared");
         }
         self.stamp = None;
     }

@@ -1,5 +1,5 @@
-//! What the newest checkpoint stands on: the files and folders that must still be there, as they were written, before the journal
-//! behind it goes.
+//! The files and folders that the newest checkpoint depends on. They must be unchanged before the
+//! journal's segments below the checkpoint are removed.
 
 use std::path::Path;
 
@@ -10,9 +10,11 @@ use crate::merkle::tile::{Tile, WIDTH};
 /// The folders that every tree has.
 const FOLDERS: [&str; 3] = ["tile", "tile/entries", "tile/0"];
 
-/// The tiles and bundles at the right edge of a tree of `size` leaves: the partial ones, and the newest full one of each level.
+/// The tiles and bundles at the right edge of a tree of `size` leaves: the partial ones, and the
+/// newest full one of each level.
 fn edge(size: u64) -> Vec<Tile> {
     let mut found = Tile::partial(size);
+    // A level has 8 bits of the index. Level 7 would need 2^64 records before its first full tile.
     for level in 0..7_u8 {
         let Some(index) = (size >> (8 * (u32::from(level) + 1))).checked_sub(1) else { break };
         found.push(Tile { level: Some(level), index, width: WIDTH });
@@ -23,13 +25,16 @@ fn edge(size: u64) -> Vec<Tile> {
     found
 }
 
-/// What a checkpoint of `size` records in the folder `epoch` stands on, as it is now.
+/// The current identities of all files that a checkpoint of `size` records in the folder `epoch`
+/// depends on.
 pub(super) fn look(epoch: &Path, size: u64) -> Result<Vec<Identity>, LogFault> {
     if size == 0 {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
     for folder in FOLDERS {
+        // Folders grow with each checkpoint, so only their inode is compared, and never their
+        // length.
         found.push(at(&epoch.join(folder), Identity::growing)?);
     }
     for tile in edge(size) {
@@ -39,6 +44,8 @@ pub(super) fn look(epoch: &Path, size: u64) -> Result<Vec<Identity>, LogFault> {
     Ok(found)
 }
 
+/// The identity of one path. A missing file is a change; any other fault of the check may be a
+/// shortage.
 fn at(
     path: &Path,
     look: impl FnOnce(&Path) -> Result<Identity, DiskFault>,
@@ -52,12 +59,13 @@ fn at(
     })
 }
 
-/// That all of it is still as it was.
+/// Checks that all of them are unchanged.
 pub(super) fn check(checkpoint_files: &[Identity]) -> Result<(), LogFault> {
     checkpoint_files.iter().try_for_each(|file| file.check().map_err(LogFault::of_change))
 }
 
-/// That the folders of `before` are those of `now`.
+/// Checks that the folders of `before` are the same as in `now`. A replaced folder would contain
+/// only the newest tiles.
 pub(super) fn same_folders(before: &[Identity], now: &[Identity]) -> Result<(), LogFault> {
     match before
         .iter()

@@ -1,4 +1,4 @@
-//! Whether the cache says what the log says.
+//! Compares the cache with the log.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -10,7 +10,8 @@ use crate::audit::read::reader::{Epoch, ReadFault, each};
 use crate::audit::read::tiles::{Tiles, epoch_name, is_pruned};
 use crate::merkle::proof::tree_at;
 
-/// Where the cache of the books and the log disagree; `None` where there is no cache, or a gateway has it.
+/// The differences between the cache and the log; `None` where there is no cache, or a gateway has
+/// it open.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -30,6 +31,7 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
             epoch_name(stamp.epoch)
         )]));
     };
+    // The stamp's root is compared first. Where it differs, a list of all records would be useless.
     if tree_at(&mut Tiles::new(&last.folder, last.signed), stamp.size)?.root() != stamp.root {
         return Ok(Some(vec!["the cache is of another log".to_owned()]));
     }
@@ -44,11 +46,12 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
     }
     for epoch in epochs.iter().filter(|epoch| epoch.number <= stamp.epoch) {
         if is_pruned(&epoch.folder) {
-            // The log has them no more.
+            // The log has only hashes of these records, so there is no comparison.
             kept.retain(|(number, _), _| *number != epoch.number);
             continue;
         }
-        // Of a lost epoch the cache may have seen more than there is, or less: behind the checkpoint nobody compares.
+        // Of a lost epoch the cache may cover more than there is, or less. Records after its
+        // checkpoint are not compared.
         let end = if epoch.number == stamp.epoch { stamp.size } else { epoch.signed };
         kept.retain(|(number, index), _| *number != epoch.number || *index < end);
         let _ = each(epoch, 0, |record| {
@@ -58,6 +61,7 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
             let known = kept.remove(&(record.epoch, record.index));
             let transient =
                 Envelope::read(record.bytes).is_ok_and(|envelope| envelope.is_transient());
+            // The cache must have exactly the records that change the state, byte for byte.
             if known.as_deref() != (!transient).then_some(record.bytes) {
                 found.push(format!("{}: the cache has it otherwise than the log", record.name()));
             }

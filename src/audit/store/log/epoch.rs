@@ -1,4 +1,4 @@
-//! An epoch of a log: its folder, its keys, and how the next one follows it.
+//! An epoch of a log: its folder, its keys, and the link to the next epoch.
 
 use std::fs;
 use std::io;
@@ -23,6 +23,8 @@ pub(super) struct EpochFolder {
 }
 
 impl EpochFolder {
+    /// The epoch of that number. Checks that the gateway's name can be part of an origin: at most
+    /// 200 visible ASCII characters. `+` is the separator of a verifier key (C2SP signed-note).
     pub(super) fn new(settings: &LogSettings, number: u32) -> Result<Self, LogFault> {
         let name = &settings.name;
         if !(1..=200).contains(&name.len())
@@ -34,16 +36,17 @@ impl EpochFolder {
         Ok(Self { number, folder: settings.dir.join(&epoch), origin: format!("{name}/{epoch}") })
     }
 
+    /// The folder of its journal.
     pub(super) fn journal(&self) -> PathBuf {
         self.folder.join("journal")
     }
 
-    /// The file of its signing keys, where they were drawn here.
+    /// The file of its signing keys, where the gateway generates them.
     fn key_path(&self, settings: &LogSettings) -> PathBuf {
         settings.log_keys.join(format!("{}.key", epoch_name(self.number)))
     }
 
-    /// Which file holds its signing keys, where they were drawn here.
+    /// The identity of the file of its signing keys, where the gateway generates them.
     pub(super) fn key_identity(
         &self,
         settings: &LogSettings,
@@ -52,7 +55,7 @@ impl EpochFolder {
         Ok(drawn.then(|| Identity::growing(&self.key_path(settings))).transpose()?)
     }
 
-    /// Its signing keys. Drawn now where it has none and nothing was signed yet.
+    /// Its signing keys. They are generated where the epoch is `new` and has none.
     pub(super) fn signer(&self, settings: &LogSettings, new: bool) -> Result<LogSigner, LogFault> {
         let path = self.key_path(settings);
         let text = match &settings.signing_key {
@@ -64,9 +67,13 @@ impl EpochFolder {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && new => {
                     durable::make_private_dir(&settings.log_keys)?;
                     let signer = LogSigner::generate()?;
+                    // The file is durable before the first signature. A checkpoint under a lost key
+                    // could never be continued.
                     durable::write_new(&path, signer.write().as_bytes(), 0o600)?;
                     return Ok(signer);
                 }
+                // Records of this epoch are signed already. New keys would not verify against the
+                // published ones.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(LogFault::KeyLost(path));
                 }
@@ -76,7 +83,7 @@ impl EpochFolder {
         LogSigner::read(&text).map_err(|fault| LogFault::Note { path, fault })
     }
 
-    /// Puts the public keys where verifiers look for them.
+    /// Writes the public keys to the file that verifiers read.
     pub(super) fn publish(&self, keys: &LogKeys, settings: &LogSettings) -> Result<(), LogFault> {
         let path = &settings.vkeys;
         let text = match fs::read_to_string(path) {
@@ -86,6 +93,8 @@ impl EpochFolder {
         };
         let lines = keys.lines();
         if !text.contains(&lines) {
+            // Old lines of this epoch are replaced: a start that was interrupted may have published
+            // keys that were never used.
             let rest: String = text
                 .lines()
                 .filter(|line| !line.starts_with(&format!("{}+", self.origin)))
@@ -99,7 +108,7 @@ impl EpochFolder {
         Ok(())
     }
 
-    /// The public keys under which this gateway signed that epoch.
+    /// The published public keys of that epoch.
     pub(super) fn known_keys(&self, settings: &LogSettings) -> Result<LogKeys, LogFault> {
         let fault = |fault| LogFault::Note { path: settings.vkeys.clone(), fault };
         let text = fs::read_to_string(&settings.vkeys)
@@ -110,26 +119,30 @@ impl EpochFolder {
     }
 }
 
-/// The first record of an epoch that follows one of which `last` is the last known checkpoint, and `left` what is left.
+/// The first record of an epoch. `last` is the last known checkpoint of the epoch before; `left`
+/// describes what is left of it after a loss.
 pub(super) fn first_record(last: &Checkpoint, reason: &str, left: Option<Left>) -> Event {
     let previous =
         Previous { origin: last.origin.clone(), size: last.size, root: STANDARD.encode(last.root) };
     Event::Epoch { previous, reason: reason.to_owned(), left }
 }
 
-/// The first record of an epoch that has none yet, though its head speaks of it: a start was interrupted there.
+/// The first record for an epoch whose head exists without one: a start was interrupted there.
 pub(super) fn begun(settings: &LogSettings, epoch: &EpochFolder) -> Result<Event, LogFault> {
     let before = EpochFolder::new(settings, epoch.number - 1)?;
     Ok(first_record(&last_known(settings, &before), "a start that was interrupted", None))
 }
 
-/// The newest checkpoint of an epoch that can still be found: in its folder, or in the head.
+/// The newest checkpoint of an epoch that still exists: in its folder, or in the head. Without
+/// public keys its signature cannot be checked, and the text counts. An empty checkpoint where
+/// there is none.
 pub(super) fn last_known(settings: &LogSettings, epoch: &EpochFolder) -> Checkpoint {
     let in_folder = tiles::checkpoint_note(&epoch.folder).ok().flatten();
     let in_head = fs::read(&settings.head)
         .ok()
         .filter(|bytes| bytes.len() == HEAD_BYTES)
         .and_then(|bytes| HeadNote::decode(&bytes));
+    // After a loss, the public keys may be missing too.
     let keys = epoch.known_keys(settings).ok();
     let opened =
         |note: &str| keys.as_ref().map_or_else(|| peek(note).ok(), |keys| keys.open(note).ok());
@@ -142,7 +155,7 @@ pub(super) fn last_known(settings: &LogSettings, epoch: &EpochFolder) -> Checkpo
     found.max_by_key(|checkpoint| checkpoint.size).unwrap_or_else(nothing)
 }
 
-/// Makes the folders of a log.
+/// Makes the folders of a log, private to its user.
 pub(super) fn make_folders(settings: &LogSettings, epoch: &EpochFolder) -> Result<(), LogFault> {
     let beside = [settings.head.parent(), settings.record_keys.parent(), settings.cache.parent()];
     let own: [&Path; 4] =

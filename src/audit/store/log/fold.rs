@@ -1,4 +1,5 @@
-//! What the books are folded from: the cache, as far as it reaches, and the log behind it.
+//! Reads the records that the state is folded from: first the cache, then the records of the log
+//! that follow.
 
 use super::cache::Cache;
 use super::epoch::EpochFolder;
@@ -12,13 +13,14 @@ use crate::audit::store::vault::Vault;
 use crate::clock::Timestamp;
 use crate::merkle::proof::tree_at;
 
-/// The records, and the last one's time.
+/// The records, and the time of the last one.
 pub(super) struct Fold {
     pub(super) records: Vec<Record>,
     pub(super) at: Timestamp,
 }
 
 impl Fold {
+    /// Adds a record. A record whose key was destroyed is skipped.
     fn take(
         &mut self,
         epoch: u32,
@@ -33,10 +35,12 @@ impl Fold {
         Ok(())
     }
 
-    /// The time of the log's last record: nothing may be recorded before it.
+    /// Keeps the time of the log's last record, which is the lower limit for new records. Fails
+    /// where time goes back.
     fn last(&mut self, bytes: &[u8], epoch: u32, index: u64) -> Result<(), LogFault> {
         let at = Envelope::read(bytes).and_then(|envelope| envelope.moment());
         let at = at.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
+        // The times of records never decrease; the verifier requires the same.
         if at < self.at {
             return Err(LogFault::Record {
                 epoch: epoch_name(epoch),
@@ -49,17 +53,19 @@ impl Fold {
     }
 }
 
-/// One epoch's tree, for the fold.
+/// One epoch's tree.
 struct EpochTree {
     number: u32,
     tiles: Tiles,
-    /// Its records were moved away.
+    /// Whether its records were moved away.
     pruned: bool,
-    /// The epoch behind it says that something of it was lost: what cannot be read is missing, and known to be.
+    /// Whether the next epoch records a loss of this one. Then unreadable records are known to be
+    /// missing.
     lost: bool,
 }
 
-/// The trees of every epoch up to the one that goes on, under their checkpoints.
+/// The trees of all epochs up to the one that continues, with the sizes of their verified
+/// checkpoints.
 fn trees(
     settings: &LogSettings,
     epoch: &EpochFolder,
@@ -79,11 +85,13 @@ fn trees(
         found.push(tree(number, Tiles::new(&folder, checkpoint.size), tiles::is_pruned(&folder)));
     }
     found.push(tree(epoch.number, Tiles::new(&epoch.folder, signed), false));
-    // What an epoch begins with says whether something of the one before was lost; the one that begins now does not say it yet.
+    // An epoch's first record states whether a part of the previous epoch was lost. The epoch that
+    // begins now has no record yet.
     let begins_lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
     let mut says_loss = false;
     for tree in found.iter_mut().rev() {
         tree.lost = says_loss;
+        // A lost epoch may lack its bundles without a prune, so it does not count as pruned.
         tree.pruned &= !says_loss;
         let first = tree
             .tiles
@@ -98,7 +106,7 @@ fn trees(
     Ok(found)
 }
 
-/// Folds the log: with the cache where it fits, else from its first record on.
+/// Folds the log: with the cache where it matches, otherwise from the first record.
 pub(super) fn fold(
     settings: &LogSettings,
     epoch: &EpochFolder,
@@ -112,11 +120,14 @@ pub(super) fn fold(
     let lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
     let from =
         cached(checkpointer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy), settings)?;
+    // After a confirmed loss, the cache counts as it is. In every other case it must cover each
+    // pruned epoch.
     if !lossy || from.is_none() {
         reaches(&trees, from.map_or(0, |(number, _)| number), settings)?;
     }
     for tree in &mut trees {
         let begin = match from {
+            // Epochs before the stamp are in the cache completely.
             Some((number, _)) if tree.number < number => continue,
             Some((number, size)) if tree.number == number => size,
             _ => 0,
@@ -147,7 +158,7 @@ pub(super) fn fold(
         {
             let root = match tree_at(&mut tree.tiles, size) {
                 Ok(tree) => tree.root(),
-                // Nobody compares it: the records count as they are here.
+                // The root of a lost epoch is never compared. Its records count as they are here.
                 Err(_) if tree.lost => [0; 32],
                 Err(fault) => return Err(fault.into()),
             };
@@ -173,6 +184,7 @@ pub(super) fn fold(
             );
         }
     }
+    // Records of the journal are in no tile yet, so they come last.
     for (index, bytes) in (signed..).zip(pending) {
         fold.last(bytes, epoch.number, index)?;
         fold.take(epoch.number, index, bytes, vault)?;
@@ -180,8 +192,9 @@ pub(super) fn fold(
     Ok(fold)
 }
 
-/// That every epoch whose records were moved away lies before `from`, up to which the cache has them. Otherwise what was revoked
-/// there would be forgotten, and the cache may not be made anew either.
+/// Checks that the cache covers every epoch whose records were moved away: each is before `from`.
+/// Otherwise revocations in these epochs would be forgotten. Then the cache may not be rebuilt
+/// either.
 fn reaches(trees: &[EpochTree], from: u32, settings: &LogSettings) -> Result<(), LogFault> {
     match trees.iter().find(|tree| tree.pruned && tree.number >= from) {
         Some(tree) => {
@@ -191,8 +204,8 @@ fn reaches(trees: &[EpochTree], from: u32, settings: &LogSettings) -> Result<(),
     }
 }
 
-/// Takes what the cache has, if it is of this log; says how far it reaches. Where something of the log is `lost`, what the cache
-/// has seen of it counts: what was revoked stays so.
+/// Takes the records from the cache, if it is of this log, and returns how far it covers the log.
+/// Where a part of the log is `lost`, the cache's records of it still count, so revocations stay.
 fn cached(
     cache: Option<&mut Cache>,
     trees: &mut [EpochTree],
@@ -205,6 +218,7 @@ fn cached(
     let epoch = epoch_name(stamp.epoch);
     let tree = trees.iter_mut().find(|tree| tree.number == stamp.epoch);
     match tree.filter(|tree| tree.tiles.size() >= stamp.size) {
+        // The root at the stamp's size proves that the cache is of this log.
         Some(tree) => match tree_at(&mut tree.tiles, stamp.size) {
             Ok(tree) if tree.root() == stamp.root => {}
             Ok(_) => {
@@ -213,11 +227,13 @@ fn cached(
                 cache.clear();
                 return Ok(None);
             }
-            // What is gone of the tree is known to be; the cache has seen it.
+            // The missing part of the tree is a known loss, and the cache covers it.
             Err(_) if tree.lost => {}
             Err(fault) => return Err(fault.into()),
         },
         None if lost => {}
+        // A shorter log with an intact cache is a rollback, for example by an old backup. It could
+        // undo a revocation.
         None => return Err(LogFault::CacheAhead { epoch, size: stamp.size }),
     }
     let taken = cache.controls(|epoch, index, bytes| fold.take(epoch, index, bytes, vault));

@@ -1,7 +1,8 @@
-//! The sealer's thread: what is durable in the journal goes into tiles under a signed checkpoint.
+//! The checkpointer's thread: writes the journal's records into tiles under a signed checkpoint.
 //!
 //! ```text
-//! sign → note in the head, synced → tiles written and synced → `checkpoint` renamed, folder synced → journal trimmed
+//! sign → note in the head, synced → tiles written and synced → `checkpoint` renamed, folder synced
+//!      → journal trimmed
 //! ```
 
 use std::collections::BTreeSet;
@@ -22,10 +23,10 @@ use crate::durable::{self, Disk, Identity};
 use crate::failpoint::{Failpoint, is_armed};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
 
-/// Runs until the log is over.
+/// Runs until the log has ended or failed.
 pub(super) fn run(shared: &SharedQueue, checkpointer: Checkpointer) {
     let _end = CheckpointerEnd(shared);
-    // Dropped before the end is told: who waited for it may open the cache.
+    // Dropped before `_end` reports the end: a caller that waits for it may open the cache.
     let mut checkpointer = checkpointer;
     while let Some(records) = shared.due() {
         match checkpointer.sign_checkpoint(&records, None) {
@@ -35,7 +36,7 @@ pub(super) fn run(shared: &SharedQueue, checkpointer: Checkpointer) {
                     return shared.fail(fault);
                 }
             }
-            // The records stay in the journal, and are tried again.
+            // The records stay in the journal. The next checkpoint tries again.
             Err(fault) => match fault.shortage() {
                 Some(shortage) => shared.not_checkpointed(records, shortage),
                 None => return shared.fail(fault),
@@ -45,36 +46,38 @@ pub(super) fn run(shared: &SharedQueue, checkpointer: Checkpointer) {
     checkpointer.end();
 }
 
-/// What is needed to go from one checkpoint to the next.
+/// The state from one checkpoint to the next.
 pub(super) struct Checkpointer {
     pub(super) disk: Arc<dyn Disk>,
-    /// The epoch's folder, and its number.
+    /// The epoch's folder.
     pub(super) epoch: PathBuf,
+    /// The epoch's number.
     pub(super) number: u32,
-    /// Where files are written before they are renamed.
+    /// The folder of files that are renamed later.
     pub(super) tmp: PathBuf,
     pub(super) origin: String,
     pub(super) signer: LogSigner,
     pub(super) head: File,
     pub(super) head_path: PathBuf,
-    /// How many notes the head has seen.
+    /// The number of notes that were written to the head.
     pub(super) notes: u64,
-    /// What the checkpoint covers.
+    /// The right edge of the tree that the checkpoint covers.
     pub(super) edge: Edge,
     /// The records of the bundle that is not full.
     pub(super) bundle: Vec<u8>,
     pub(super) cache: Option<Cache>,
-    /// What the checkpoint stands on.
+    /// The files that the checkpoint depends on.
     pub(super) checkpoint_files: Vec<Identity>,
-    /// The log that is being written; none while it is opened.
+    /// The queue of the log that is being written; `None` while the log is opened.
     pub(super) shared: Option<Arc<SharedQueue>>,
 }
 
-/// A file that a checkpoint needs.
+/// A file of a checkpoint, and its content.
 type Planned = (Tile, Vec<u8>);
 
 impl Checkpointer {
-    /// What goes on in `epoch` from the right edge of its tree on, with the head's file and how many notes that has seen.
+    /// Continues `epoch` from the right edge of its tree, with the head's file and its number of
+    /// notes.
     pub(super) fn new(
         settings: &LogSettings,
         epoch: &EpochFolder,
@@ -101,17 +104,18 @@ impl Checkpointer {
         }
     }
 
+    /// The number of records under the checkpoint.
     pub(super) const fn size(&self) -> u64 {
         self.edge.size()
     }
 
-    /// Puts `records` behind what is there, under the checkpoint `note` or a new one.
+    /// Adds `records` to the tree, under the checkpoint `note` or a new one.
     pub(super) fn sign_checkpoint(
         &mut self,
         records: &[Vec<u8>],
         note: Option<&str>,
     ) -> Result<(), LogFault> {
-        // What the former checkpoint stands on must be there still: nothing is signed over what is gone.
+        // A signature over lost records would hide the loss.
         checkpoint_files::check(&self.checkpoint_files)?;
         let (mut edge, mut bundle) = (self.edge.clone(), self.bundle.clone());
         let mut planned: Vec<Planned> = Vec::new();
@@ -133,7 +137,8 @@ impl Checkpointer {
         let checkpoint =
             Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.tree().root() };
         let note = match note {
-            // Crash before this: the journal alone. The head's note says what to finish, with the same bytes.
+            // Crash before this: the journal alone. After it, the head's note states what to
+            // finish, with the same bytes.
             Some(note) => note.to_owned(),
             None => {
                 let note = self.signer.sign(&checkpoint)?;
@@ -141,18 +146,20 @@ impl Checkpointer {
                 note
             }
         };
-        // What the former checkpoint covers under the same name holds the same hashes. It is left alone: written anew it would be
-        // empty for a while, and a crash just then would take it from a checkpoint that needs it.
+        // A rewrite of a tile with the same name would make it empty for a moment. A crash then
+        // would damage a checkpoint that needs it.
         let before = Tile::partial(self.edge.size());
         let now: BTreeSet<Tile> = planned.iter().map(|(tile, _)| *tile).collect();
         planned.retain(|(tile, _)| !before.contains(tile));
+        // A fault for tests: a checkpoint that is visible before its tiles.
         if is_armed(Failpoint::CheckpointBeforeTiles) {
             self.publish(&note)?;
         }
-        // Crash here: the head has a note that the checkpoint has not. A start writes what follows anew, from the journal.
+        // Crash here: the head has a note that the checkpoint has not. A start writes the following
+        // files again, from the journal.
         self.release(&[]);
         let published = self.write_files(&planned).and_then(|written| {
-            // Crash here: tiles that no checkpoint covers yet. A start writes them anew.
+            // Crash here: tiles that no checkpoint covers yet. A start writes them again.
             self.publish(&note)?;
             Ok(written)
         });
@@ -162,11 +169,12 @@ impl Checkpointer {
                 self.release(&self.checkpoint_files);
             }
         })?;
-        // Crash here: partial tiles of the former checkpoint, and a journal that begins too early. A start takes them away.
+        // Crash here: partial tiles of the previous checkpoint, and a journal that begins too
+        // early. A start removes both.
         for tile in before.into_iter().filter(|tile| !now.contains(tile)) {
             self.patiently(|| self.take_away(tile))?;
         }
-        // Asked before the journal behind the checkpoint goes.
+        // Checked while the journal still has a second copy of the records.
         self.checkpoint_files = self.patiently(|| {
             checkpoint_files::check(&written)?;
             let now = checkpoint_files::look(&self.epoch, edge.size())?;
@@ -179,7 +187,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Does a step that cannot be put off, for as long as what it needs is short. While the log is opened that ends the start.
+    /// Repeats a step that may not be skipped while a resource is short. While the log is opened, a
+    /// shortage ends the start instead.
     fn patiently<T>(&self, step: impl FnMut() -> Result<T, LogFault>) -> Result<T, LogFault> {
         let mut step = step;
         match &self.shared {
@@ -188,21 +197,22 @@ impl Checkpointer {
         }
     }
 
-    /// From now on the watch looks after these, in the place of those that the former checkpoint stood on.
+    /// Replaces the list of checkpoint files that the watch checks.
     fn release(&self, checkpoint_files: &[Identity]) {
         if let Some(shared) = &self.shared {
             shared.lock().checkpoint_files = checkpoint_files.to_vec();
         }
     }
 
-    /// Takes away the partial tiles of a checkpoint that did not come to be: the next one has others.
+    /// Removes the partial tiles of a checkpoint that failed. The next checkpoint has others.
     fn give_up(&self, planned: &[Planned]) {
         for (tile, _) in planned.iter().filter(|(tile, _)| tile.width < 256) {
-            // What is left is taken away at the next start.
+            // The next start removes a tile that stays.
             let _ = self.take_away(*tile);
         }
     }
 
+    /// Writes the note into the head, in the slot that the older note has, and syncs it.
     fn keep_note(&mut self, note: &str) -> Result<(), LogFault> {
         let kept = HeadNote { note: note.to_owned(), write: self.notes + 1 };
         let write = self.disk.write(&self.head, &kept.encode(), kept.offset());
@@ -211,7 +221,7 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Writes the files of a checkpoint, and gives what was written.
+    /// Writes the files of a checkpoint. Returns their identities.
     fn write_files(&self, planned: &[Planned]) -> Result<Vec<Identity>, LogFault> {
         let mut folders = BTreeSet::new();
         let mut open = Vec::with_capacity(planned.len());
@@ -224,7 +234,7 @@ impl Checkpointer {
                 .and_then(|file| self.disk.write(&file, bytes, 0).map(|()| file));
             open.push((written.map_err(step("write", &path))?, path));
         }
-        // All are on their way before the first is waited for.
+        // All writes are issued before the first sync, so that the disk can do them together.
         for (file, path) in open.iter().filter(|_| !is_armed(Failpoint::TilesNotSynced)) {
             self.disk.sync(file).map_err(step("sync", path))?;
         }
@@ -236,7 +246,8 @@ impl Checkpointer {
             .collect()
     }
 
-    /// Makes the folders above `path`, as far as the epoch's, and notes all whose names must be synced.
+    /// Makes the folders from the epoch's folder down to `path`. Adds all folders with new names to
+    /// `folders`, for a sync.
     fn make_folders(&self, path: &Path, folders: &mut BTreeSet<PathBuf>) -> Result<(), LogFault> {
         let above: Vec<&Path> =
             path.ancestors().skip(1).take_while(|folder| *folder != self.epoch).collect();
@@ -253,10 +264,10 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Puts the note in the checkpoint's place.
+    /// Writes the checkpoint with the note, by an atomic rename.
     fn publish(&self, note: &str) -> Result<(), LogFault> {
         let (temporary, path) = (self.tmp.join("checkpoint"), self.epoch.join("checkpoint"));
-        // It holds nothing for long: one that was taken away is made again.
+        // The folder has only temporary files. It is made again if it was removed.
         self.disk.make_dir(&self.tmp).map_err(step("make", &self.tmp))?;
         let written = self.disk.create(&temporary).and_then(|file| {
             self.disk.write(&file, note.as_bytes(), 0)?;
@@ -264,22 +275,23 @@ impl Checkpointer {
         });
         written.map_err(step("write", &temporary))?;
         self.disk.rename(&temporary, &path).map_err(step("replace", &path))?;
-        // From here on the checkpoint is there: what covers it stays.
+        // The checkpoint is visible from here on, so its files stay: a failed sync is retried, and
+        // the tiles are not removed.
         self.patiently(|| self.disk.sync_dir(&self.epoch).map_err(step("sync", &self.epoch)))
     }
 
-    /// Takes a partial tile of a former checkpoint away, and its folder, which holds no other.
+    /// Removes a partial tile of a former checkpoint, and its folder if that is empty then.
     pub(super) fn take_away(&self, tile: Tile) -> Result<(), LogFault> {
         let path = self.epoch.join(tile.path());
         self.disk.unlink(&path).map_err(step("remove", &path))?;
         if let Some(folder) = path.parent() {
-            // It stays where another partial tile is in it.
+            // The folder stays where another partial tile is in it.
             let _ = std::fs::remove_dir(folder);
         }
         Ok(())
     }
 
-    /// Takes the journal's segments away that the checkpoint has made needless.
+    /// Removes the journal's segments below the checkpoint.
     fn trim(&self, shared: &SharedQueue) -> Result<(), LogFault> {
         for path in shared.trimmable(self.size()) {
             self.patiently(|| self.disk.unlink(&path).map_err(step("remove", &path)))?;
@@ -287,8 +299,9 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Keeps what the books are made of at hand for the next start.
+    /// Adds the records that the state is folded from to the cache, for the next start.
     fn remember(&mut self, records: &[Vec<u8>], checkpoint: &Checkpoint) {
+        // The cache comes last: a crash before this only makes the next start read more of the log.
         let Some(cache) = &mut self.cache else { return };
         let first = checkpoint.size - records.len() as u64;
         let control = |record: &Vec<u8>| {
@@ -302,7 +315,7 @@ impl Checkpointer {
         );
     }
 
-    /// The last word: what was remembered is on the disk.
+    /// Syncs the cache at the end of the thread.
     pub(super) fn end(&mut self) {
         if let Some(cache) = &mut self.cache {
             cache.settle();
@@ -310,7 +323,7 @@ impl Checkpointer {
     }
 }
 
-/// The fault of a step that may be tried again where what it needs is short.
+/// The fault of a step that may be retried where a resource is short.
 fn step(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogFault {
     let fault = durable::DiskFault::of(doing, path);
     move |error| LogFault::of_step(fault(error))

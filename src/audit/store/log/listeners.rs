@@ -1,4 +1,4 @@
-//! Who hears of what a log does, in every epoch that this process opens.
+//! The listeners of a log, which are attached to every epoch that this process opens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::queue::SharedQueue;
 use crate::audit::format::record::Record;
 
-/// Who hears how long a sync took, and how many records shared it.
+/// Gets the duration of a sync, and the number of its records.
 pub(super) type SyncObserver = Arc<dyn Fn(Duration, usize) + Send + Sync>;
-/// Who hears that the log has failed.
+/// Is called when the log has failed.
 pub(super) type FailureListener = Arc<dyn Fn() + Send + Sync>;
-/// Who hears of records that change the books.
+/// Gets the records that change the state.
 pub(super) type RecordListener = Arc<dyn Fn(&Record) + Send + Sync>;
 
-/// Who hears what.
+/// All listeners of a log; each is optional.
 #[derive(Clone, Default)]
 pub(super) struct LogListeners {
     pub(super) observer: Option<SyncObserver>,
@@ -22,8 +22,9 @@ pub(super) struct LogListeners {
 }
 
 impl LogListeners {
-    /// Lets them hear of an epoch that was just opened.
+    /// Attaches the listeners to an epoch that was just opened.
     pub(super) fn attend(&self, shared: &SharedQueue) {
+        // Each queue keeps its first listener, so a second call changes only what is still empty.
         if let Some(observe) = self.observer.clone() {
             shared.observe(Box::new(move |took, count| observe(took, count)));
         }

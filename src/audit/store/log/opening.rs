@@ -1,4 +1,5 @@
-//! Opening a log: selects the epoch to resume, and begins the next one where that is due or something is lost.
+//! Opening a log: selects the epoch to resume. Begins the next one where that is due, or after a
+//! loss.
 
 use std::fs;
 use std::sync::Arc;
@@ -17,12 +18,13 @@ pub(super) fn open(
     now: Timestamp,
     carried: Carried,
 ) -> Result<Opened, LogFault> {
+    // The epochs are listed by folder, and the newest is compared with the head below.
     let newest = if settings.dir.is_dir() {
         tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number)
     } else {
         None
     };
-    // The newest one may be gone, folder and all: the head knows of it.
+    // The newest folder may be missing completely. The head then still names its epoch.
     let newest = newest.max(succeed::epoch_of_head(settings));
     settings.may_begin(newest.is_none())?;
     settings.is_own()?;
@@ -31,6 +33,8 @@ pub(super) fn open(
         epoch = EpochFolder::new(settings, epoch.number - 1)?;
     }
     let lossy = settings.begin.as_ref().filter(|begin| begin.after_loss);
+    // A start after a loss was interrupted before its first record. It must be repeated with the
+    // operator's confirmation, or the loss would stay unrecorded.
     if let Some(lost) = succeed::unsaid(settings, &epoch)? {
         let begin = lossy.ok_or_else(|| LogFault::LossUnsaid(tiles::epoch_name(lost.number)))?;
         fs::remove_dir_all(&epoch.folder)
@@ -47,7 +51,8 @@ pub(super) fn open(
     }
 }
 
-/// A new epoch behind one of which something is lost, as an operator says: what is left of it stays as it is.
+/// Begins a new epoch after one with a loss that the operator confirms. The rest of the lost epoch
+/// stays as it is.
 fn after_loss(
     settings: &LogSettings,
     disk: &Arc<dyn Disk>,
@@ -58,13 +63,15 @@ fn after_loss(
     let _lock = take_lock(lost)?;
     succeed::write_again(disk, lost)?;
     let (last, left) = (last_known(settings, lost), succeed::left(settings, lost));
-    // What was durable and under no checkpoint, and what the cache has seen of it, is recorded anew: no revocation is lost.
+    // Records of the journal, and of the cache, that no checkpoint covers are recorded again. So no
+    // revocation is lost.
     let saved = succeed::saved(settings, lost);
     let next = EpochFolder::new(settings, lost.number + 1)?;
     let before = fs::read(&settings.head).ok();
     succeed::begin(settings, &next)?;
     let mut opened = resume(settings, disk, &next, Carried::default()).inspect_err(|_| {
-        // As it was: the next try begins where this one did. Crash here: `abandoned` takes the folder away.
+        // Restores the head, so that the next try begins at the same point. Crash here: `abandoned`
+        // removes the folder.
         if let Some(before) = before {
             let _ = durable::write_atomic(&settings.head, &before, 0o600);
         }

@@ -1,4 +1,4 @@
-//! Who writes the log: this process, nobody for a moment, or the process that has taken it over.
+//! The owner of the log: this process, another process, or, for a moment, none.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -21,30 +21,28 @@ use crate::audit::store::vault::Vault;
 use crate::clock::Clock;
 use crate::durable::{self, Disk};
 
-/// Another process that writes the log, and records what this one gives it.
+/// Another process that writes the log, and records the events of this one.
 pub trait Remote: Send + Sync {
-    /// Has `event` recorded, and calls `then` when it is durable, or known not to be.
+    /// Has `event` recorded, and calls `then` when it is durable or known to have failed.
     fn append(&self, event: Event, then: Then);
 
-    /// Whether it can be reached.
+    /// Whether the process can be reached.
     fn healthy(&self) -> bool;
 
     /// Its process id.
     fn process(&self) -> u32;
 }
 
-/// Records that an epoch begins with, each with who asked for it.
+/// The first records of an epoch, each with the operator who requested it.
 type First = Vec<(Event, Option<String>)>;
 
-/// Who writes.
+/// The process that writes the log.
 enum LogOwner {
-    /// This process.
     Own,
-    /// Nobody for now, while the next epoch is being opened or another process goes on: what comes waits.
+    /// None for now: the next epoch is being opened, or another process takes over. Events wait.
     Between(VecDeque<QueuedEvent>),
-    /// Another process.
     Away(Arc<dyn Remote>),
-    /// Nobody ever again.
+    /// No process: the log cannot be opened again.
     Gone(LogFault),
 }
 
@@ -53,32 +51,31 @@ enum LogOwner {
 pub(super) struct Current {
     pub(super) shared: Arc<SharedQueue>,
     writer: ThreadId,
-    /// `<gateway name>/<epoch>`.
     pub(super) origin: Arc<str>,
     epoch: PathBuf,
 }
 
-/// Who writes, and the epoch.
 struct Ownership {
     who: LogOwner,
     current: Current,
-    /// What is short, where the log cannot be opened again for it.
+    /// The resource that is short, where the log cannot be opened again without it.
     short: Option<durable::DiskFault>,
 }
 
-/// What the handles share: dropped with the last of them, while the threads keep only `SharedQueue`.
+/// The state that all handles share. It is dropped with the last handle. The threads own only
+/// `SharedQueue`, so that they do not keep the log open.
 pub(super) struct SharedLog {
     place: Mutex<Ownership>,
-    /// Held while one epoch follows another, while the log is paused or opened again, and while it is closed.
+    /// Held during a change of the epoch, a pause, a new opening, and a close.
     pub(super) turn: Mutex<()>,
     vault: Arc<Mutex<Vault>>,
-    /// Held beyond a failure: a gateway that cannot record must not be overtaken by a second writer that can.
+    /// Kept after a failure, so that no second writer takes a log that this one cannot write.
     lock: Mutex<Option<durable::Lock>>,
     settings: LogSettings,
     clock: Arc<dyn Clock>,
     disk: Arc<dyn Disk>,
     ears: Mutex<LogListeners>,
-    /// Whether the process is about to end: what is short is not waited for for long.
+    /// Whether the process is about to end: then shortages are waited for only briefly.
     closes: AtomicBool,
 }
 
@@ -89,13 +86,14 @@ pub(super) struct Begun {
     recovered: Recovered,
 }
 
+/// Locks a mutex, even after a panic of another thread.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that can panic runs under these locks.
+    // No code that can panic runs under these locks, so the data is consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Current {
-    /// Sets the threads of a recovered log to work.
+    /// Starts the threads of a recovered log.
     fn start(
         opened: recover::Opened,
         dir: &Path,
@@ -115,7 +113,7 @@ impl Current {
         Ok((Begun { current: Self { shared, writer, origin, epoch }, lock, recovered }, first))
     }
 
-    /// Records what an epoch begins with: all of it at once, so that a crash leaves all or nothing, as far as a batch reaches.
+    /// Records the first records of an epoch. In one batch, so that a crash leaves all or none.
     fn append_first(&self, first: First) -> Result<(), LogFault> {
         let (answer, answered) = mpsc::channel();
         let waiting = |(event, by): (Event, _)| {
@@ -129,16 +127,16 @@ impl Current {
         (0..count).try_for_each(|_| answered.recv().unwrap_or(Err(LogFault::Stopped)).map(|_| ()))
     }
 
-    /// Lets the threads end. False where one hangs, or where the writer's own thread asks.
+    /// Ends the threads. False where one hangs, or where the caller is the writer's own thread.
     fn end(&self) -> bool {
         self.shared.begin_closing();
-        // The last handle may have been held by what the writer just called: it cannot wait for itself.
+        // The callback of a record may drop the last handle. The writer cannot wait for itself.
         thread::current().id() != self.writer && self.shared.wait_for_writer()
     }
 }
 
 impl SharedLog {
-    /// Opens the log and sets its threads to work.
+    /// Opens the log and starts its threads.
     pub(super) fn begin(
         settings: LogSettings,
         clock: Arc<dyn Clock>,
@@ -149,24 +147,24 @@ impl SharedLog {
         let vault = Arc::clone(&opened.encryptor.vault);
         let (Begun { current, lock, recovered }, first) =
             Current::start(opened, &settings.dir, &clock)?;
-        // What was asked for is done; a later epoch is asked for anew.
+        // The requested epoch is begun. A later epoch needs a new request.
         let settings = LogSettings { begin: None, ..settings };
         let place =
             Mutex::new(Ownership { who: LogOwner::Own, current: current.clone(), short: None });
         let (turn, lock, ears) = (Mutex::default(), Mutex::new(Some(lock)), Mutex::default());
         let closes = AtomicBool::new(false);
         let open = Self { place, turn, vault, lock, settings, clock, disk, ears, closes };
-        // Where this fails, `open` is dropped, and closes what it has opened.
+        // If this fails, `open` is dropped, which closes the log again.
         current.append_first(first)?;
         Ok((open, recovered))
     }
 
-    /// Opens the log again, and sets its threads to work.
+    /// Opens the log again, and starts its threads.
     pub(super) fn open(&self, settings: &LogSettings, carried: Carried) -> Result<Begun, LogFault> {
         let is_new = carried.vault.is_none();
         let mut opened = opening::open(settings, &self.disk, self.clock.now(), carried)?;
         if is_new {
-            // All handles use the keys that were read just now: the other process may have added some.
+            // All handles use the keys that were just read: the other process may have added some.
             std::mem::swap(&mut *locked(&self.vault), &mut *locked(&opened.encryptor.vault));
             opened.encryptor.vault = Arc::clone(&self.vault);
         }
@@ -174,7 +172,7 @@ impl SharedLog {
         locked(&self.ears).attend(&begun.current.shared);
         if let Err(fault) = begun.current.append_first(first) {
             if !begun.current.end() {
-                // A write may still be on its way, so the lock stays until the process ends.
+                // A write may be in progress: no other process may write before this one ends.
                 std::mem::forget(begun.lock);
             }
             return Err(fault);
@@ -182,7 +180,6 @@ impl SharedLog {
         Ok(begun)
     }
 
-    /// What an epoch is opened with from now on.
     pub(super) const fn settings(&self) -> &LogSettings {
         &self.settings
     }
@@ -199,7 +196,7 @@ impl SharedLog {
         &self.vault
     }
 
-    /// The threads' half, where this process writes.
+    /// The queue of the threads, where this process writes.
     pub(super) fn own(&self) -> Option<Arc<SharedQueue>> {
         let place = locked(&self.place);
         match &place.who {
@@ -208,6 +205,7 @@ impl SharedLog {
         }
     }
 
+    /// Whether records can be made durable, here or in the other process.
     pub(super) fn healthy(&self) -> bool {
         let place = locked(&self.place);
         match &place.who {
@@ -227,7 +225,7 @@ impl SharedLog {
         }
     }
 
-    /// How the log is, or was when this process wrote it last.
+    /// The status of the log, or its status when this process wrote it last.
     pub(super) fn state(&self) -> LogState {
         let place = locked(&self.place);
         let state = place.current.shared.state();
@@ -252,16 +250,17 @@ impl SharedLog {
         self.hear(|ears| ears.listener.get_or_insert(tell));
     }
 
+    /// Registers a listener, and attaches it to the current epoch.
     fn hear<T>(&self, add: impl FnOnce(&mut LogListeners) -> &mut T) {
         let mut ears = locked(&self.ears);
         let _ = add(&mut ears);
         if let Some(shared) = self.own() {
-            // Who hears already stays.
+            // An existing listener stays, because each is set once.
             ears.attend(&shared);
         }
     }
 
-    /// Gives an event to the process that writes the log.
+    /// Passes an event to the process that writes the log.
     pub(super) fn give(&self, mut waiting: QueuedEvent) {
         loop {
             let mut place = locked(&self.place);
@@ -274,6 +273,7 @@ impl SharedLog {
             let shared = match &mut place.who {
                 LogOwner::Own => Arc::clone(&place.current.shared),
                 LogOwner::Between(queue)
+                    // An outcome is accepted above the limit: its admission was counted already.
                     if queue.len() < QUEUE_MAX || waiting.event.is_reserved() =>
                 {
                     return queue.push_back(waiting);
@@ -293,20 +293,20 @@ impl SharedLog {
                     return (waiting.then)(Err(fault));
                 }
             };
-            // Nothing is called under the lock: who is told may come back with another event.
+            // No callback runs under the lock: it may append another event and would then deadlock.
             drop(place);
             let Err(rejected) = shared.enqueue(waiting) else { return };
             let is_current = || self.own().is_some_and(|own| Arc::ptr_eq(&own, &shared));
             if !matches!(rejected.fault, LogFault::Closed) || is_current() {
                 return rejected.tell();
             }
-            // It was closed between the two, for the next epoch or for another process.
+            // The epoch was closed in between. The event is passed to the new owner.
             waiting = rejected.waiting;
         }
     }
 
-    /// Lets what comes wait from now on, and ends the epoch: all that came before is sealed and under a checkpoint. With an error
-    /// nothing has changed, but that the log has failed where it fails now. Who calls this holds `turn`.
+    /// Ends the epoch: earlier events get a checkpoint, later ones wait. The caller holds `turn`.
+    /// An error leaves the state as before; a fault during this call fails the log.
     pub(super) fn stop(&self) -> Result<Current, LogFault> {
         let current = {
             let mut place = locked(&self.place);
@@ -325,26 +325,26 @@ impl SharedLog {
         let ended = current.end();
         let fault = current.shared.state().failed.or_else(|| (!ended).then_some(LogFault::Hung));
         let Some(fault) = fault else { return Ok(current) };
-        // As it was: who asks hears that it has failed.
+        // The owner is restored, and the log counts as failed. Waiting events get the fault.
         current.shared.fail(fault.clone());
         let left = std::mem::replace(&mut locked(&self.place).who, LogOwner::Own);
         tell(left, &fault);
         Err(fault)
     }
 
-    /// Goes on with an epoch that was opened behind [`SharedLog::stop`], with what waits first.
+    /// Continues with an epoch that was opened after [`SharedLog::stop`]: waiting events first.
     pub(super) fn go_on(&self, begun: Begun) {
         *locked(&self.lock) = Some(begun.lock);
         let shared = Arc::clone(&begun.current.shared);
         self.release(Some(begun.current), LogOwner::Own, |waiting| {
-            // It does not close: who closes it waits for this turn.
+            // This epoch cannot close here, because a close needs `turn`, which the caller holds.
             if let Err(rejected) = shared.enqueue(waiting) {
                 rejected.tell();
             }
         });
     }
 
-    /// Lets `who` write from now on, once all that has waited is given to it, in its order.
+    /// Makes `who` the owner, after all waiting events were passed to it in order.
     fn release(&self, current: Option<Current>, who: LogOwner, give: impl Fn(QueuedEvent)) {
         loop {
             let mut place = locked(&self.place);
@@ -360,13 +360,14 @@ impl SharedLog {
                 }
                 return;
             }
-            // Nothing is called under the lock.
+            // No callback runs under the lock.
             drop(place);
             held.into_iter().for_each(&give);
         }
     }
 
-    /// Opens the log again, as often as something that this needs is short. New work is refused meanwhile, everything else waits.
+    /// Opens the log again, and retries while a resource is short. Meanwhile new work is refused,
+    /// and all other events wait; commands wait at most [`COMMANDS_WAIT`].
     pub(super) fn open_again(
         &self,
         settings: &LogSettings,
@@ -392,9 +393,10 @@ impl SharedLog {
         until_enough(&*self.clock, || self.open(settings, carried()?), fall_short, closes)
     }
 
-    /// The log cannot be opened again: nobody writes it any more.
+    /// The log cannot be opened again. No process writes it any more, and all waiting events fail.
     pub(super) fn gone(&self, fault: &LogFault) {
-        tracing::error!(%fault, "the audit log could not be opened again: nothing can be recorded any more");
+        tracing::error!(%fault, "the audit log could not be opened again: nothing can be recorded \
+            any more");
         let left = std::mem::replace(&mut locked(&self.place).who, LogOwner::Gone(fault.clone()));
         tell(left, fault);
         let failure = locked(&self.ears).failure.clone();
@@ -418,7 +420,6 @@ impl SharedLog {
         Ok(lock.as_ref().ok_or(LogFault::Closed)?.duplicate()?)
     }
 
-    /// The lock itself.
     fn take_lock(&self) -> Option<durable::Lock> {
         locked(&self.lock).take()
     }
@@ -438,7 +439,7 @@ impl SharedLog {
         let carried = || Ok(Carried { lock: Some(self.lock()?), vault: None });
         let mut begun =
             self.open_again(&settings, carried).inspect_err(|fault| self.gone(fault))?;
-        // That record's own millisecond included: it may be the other process's.
+        // Inclusive: a record of the other process can have the same millisecond.
         let records = std::mem::take(&mut begun.recovered.records);
         self.go_on(begun);
         Ok(records.into_iter().filter(|record| record.at >= since).collect())
@@ -446,6 +447,7 @@ impl SharedLog {
 
     pub(super) fn leave(&self, remote: Arc<dyn Remote>) {
         let _turn = locked(&self.turn);
+        // The other process has its own copy of the lock's descriptor, so the lock stays taken.
         drop(self.take_lock());
         let to = Arc::clone(&remote);
         self.release(None, LogOwner::Away(remote), move |waiting| {
@@ -459,7 +461,7 @@ impl SharedLog {
             let place = locked(&self.place);
             match &place.who {
                 LogOwner::Own => place.current.clone(),
-                // Its lock is another process's, or it is held beyond a failure.
+                // Another process has the lock, or it is kept after a failure.
                 LogOwner::Between(_) | LogOwner::Away(_) => return Ok(()),
                 LogOwner::Gone(fault) => return Err(fault.clone()),
             }
@@ -467,7 +469,7 @@ impl SharedLog {
         let ended = current.end();
         let lock = self.take_lock();
         if !ended {
-            // A write may still be on its way, so the lock stays until the process ends.
+            // A write may still be in progress, so the lock stays until the process ends.
             std::mem::forget(lock);
         }
         current.shared.state().failed.map_or(Ok(()), Err)
@@ -481,13 +483,14 @@ impl Drop for SharedLog {
     }
 }
 
-/// Everybody who waited hears `fault`.
+/// Fails all waiting events with `fault`.
 fn tell(left: LogOwner, fault: &LogFault) {
     if let LogOwner::Between(queue) = left {
         queue.into_iter().for_each(|waiting| (waiting.then)(Err(fault.clone())));
     }
 }
 
+/// Starts a thread of the log. A limit of threads is reported as a fault of the folder.
 fn spawn(
     name: &str,
     dir: &Path,

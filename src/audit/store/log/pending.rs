@@ -1,41 +1,44 @@
-//! What is durable and under no checkpoint yet, and when the next checkpoint is due.
+//! Durable records that no checkpoint covers yet, and the time of the next checkpoint.
 
 use std::time::Duration;
 
-/// Checkpoints come at most so often, unless many records wait.
+/// The minimum interval between checkpoints, except at a close.
 pub(super) const CHECKPOINT_EVERY: Duration = Duration::from_millis(250);
-/// So many records wait for a checkpoint at the most.
+/// With this many waiting records, a checkpoint waits neither for more bytes nor for its age.
 const CHECKPOINT_RECORDS: usize = 1024;
-/// A checkpoint writes the bundle that is not full anew: it waits until there is this many times as much to add.
+/// A checkpoint writes the bundle that is not full again. It waits until this many times the
+/// bundle's bytes are new, so that the rewrite stays a small part of the work.
 const CHECKPOINT_GROWTH: usize = 3;
-/// No record waits longer for a checkpoint.
+/// The maximum age of a record without a checkpoint.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(300);
-/// A checkpoint or reserve that found no room is tried again so often.
+/// The interval of retries of a checkpoint or reserve that found the disk full.
 pub(super) const ROOM_EVERY: Duration = Duration::from_secs(1);
-/// A checkpoint that found something else short is tried again so often.
+/// The interval of retries of a checkpoint that found another resource short.
 pub(super) const SHORT_EVERY: Duration = Duration::from_millis(100);
-/// Bytes that wait for a checkpoint at the most; then the journal waits too.
+/// The maximum of bytes that wait for a checkpoint. At this limit the journal waits too.
 pub(super) const PENDING_BYTES_MAX: usize = 64 << 20;
 
-/// What is durable and under no checkpoint yet.
+/// Durable records that no checkpoint covers yet.
 #[derive(Default)]
 pub(super) struct Pending {
     pub(super) records: Vec<Vec<u8>>,
     pub(super) bytes: usize,
-    /// Since when the oldest of them waits.
+    /// The monotonic time since which the oldest of them waits.
     pub(super) since: Option<Duration>,
     /// Bytes of the bundle that is not full.
     pub(super) ragged: usize,
-    /// When the next checkpoint may come.
+    /// The earliest monotonic time of the next checkpoint.
     pub(super) not_before: Duration,
-    /// Somebody waits for one.
+    /// A caller has requested a checkpoint.
     pub(super) wanted: bool,
 }
 
 impl Pending {
-    /// How long until a checkpoint is due; `None` where nothing waits.
+    /// The time until a checkpoint is due; `None` where no record waits.
     pub(super) fn due_in(&self, now: Duration, closing: bool) -> Option<Duration> {
         let since = self.since?;
+        // At a close the checkpoint is due at once, even after a shortage: the process is about to
+        // end. Above the record limit, it waits at most [`ROOM_EVERY`].
         if closing || self.records.len() >= CHECKPOINT_RECORDS {
             return Some(self.not_before.saturating_sub(now).min(if closing {
                 Duration::ZERO

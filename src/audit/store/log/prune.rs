@@ -1,4 +1,4 @@
-//! Old epochs without their records: what is removed, and that the books lose nothing by it.
+//! Pruning: removes the records of old epochs, and checks that the state does not need them.
 
 use std::fs;
 use std::io;
@@ -17,18 +17,18 @@ use crate::durable;
 use crate::merkle::proof::tree_at;
 use crate::merkle::tile::{Tile, WIDTH};
 
-/// A closed epoch, old and not pruned yet.
+/// A closed epoch that is old and not pruned yet.
 #[derive(Clone, Debug)]
 pub struct Old {
     /// Its number.
     pub number: u32,
     /// Its folder.
     pub folder: PathBuf,
-    /// How many records it has.
+    /// Its number of records.
     pub size: u64,
 }
 
-/// A log that no gateway writes.
+/// A log that no gateway writes, locked for pruning.
 pub struct Pruning<'s> {
     settings: &'s LogSettings,
     cache: Option<Cache>,
@@ -39,7 +39,7 @@ impl<'s> Pruning<'s> {
     /// Takes the log's lock.
     ///
     /// # Errors
-    /// When a gateway has it.
+    /// When a gateway has the lock.
     pub fn begin(settings: &'s LogSettings) -> Result<Self, LogFault> {
         let (newest, folder) =
             tiles::epochs(&settings.dir)?.pop().unwrap_or_else(|| (0, settings.dir.clone()));
@@ -52,7 +52,7 @@ impl<'s> Pruning<'s> {
         Ok(pruning)
     }
 
-    /// Writes what the books need of pruned epochs, where the cache alone has it.
+    /// Writes the remains file of each pruned epoch, where only the cache has its records.
     fn keep_remains(&self, newest: u32) -> Result<(), LogFault> {
         let reach = self.reach(newest)?;
         for (number, folder) in tiles::epochs(&self.settings.dir)? {
@@ -68,7 +68,7 @@ impl<'s> Pruning<'s> {
         Ok(())
     }
 
-    /// What the cache has of an epoch; `None` where it cannot be read.
+    /// The cache's records of an epoch; `None` where the cache cannot be read.
     fn cached(&self, number: u32) -> Option<Records> {
         let mut found = Records::new();
         let read = self.cache.as_ref()?.controls(|epoch, index, bytes| {
@@ -80,11 +80,12 @@ impl<'s> Pruning<'s> {
         matches!(read, Ok(Ok(()))).then_some(found)
     }
 
-    /// The epochs, from the oldest on, all of whose records are from before `before`. It ends at the first that may not be
-    /// pruned: one of which something was lost, or whose first record alone says that; and one that the cache does not cover.
+    /// The epochs, from the oldest, whose records are all older than `before`. The list ends at the
+    /// first epoch that may not be pruned. Such epochs have a loss, or state a loss of another
+    /// epoch in their first record, or are not covered by the cache.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When the epochs cannot be read.
     pub fn old(&self, before: Timestamp) -> Result<Vec<Old>, LogFault> {
         let mut found = Vec::new();
         let epochs = tiles::epochs(&self.settings.dir)?;
@@ -96,6 +97,8 @@ impl<'s> Pruning<'s> {
             }
             let size = self.signed(*number, folder)?;
             let (segments, _) = tiles::segments(&folder.join("journal"))?;
+            // A lost epoch has no verifiable tree, and its first record alone proves the loss. Both
+            // must stay.
             let lost = self.is_lost(*number);
             if size == 0
                 || lost
@@ -110,13 +113,14 @@ impl<'s> Pruning<'s> {
         Ok(found)
     }
 
-    /// Whether the epoch behind that one says that something of it was lost, or cannot be read.
+    /// Whether the next epoch states a loss of this one, or cannot be read.
     fn is_lost(&self, number: u32) -> bool {
         let Ok(epochs) = reader::epochs(&self.settings.dir) else { return true };
         let next = epochs.iter().find(|epoch| epoch.number == number + 1);
         next.is_some_and(|next| reader::one(next, 0).map_or(true, |record| says_loss(&record)))
     }
 
+    /// The size of the epoch's verified checkpoint; 0 where there is none.
     fn signed(&self, number: u32, folder: &Path) -> Result<u64, LogFault> {
         let Some(note) = tiles::checkpoint_note(folder)? else { return Ok(0) };
         let keys = EpochFolder::new(self.settings, number)?.known_keys(self.settings)?;
@@ -124,7 +128,8 @@ impl<'s> Pruning<'s> {
         Ok(keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?.size)
     }
 
-    /// The epoch in which the cache ends: it has all before that. 0 where it is not of this log.
+    /// The number of the epoch in which the cache ends. It covers all epochs before. 0 where the
+    /// cache is not of this log.
     fn reach(&self, newest: u32) -> Result<u32, LogFault> {
         let stamp =
             self.cache.as_ref().and_then(Cache::stamp).filter(|stamp| stamp.epoch <= newest);
@@ -136,7 +141,8 @@ impl<'s> Pruning<'s> {
         Ok(if same { stamp.epoch } else { 0 })
     }
 
-    /// Whether all records of that epoch are old enough, and the cache has every one that the books are made of.
+    /// Whether all records of that epoch are old enough, and the cache has all of them that the
+    /// state needs.
     fn may_go(
         &self,
         number: u32,
@@ -150,6 +156,7 @@ impl<'s> Pruning<'s> {
             let bytes = tiles.record(index)?;
             let fault = |fault| LogFault::Record { epoch: epoch_name(number), index, fault };
             let envelope = Envelope::read(&bytes).map_err(fault)?;
+            // The record of a loss stays in the log, so that every verifier can find it.
             let loss = envelope.kind == "epoch" && says_loss(&bytes);
             if loss || envelope.moment().map_err(fault)? >= before {
                 return Ok(false);
@@ -161,12 +168,13 @@ impl<'s> Pruning<'s> {
         Ok(true)
     }
 
-    /// Takes the records of that epoch away, and the full tiles over them, of which the checkpoint's root does not need one.
+    /// Removes the records of that epoch, and the full tiles above them. The checkpoint's root is
+    /// computed without these tiles.
     ///
     /// # Errors
-    /// When something cannot be removed.
+    /// When a file cannot be removed.
     pub fn take_away(&self, old: &Old) -> Result<(), LogFault> {
-        // First: without it no cache could be made anew.
+        // The remains file is written first. Without it no cache could be rebuilt.
         let records = self.cached(old.number).ok_or_else(|| LogFault::Pruned {
             epoch: epoch_name(old.number),
             cache: self.settings.cache.clone(),
@@ -178,25 +186,29 @@ impl<'s> Pruning<'s> {
             old.folder.join("tile/entries"),
             tmp.join(format!("pruned-{}", epoch_name(old.number))),
         );
-        // All at once: an epoch has its records or it has none. What a former try has left is of the same records.
+        // One rename removes all records at once: an epoch has all its records or none. A folder of
+        // an earlier try has the same records.
         let _ = fs::remove_dir_all(&temporary);
         fs::rename(&entries, &temporary).map_err(durable::DiskFault::of("move", &entries))?;
         durable::sync_dir(&old.folder.join("tile"))?;
         durable::sync_dir(&tmp)?;
-        // Crash here: an epoch that is pruned, with tiles that it does not need, and a folder in tmp. The next run sweeps.
+        // Crash here: a pruned epoch with unneeded tiles, and a folder in tmp. The next run removes
+        // both.
         finish(&temporary, &old.folder, old.size)
     }
 }
 
-/// Whether the first record of an epoch says that something was lost of the one before.
+/// Whether the first record of an epoch states a loss of the previous epoch.
 pub(super) fn says_loss(record: &[u8]) -> bool {
     String::from_utf8_lossy(record).contains(r#""reason":"after-loss: "#)
 }
 
-/// Removes what was moved aside, and the full tiles of hashes, of which the checkpoint's root does not need one.
+/// Removes the moved records, and the full tiles of hashes. The checkpoint's root is computed
+/// without these tiles.
 fn finish(temporary: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
     let gone = |path: &Path, done: io::Result<()>| match done {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // A missing file was removed by an earlier, interrupted run.
             Err(durable::DiskFault::of("remove", path)(error))
         }
         Ok(()) | Err(_) => Ok(()),
@@ -207,11 +219,11 @@ fn finish(temporary: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
             gone(&path, fs::remove_file(&path))?;
         }
     }
-    // Last: as long as it is there, a run was interrupted.
+    // The folder is removed last: while it exists, the run counts as interrupted.
     Ok(gone(temporary, fs::remove_dir_all(temporary))?)
 }
 
-/// Finishes what an interrupted run has left.
+/// Finishes a run that was interrupted.
 fn sweep(settings: &LogSettings) -> Result<(), LogFault> {
     for (number, folder) in
         tiles::epochs(&settings.dir)?.into_iter().filter(|(_, folder)| tiles::is_pruned(folder))

@@ -1,4 +1,4 @@
-//! What the threads of a log share: what waits, what is being answered, and how the log is.
+//! The state that a log's threads share: waiting events, the current batch, and the status.
 
 mod ends;
 mod patience;
@@ -22,24 +22,22 @@ use crate::failpoint::{Failpoint, is_armed};
 
 pub(super) use ends::{CheckpointerEnd, WriterEnd};
 
-/// Whom to tell how it went.
+/// The callback that gets the result of an event.
 pub type Then = Box<dyn FnOnce(Result<Appended, LogFault>) + Send>;
 
-/// An event that is to be recorded.
 pub(super) struct QueuedEvent {
     pub(super) event: Event,
     pub(super) by: Option<String>,
     pub(super) then: Then,
 }
 
-/// An event that cannot wait for a batch.
+/// An event that the queue does not accept.
 pub(super) struct Rejected {
     pub(super) waiting: QueuedEvent,
     pub(super) fault: LogFault,
 }
 
 impl Rejected {
-    /// Its sender is told why.
     pub(super) fn tell(self) {
         (self.waiting.then)(Err(self.fault));
     }
@@ -48,17 +46,17 @@ impl Rejected {
 type BoxedSyncObserver = Box<dyn Fn(Duration, usize) + Send + Sync>;
 type BoxedRecordListener = Box<dyn Fn(&Record) + Send + Sync>;
 
+/// The queue of one epoch. Its threads share it, and it outlives a dropped handle.
 pub(super) struct SharedQueue {
     inner: Mutex<QueueState>,
     reserve: Mutex<Reserve>,
-    /// The epoch's folder.
     pub(super) epoch: PathBuf,
     pub(super) vkeys: Vkeys,
-    /// Wakes the sealer: a checkpoint may be due.
+    /// Wakes the checkpointer: a checkpoint may be due.
     checkpoint_due: Condvar,
-    /// Wakes the writer: something waits, or the log closes.
+    /// Wakes the writer: an event waits, or the log closes.
     wake: Condvar,
-    /// Wakes the watch and whoever closes: the writer has ended, or the log has failed.
+    /// Wakes the watch and the callers of a close: the writer has ended, or the log has failed.
     pub(super) over: Condvar,
     pub(super) clock: std::sync::Arc<dyn Clock>,
     observer: OnceLock<BoxedSyncObserver>,
@@ -66,15 +64,16 @@ pub(super) struct SharedQueue {
     listener: OnceLock<BoxedRecordListener>,
 }
 
+/// The part of the queue under its lock.
 pub(super) struct QueueState {
     pub(super) queue: VecDeque<QueuedEvent>,
-    /// Those of the batch on its way to the disk. Here, so that they hear of a failure while the writer hangs in a sync.
+    /// The callbacks of the current batch. They get a failure while the writer hangs in a sync.
     pub(super) answering: Vec<(Then, Appended)>,
     pub(super) writing_since: Option<Duration>,
-    /// Since when the sealer is busy with a checkpoint.
+    /// The monotonic time since which the checkpointer writes a checkpoint.
     pub(super) checkpoint_since: Option<Duration>,
     pub(super) watched: Vec<durable::Identity>,
-    /// What the newest checkpoint stands on.
+    /// The files that the newest checkpoint depends on.
     pub(super) checkpoint_files: Vec<durable::Identity>,
     /// The journal's segments, each with the index of its first record.
     pub(super) segments: VecDeque<(u64, durable::Identity)>,
@@ -87,12 +86,13 @@ pub(super) struct QueueState {
 }
 
 impl QueueState {
+    /// Whether the log has ended or failed.
     pub(super) const fn over(&self) -> bool {
         (self.ended && self.checkpointer_ended) || self.state.failed.is_some()
     }
 }
 
-/// A log that has been recovered.
+/// A recovered log: the initial values of the queue.
 pub(super) struct RecoveredLog {
     pub(super) epoch: PathBuf,
     pub(super) vkeys: Vkeys,
@@ -100,7 +100,7 @@ pub(super) struct RecoveredLog {
     pub(super) checkpoint_files: Vec<durable::Identity>,
     pub(super) segments: Vec<(u64, durable::Identity)>,
     pub(super) reserve: Reserve,
-    /// The reserve is not whole: there was no room for it.
+    /// Whether the reserve is not whole, because the disk had no room.
     pub(super) low: bool,
     pub(super) pending: Vec<Vec<u8>>,
     pub(super) ragged: usize,
@@ -171,7 +171,7 @@ impl SharedQueue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing that can panic runs under the lock.
+        // No code that can panic runs under the lock.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -201,12 +201,12 @@ impl SharedQueue {
         let _ = self.listener.set(tell);
     }
 
-    /// The time that the next record gets: the wall clock, but never earlier than `last`.
+    /// The time of the next record: the wall clock, but never earlier than `last`.
     pub(super) fn now_after(&self, last: Timestamp) -> Timestamp {
         self.clock.now().max(last)
     }
 
-    /// Lets an event wait for its batch, or gives it back with the reason why it cannot.
+    /// Queues an event, or returns it with the reason of the rejection.
     pub(super) fn enqueue(&self, waiting: QueuedEvent) -> Result<(), Box<Rejected>> {
         let mut inner = self.lock();
         let fault = if let Some(fault) = &inner.state.failed {
@@ -220,6 +220,7 @@ impl SharedQueue {
             LogFault::Low
         } else if let Some(fault) = inner.shortages.any().filter(|_| waiting.event.is_new_work()) {
             LogFault::of_step(fault.clone())
+        // A reserved event is accepted above the limit: its admission was counted already.
         } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_reserved() {
             LogFault::Busy
         } else {
@@ -232,21 +233,22 @@ impl SharedQueue {
         Err(Box::new(Rejected { waiting, fault }))
     }
 
-    /// Lets all of them wait at once, before anybody else is there.
+    /// Queues all of them at once, before any other event.
     pub(super) fn enqueue_all(&self, waiting: Vec<QueuedEvent>) {
         self.lock().queue.extend(waiting);
         self.wake.notify_one();
     }
 
-    /// Waits for work and takes all of it. `None`: the log closes and nothing is left to do, or it has failed.
+    /// Waits for work, and takes all of it. `None` at a failure, or at a close without work.
     pub(super) fn take(&self) -> Option<VecDeque<QueuedEvent>> {
         let idle = |inner: &mut QueueState| {
+            // Memory stays bounded: the journal waits for the next checkpoint.
             let wait = inner.queue.is_empty() || inner.pending.bytes > PENDING_BYTES_MAX;
             wait && !inner.closing && inner.state.failed.is_none()
         };
         let mut inner = self.lock();
         if inner.queue.is_empty() {
-            // Nothing waits for it: whoever comes next finds out by itself.
+            // No event waits, so the shortage ends here. The next event shows whether it continues.
             inner.ends_shortage(LogThread::Writer);
         }
         let mut inner = self.wake.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner);
@@ -254,11 +256,11 @@ impl SharedQueue {
         (!work.is_empty() && inner.state.failed.is_none()).then_some(work)
     }
 
-    /// A batch goes to the disk. What did not fit into it is first in the queue again.
+    /// Marks a batch as being written. Events that did not fit are first in the queue again.
     pub(super) fn begin_writing(&self, batch: Vec<(Then, Appended)>, rest: VecDeque<QueuedEvent>) {
         let mut inner = self.lock();
         if let Some(fault) = inner.state.failed.clone() {
-            // It failed after these were taken: nobody else would tell them.
+            // The log failed after these events were taken. Only this code can answer them.
             drop(inner);
             for then in batch
                 .into_iter()
@@ -276,8 +278,7 @@ impl SharedQueue {
         inner.answering = batch;
     }
 
-    /// The batch is durable: everybody in it hears so, in the log's order. Unless the log has failed meanwhile, and they
-    /// have heard that.
+    /// Marks the batch as durable, and answers its callers in order, unless `fail` has done so.
     pub(super) fn written(&self, size: u64, records: Vec<Vec<u8>>) {
         let mut inner = self.lock();
         inner.ends_shortage(LogThread::Writer);
@@ -296,12 +297,14 @@ impl SharedQueue {
         pending.since.get_or_insert(now);
         pending.bytes += records.iter().map(Vec::len).sum::<usize>();
         pending.records.extend(records);
+        // The lock is released before the callbacks: they may append another event.
         drop(inner);
         self.checkpoint_due.notify_one();
         if let Some(observe) = self.observer.get() {
             observe(took, batch.len());
         }
         for (then, sealed) in batch {
+            // The listener runs first, so that the state is current when the sender continues.
             if let Some(tell) = self.listener.get().filter(|_| sealed.record.event.is_control()) {
                 tell(&sealed.record);
             }
@@ -309,22 +312,23 @@ impl SharedQueue {
         }
     }
 
-    /// A segment was begun: from now on it is looked after.
     pub(super) fn begun(&self, segment: Option<(u64, durable::Identity)>) {
         self.lock().segments.extend(segment);
     }
 
-    /// Ends the log. Everybody who waits hears `fault`, and so does everybody who comes later. The first fault stays.
+    /// Ends the log. All waiting and later callers get `fault`. Only the first fault counts.
     pub(super) fn fail(&self, fault: LogFault) {
         let mut inner = self.lock();
         if inner.state.failed.is_some() || (inner.ended && inner.checkpointer_ended) {
             return;
         }
-        tracing::error!(%fault, size = inner.state.size, "the audit log has failed: nothing can be recorded any more");
+        tracing::error!(%fault, size = inner.state.size, "the audit log has failed: nothing can be \
+            recorded any more");
         inner.state.failed = Some(fault.clone());
         let batch = std::mem::take(&mut inner.answering);
         let queue = std::mem::take(&mut inner.queue);
         drop(inner);
+        // All threads wake up first: a slow callback must not delay the end.
         self.wake.notify_all();
         self.checkpoint_due.notify_all();
         self.over.notify_all();
@@ -340,18 +344,19 @@ impl SharedQueue {
         }
     }
 
+    /// Refuses further events, and wakes the writer for the last batch.
     pub(super) fn begin_closing(&self) {
         self.lock().closing = true;
         self.wake.notify_all();
     }
 
-    /// Waits until the writer has ended; false when it hangs and will not.
+    /// Waits until the writer and the checkpointer have ended. False where one of them hangs.
     pub(super) fn wait_for_writer(&self) -> bool {
         let running = |inner: &mut QueueState| {
             !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung))
         };
         drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
-        // After a failure too: the lock must not go while a checkpoint is still being written.
+        // Also after a failure: the lock must stay while a checkpoint is being written.
         let checkpointing = |inner: &mut QueueState| {
             !inner.checkpointer_ended && !matches!(inner.state.failed, Some(LogFault::Hung))
         };
@@ -360,8 +365,7 @@ impl SharedQueue {
         inner.ended && inner.checkpointer_ended
     }
 
-    /// Waits until a checkpoint is due; gives the records to go under it. `None`: the log is over and all of it is sealed, or it
-    /// has failed.
+    /// Waits until a checkpoint is due, and returns its records. `None` at the end or a failure.
     pub(super) fn due(&self) -> Option<Vec<Vec<u8>>> {
         let mut inner = self.lock();
         loop {
@@ -391,7 +395,6 @@ impl SharedQueue {
         }
     }
 
-    /// A checkpoint covers `signed` records.
     pub(super) fn checkpointed(&self, signed: u64, ragged: usize) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -402,12 +405,12 @@ impl SharedQueue {
         inner.pending.bytes = inner.pending.records.iter().map(Vec::len).sum();
         inner.pending.not_before = now + CHECKPOINT_EVERY;
         drop(inner);
-        // The journal may have waited for this.
+        // The journal may have waited for this: see [`PENDING_BYTES_MAX`].
         self.wake.notify_one();
         self.over.notify_all();
     }
 
-    /// Something that a checkpoint over `records` needs is short: they wait on, and the reserve is given where that is room.
+    /// A checkpoint lacks a resource: `records` wait again. A full disk uses the reserve.
     pub(super) fn not_checkpointed(&self, records: Vec<Vec<u8>>, fault: &durable::DiskFault) {
         if fault.is_full() {
             self.give_room(fault);
@@ -420,12 +423,13 @@ impl SharedQueue {
             inner.falls_short(LogThread::Checkpointer, fault, now)
         };
         inner.checkpoint_since = None;
+        // These records come before those that were written meanwhile: the order is the log's.
         let later = std::mem::replace(&mut inner.pending.records, records);
         inner.pending.records.extend(later);
         inner.pending.since.get_or_insert(now);
         inner.pending.not_before = now + if fault.is_full() { ROOM_EVERY } else { SHORT_EVERY };
         inner.pending.wanted = true;
-        // Nobody waits for what stays short: the journal has everything.
+        // At the end, a lasting shortage is accepted: the next start covers the journal's records.
         if inner.ended {
             inner.pending = Pending::default();
         }
@@ -433,11 +437,12 @@ impl SharedQueue {
         told.into_iter().for_each(|then| then(Err(LogFault::of_step(fault.clone()))));
     }
 
-    /// The disk is full: a piece of the reserve is given for what must still be written. False where none is left.
+    /// Frees a piece of the reserve, because the disk is full. False where the reserve is empty.
     pub(super) fn give_room(&self, fault: &durable::DiskFault) -> bool {
         let mut inner = self.lock();
         if !inner.state.low {
-            tracing::error!(%fault, "the disk is full: nothing new is admitted until there is room again");
+            tracing::error!(%fault, "the disk is full: nothing new is admitted until there is room \
+                again");
         }
         inner.state.low = true;
         drop(inner);
@@ -447,7 +452,7 @@ impl SharedQueue {
         given
     }
 
-    /// Takes the reserve back where it was given; the log is well again when it is whole.
+    /// Refills the reserve. The log accepts new work again when the reserve is whole.
     pub(super) fn take_room(&self) {
         let low = self.lock().state.low;
         let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
@@ -462,26 +467,23 @@ impl SharedQueue {
         }
     }
 
-    /// The writer's last sync begins: from now on it is looked after as every other.
+    /// Marks the writer's last sync as running, so that the watch checks it like every other sync.
     pub(super) fn begin_ending(&self) {
         self.lock().writing_since = Some(self.clock.monotonic());
     }
 
-    /// How long the oldest record that no checkpoint covers waits.
     pub(super) fn checkpoint_age(&self) -> Duration {
         let inner = self.lock();
         let since = inner.checkpoint_since.or(inner.pending.since);
         since.map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since))
     }
 
-    /// Asks for a checkpoint soon.
     pub(super) fn want_checkpoint(&self) {
         self.lock().pending.wanted = true;
         self.checkpoint_due.notify_one();
     }
 
-    /// The segments that a checkpoint of `signed` records has made needless; from now on nobody looks after them. The last one
-    /// stays for as long as it is written.
+    /// The segments that a checkpoint of `signed` records makes unneeded; never the last one.
     pub(super) fn trimmable(&self, signed: u64) -> Vec<PathBuf> {
         let mut inner = self.lock();
         let mut found = Vec::new();
@@ -491,9 +493,9 @@ impl SharedQueue {
         found
     }
 
-    /// True while a sync takes so long that new work would only wait.
     pub(super) fn slow(&self) -> bool {
         let inner = self.lock();
+        // The running sync counts too: `sync_last` is old while a sync hangs.
         let running = inner.writing_since.map(|since| self.clock.monotonic().saturating_sub(since));
         running.is_some_and(|running| running > SYNC_SLOW || inner.state.sync_last > SYNC_SLOW)
     }

@@ -1,4 +1,5 @@
-//! Resuming an epoch: everything that was acknowledged must be there, and what a crash has left after it is repaired.
+//! Resuming an epoch: checks that all acknowledged records are there, and repairs what a crash has
+//! left after them.
 
 mod segments;
 
@@ -30,23 +31,23 @@ use crate::merkle::proof::tree_at;
 use crate::merkle::tile::{Edge, WIDTH, bundle_push};
 use segments::{Last, read_journal};
 
-/// What a log held when it was opened.
+/// The content of a log when it was opened.
 #[derive(Clone, Debug)]
 pub struct Recovered {
-    /// Every record that the books are folded from, in order.
+    /// Every record that the state is folded from, in order.
     pub records: Vec<Record>,
-    /// What was cut off. To be told to the operator.
+    /// An interrupted write that was cut off, for a message to the operator.
     pub torn: Option<Torn>,
 }
 
-/// An interrupted write that was cut off. Nobody was ever told that its records were durable.
+/// An interrupted write that was cut off. None of its records was acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Torn {
-    /// In which segment.
+    /// The segment.
     pub segment: PathBuf,
-    /// From which byte on.
+    /// The offset of its first byte.
     pub offset: u64,
-    /// How many bytes.
+    /// Its number of bytes.
     pub bytes: u64,
 }
 
@@ -55,13 +56,14 @@ impl std::fmt::Display for Torn {
         let Self { segment, offset, bytes } = self;
         write!(
             out,
-            "an unfinished write of {bytes} bytes was cut off {} at byte {offset}; nothing in it was acknowledged",
+            "an unfinished write of {bytes} bytes was cut off {} at byte {offset}; nothing in it \
+                was acknowledged",
             segment.display()
         )
     }
 }
 
-/// A log that is ready to be written.
+/// A log that is ready for its threads.
 pub(super) struct Opened {
     pub(super) files: LogFiles,
     pub(super) encryptor: RecordEncryptor,
@@ -69,26 +71,26 @@ pub(super) struct Opened {
     pub(super) begin: RecoveredLog,
     pub(super) lock: durable::Lock,
     pub(super) recovered: Recovered,
-    /// The first records of an epoch that has just begun, and who had asked for them.
+    /// The first records of an epoch that has just begun, each with the operator who requested it.
     pub(super) first: Vec<(Event, Option<String>)>,
 }
 
-/// What a process that has the log open already, or goes on with another process's, goes on with.
+/// Parts that a process keeps from an open log, or takes over from another process.
 #[derive(Default)]
 pub(super) struct Carried {
-    /// The newest epoch's lock.
+    /// The lock of the newest epoch.
     pub(super) lock: Option<durable::Lock>,
     /// The record keys.
     pub(super) vault: Option<Arc<Mutex<Vault>>>,
 }
 
-/// What the head's file says.
+/// The content of the head's file.
 struct StoredHead {
     head: Head,
     note: Option<HeadNote>,
 }
 
-/// Goes on in `epoch` as it was left, or begins the first.
+/// Continues `epoch` as it was left, or begins the first epoch.
 pub(super) fn resume(
     settings: &LogSettings,
     disk: &Arc<dyn Disk>,
@@ -98,6 +100,7 @@ pub(super) fn resume(
     make_folders(settings, epoch)?;
     let lock = lock(epoch, carried.lock)?;
     let journal = epoch.journal();
+    // An unknown name may be a segment that was renamed, so the start stops.
     let (paths, stray) = tiles::segments(&journal)?;
     if let Some(stray) = stray {
         return Err(LogFault::Stray(stray));
@@ -110,15 +113,18 @@ pub(super) fn resume(
         || open_vault(settings, disk, first).map(|vault| Arc::new(Mutex::new(vault))),
         Ok,
     )?;
+    // The head decides how much was acknowledged. It is read before the journal, which must reach
+    // that size.
     let heads = read_heads(settings, epoch, new)?;
     let signer = epoch.signer(settings, new)?;
     let keys = signer.public(&epoch.origin)?;
     let basis = CheckpointState::read(epoch, &heads, found, &keys, settings)?;
     let read = read_journal(&paths, &basis, &heads, settings)?;
     let torn = read.last.as_ref().and_then(Last::torn);
-    // Only what is certain may be signed and published.
+    // The keys are published only after these checks: other programs rely on them.
     epoch.publish(&keys, settings)?;
     let segment = read.last.map_or_else(
+        // No segment: a new epoch, or a crash while the epoch was being closed.
         || Segment::create(&**disk, &journal, basis.signed.size),
         |last| last.mend(&**disk),
     )?;
@@ -148,15 +154,18 @@ pub(super) fn resume(
         tree: read.tree,
     };
     if files.head.size < files.size() {
-        // The batches beyond the head were just synced again, and from now on they are facts.
+        // The batches after the head were just synced again. They are durable from now on.
         files.write_head()?;
         files.sync_head()?;
     }
+    // The order counts: the checkpoint is finished before the cache is opened, and the cache before
+    // the fold.
     let pending = finish(&mut checkpointer, read.pending, basis.unfinished)?;
     open_cache(settings, &mut checkpointer)?;
     super::sweep::sweep(&checkpointer)?;
     let folded = fold(settings, epoch, &mut checkpointer, &pending, &lock_of(&vault));
     let Fold { records, at } = folded?;
+    // Only now, because the interrupted checkpoint and the sweep change these files.
     checkpointer.checkpoint_files =
         super::checkpoint_files::look(&checkpointer.epoch, checkpointer.size())
             .map_err(LogFault::at_start)?;
@@ -178,8 +187,7 @@ pub(super) fn resume(
     })
 }
 
-/// Opens the record keys. Only a log that is made now has none.
-/// What the journal holds, and the files that it needs.
+/// The journal's content, and the files that it needs.
 struct Journal {
     watched: Vec<Identity>,
     segments: Vec<(u64, Identity)>,
@@ -188,7 +196,7 @@ struct Journal {
     at: Timestamp,
 }
 
-/// Where the writer begins.
+/// The initial values of the queue.
 fn begin(
     settings: &LogSettings,
     disk: &Arc<dyn Disk>,
@@ -213,7 +221,7 @@ fn begin(
     })
 }
 
-/// What encrypts the records of the epoch.
+/// The keys and salts that encrypt the epoch's records.
 fn encryptor(
     settings: &LogSettings,
     epoch: &EpochFolder,
@@ -228,7 +236,7 @@ fn encryptor(
     })
 }
 
-/// The lock of `epoch`: the one that is carried on, or a new one.
+/// The lock of `epoch`: the one that was carried over, or a new one.
 fn lock(epoch: &EpochFolder, carried: Option<durable::Lock>) -> Result<durable::Lock, LogFault> {
     match carried {
         Some(lock) if lock.identity().path() == lock_file(epoch) => Ok(lock),
@@ -239,8 +247,8 @@ fn lock(epoch: &EpochFolder, carried: Option<durable::Lock>) -> Result<durable::
 }
 
 /// Opens the cache after an interrupted checkpoint is finished. The fold brings the cache up to
-/// date from where it ends. If the cache were told of that checkpoint, its stamp would cover
-/// records that it never saw after a power cut has taken its last ones.
+/// date from its end. A power failure may have removed the last records of the cache. With the size
+/// of that checkpoint, the stamp would cover records that the cache lacks.
 fn open_cache(settings: &LogSettings, checkpointer: &mut Checkpointer) -> Result<(), LogFault> {
     let missing = super::remains::are_missing(settings)?;
     checkpointer.cache = super::cache::Cache::open(&settings.cache, missing);
@@ -262,6 +270,8 @@ fn first_records(
     Ok(vec![(begun(settings, epoch)?, None)])
 }
 
+/// Opens the record keys. Only a new log has none: their file may be created then, and must exist
+/// in every other case.
 fn open_vault(
     settings: &LogSettings,
     disk: &Arc<dyn Disk>,
@@ -274,21 +284,23 @@ fn open_vault(
     Ok(Vault::open_on(&settings.record_keys, Arc::clone(disk))?)
 }
 
-/// Takes the reserve, now: once the disk is full it is too late. Says whether it is less than it should be.
+/// Fills the reserve at the start: on a full disk it is too late. The flag is true where the
+/// reserve is not whole.
 fn take_reserve(settings: &LogSettings, disk: &Arc<dyn Disk>) -> Result<(Reserve, bool), LogFault> {
     let mut reserve =
         Reserve::open(Arc::clone(disk), &settings.dir.join("reserve"), settings.reserve)?;
     let low = !reserve.fill();
     if low {
         let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
-        let why = "the disk of the audit log is full: its reserve is not whole, and nothing new is admitted";
+        let why = "the disk of the audit log is full: its reserve is not whole, and nothing new is \
+            admitted";
         tracing::error!(bytes, whole, ?free, "{why}");
     }
     Ok((reserve, low))
 }
 
-/// Finishes the checkpoint that the head has and that never came to be: with the same bytes it does now. Gives the records
-/// behind it.
+/// Finishes a checkpoint that is in the head but not in the folder. It gets the same bytes as in
+/// the head. Returns the records after it.
 fn finish(
     checkpointer: &mut Checkpointer,
     mut pending: Vec<Vec<u8>>,
@@ -301,31 +313,35 @@ fn finish(
     Ok(later)
 }
 
+/// Locks the record keys.
 fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
     vault.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Takes the epoch's lock.
 pub(super) fn take_lock(epoch: &EpochFolder) -> Result<durable::Lock, LogFault> {
     let lock = lock_file(epoch);
     durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))
 }
 
-/// The lock of the newest epoch, where `file` is a copy of the descriptor that holds it.
+/// The lock of the newest epoch, where `file` is a copy of the descriptor that has it.
 pub(super) fn adopt(settings: &LogSettings, file: File) -> Result<durable::Lock, LogFault> {
     let path = lock_path(settings)?;
     durable::Lock::adopt(file, &path)?.ok_or(LogFault::Locked(path))
 }
 
-/// Where the newest epoch's lock is.
+/// The path of the newest epoch's lock.
 pub(super) fn lock_path(settings: &LogSettings) -> Result<PathBuf, LogFault> {
     let newest = tiles::epochs(&settings.dir)?.last().map_or(1, |(number, _)| *number);
     Ok(lock_file(&EpochFolder::new(settings, newest)?))
 }
 
+/// The path of an epoch's lock.
 fn lock_file(epoch: &EpochFolder) -> PathBuf {
     epoch.folder.join("lock")
 }
 
+/// Reads the head. Creates it for a log that is `new`.
 fn read_heads(
     settings: &LogSettings,
     epoch: &EpochFolder,
@@ -334,12 +350,14 @@ fn read_heads(
     let path = &settings.head;
     match fs::read(path) {
         Ok(mut bytes) => {
-            // Before there were checkpoints a head had no room for them.
+            // Older heads had no room for checkpoints.
             if bytes.len() == 2 * crate::audit::format::head::SLOT_BYTES {
                 bytes.resize(crate::audit::format::head::HEAD_BYTES, 0);
             }
             let head = Head::decode(&bytes)
                 .map_err(|fault| LogFault::HeadDamaged { path: path.clone(), fault })?;
+            // The origin names the epoch. Another name means another log, or a gateway that was
+            // renamed.
             if head.origin != epoch.origin {
                 return Err(LogFault::Origin {
                     found: head.origin,
@@ -351,12 +369,13 @@ fn read_heads(
             }
             Ok(StoredHead { head, note: HeadNote::decode(&bytes) })
         }
-        // The head comes first, so only a log that never held anything has none.
+        // The head is the first file of a log, so only a log without records has none.
         Err(error) if error.kind() == io::ErrorKind::NotFound && new && epoch.number == 1 => {
             let head =
                 Head { origin: epoch.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
             durable::write_new(path, &head.first_file(), 0o600)?;
-            // Crash here: a head that has acknowledged nothing, and no segment. The next start goes on from here.
+            // Crash here: a head that acknowledges no record, and no segment. The next start
+            // continues from here.
             Ok(StoredHead { head, note: None })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -366,7 +385,7 @@ fn read_heads(
     }
 }
 
-/// A head of the time before checkpoints gets the room for them.
+/// Extends a head from a version without checkpoints.
 fn grow_head(disk: &dyn Disk, file: &File, path: &Path) -> Result<(), LogFault> {
     let length = file.metadata().map_err(durable::DiskFault::of("look at", path))?.len();
     let whole = crate::audit::format::head::HEAD_BYTES as u64;
@@ -377,18 +396,20 @@ fn grow_head(disk: &dyn Disk, file: &File, path: &Path) -> Result<(), LogFault> 
     Ok(())
 }
 
-/// What stands under the epoch's checkpoint.
+/// The part of an epoch that its checkpoint covers.
 struct CheckpointState {
     folder: PathBuf,
     signed: Checkpoint,
     edge: Edge,
     bundle: Vec<u8>,
-    /// A checkpoint that the head has and the folder has not yet, and its size.
+    /// A checkpoint that is in the head but not in the folder, with its size.
     unfinished: Option<(String, u64)>,
+    /// Signed or acknowledged sizes with their roots. The journal's tree must match each of them.
     marks: Vec<AcknowledgedTree>,
 }
 
 impl CheckpointState {
+    /// Reads and verifies the checkpoint, its tree, and the checkpoint in the head.
     fn read(
         epoch: &EpochFolder,
         heads: &StoredHead,
@@ -407,9 +428,12 @@ impl CheckpointState {
             .as_ref()
             .map(|note| Ok::<_, LogFault>((&note.note, open(&note.note, &settings.head)?)))
             .transpose()?;
+        // The head's note is written before the tiles, so a larger one means an interrupted
+        // checkpoint.
         let unfinished = noted.as_ref().filter(|(_, checkpoint)| checkpoint.size > signed.size);
         let tiles = Tiles::new(&epoch.folder, signed.size);
         let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
+        // The signature alone is no proof of the tiles; the root is.
         if edge.tree().root() != signed.root {
             return Err(LogFault::Root(epoch.folder.clone()));
         }
@@ -428,12 +452,13 @@ impl CheckpointState {
         Ok(Self { folder: epoch.folder.clone(), signed, edge, bundle, unfinished, marks })
     }
 
-    /// The tree over the first `size` records, all of them under the checkpoint.
+    /// The tree over the first `size` records. The checkpoint covers all of them.
     fn tree_at(&self, size: u64) -> Result<Tree, LogFault> {
         Ok(tree_at(&mut Tiles::new(&self.folder, self.signed.size), size)?)
     }
 }
 
+/// Opens an existing file for reads and writes.
 fn open_for_writing(path: &Path) -> Result<File, LogFault> {
     Ok(OpenOptions::new()
         .read(true)
@@ -442,7 +467,7 @@ fn open_for_writing(path: &Path) -> Result<File, LogFault> {
         .map_err(durable::DiskFault::of("open", path))?)
 }
 
-/// Lengths of things in memory.
+/// A length in memory as a `u64`.
 fn u64_of(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }

@@ -1,8 +1,9 @@
-//! What the books need of epochs whose records were pruned: a file for each beside the cache, which a backup takes along. A cache
-//! that is gone is made anew from them.
+//! The remains of pruned epochs: one file for each epoch beside the cache, with the records that
+//! the state needs. Backups include these files. A lost cache is rebuilt from them.
 //!
-//! The file holds, for each record that changes the books, its index (8 bytes, big-endian), its length (4 bytes) and its bytes as
-//! the log had them; then the SHA-256 of all that. It is as trusted as the record keys beside it: no signature covers it.
+//! The file has these parts for each record that changes the state: its index (8 bytes), its length
+//! (4 bytes), and its bytes as in the log. The integers are big-endian. The SHA-256 of all these
+//! bytes follows. No signature covers the file. It is as trusted as the record keys beside it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,24 +25,25 @@ const HASH: usize = 32;
 /// Records by their index.
 pub(super) type Records = BTreeMap<u64, Vec<u8>>;
 
-/// The file of the epoch of that number, in the folder of the cache.
+/// The file of the epoch of that number, in a folder beside the cache.
 #[must_use]
 pub fn file(cache: &Path, number: u32) -> PathBuf {
     folder(cache).join(epoch_name(number))
 }
 
-/// The folder of all such files.
+/// The folder of all these files.
 #[must_use]
 pub fn folder(cache: &Path) -> PathBuf {
     cache.with_file_name("pruned")
 }
 
-/// Whether that file is there and whole.
+/// Whether that file exists and is whole.
 #[must_use]
 pub fn is_whole(file: &Path) -> bool {
     fs::read(file).is_ok_and(|bytes| decode(&bytes).is_some())
 }
 
+/// Encodes the records in the format of this file.
 fn encode(records: &Records) -> Vec<u8> {
     let mut out = Vec::new();
     for (index, bytes) in records {
@@ -54,8 +56,10 @@ fn encode(records: &Records) -> Vec<u8> {
     out
 }
 
+/// Decodes the file; `None` where it is damaged.
 fn decode(bytes: &[u8]) -> Option<Records> {
     let (mut rest, hash) = bytes.split_at_checked(bytes.len().checked_sub(HASH)?)?;
+    // The hash is checked first, so that a torn file is never taken as a shorter list.
     if sha256(rest) != *hash {
         return None;
     }
@@ -83,7 +87,7 @@ pub(super) fn write(
     Ok(durable::write_atomic(&file(&settings.cache, number), &encode(records), 0o600)?)
 }
 
-/// The numbers and folders of the epochs whose records were pruned.
+/// The numbers and folders of the pruned epochs.
 fn pruned(settings: &LogSettings) -> Result<Vec<(u32, PathBuf)>, LogFault> {
     Ok(tiles::epochs(&settings.dir)?
         .into_iter()
@@ -91,24 +95,26 @@ fn pruned(settings: &LogSettings) -> Result<Vec<(u32, PathBuf)>, LogFault> {
         .collect())
 }
 
-/// Whether some of what the books need is in the cache alone.
+/// Whether only the cache has some records that the state needs.
 pub(super) fn are_missing(settings: &LogSettings) -> Result<bool, LogFault> {
     Ok(pruned(settings)?.iter().any(|(number, _)| !is_whole(&file(&settings.cache, *number))))
 }
 
-/// Fills a cache that has nothing with what is left of the pruned epochs, where all of it is there.
+/// Fills an empty cache with the remains of the pruned epochs, where all files are whole.
 ///
 /// # Errors
-/// When it cannot be read, or a checkpoint does not verify.
+/// When a file cannot be read, or a checkpoint does not verify.
 pub(super) fn fill(settings: &LogSettings, cache: &mut Cache) -> Result<(), LogFault> {
     let pruned = pruned(settings)?;
     let Some((last, _)) = pruned.last() else { return Ok(()) };
+    // A cache with content needs no remains. With a missing file the cache would have a gap.
     if cache.stamp().is_some() || are_missing(settings)? {
         return Ok(());
     }
     for (number, folder) in &pruned {
         let path = file(&settings.cache, *number);
         let bytes = fs::read(&path).map_err(durable::DiskFault::of("read", &path))?;
+        // A file that became damaged after `are_missing` checked it.
         let damaged = || durable::DiskFault::of("read", &path)(io::ErrorKind::InvalidData.into());
         let records = decode(&bytes).ok_or_else(damaged)?;
         let path = folder.join("checkpoint");
@@ -121,7 +127,7 @@ pub(super) fn fill(settings: &LogSettings, cache: &mut Cache) -> Result<(), LogF
             &checkpoint,
         );
     }
-    // All of the pruned ones are in it: the fold goes on with the epoch behind them.
+    // The cache now covers all pruned epochs. The fold continues with the next epoch.
     let behind = Checkpoint { origin: String::new(), size: 0, root: Tree::new().root() };
     cache.add(last + 1, std::iter::empty(), &behind);
     tracing::info!(

@@ -1,4 +1,5 @@
-//! Room that is kept: when the disk is full, outcomes, commands and the last records of a run still find a place.
+//! The reserve: disk space for outcomes, commands and the last records of a run while the disk is
+//! full.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -8,10 +9,10 @@ use std::sync::Arc;
 use super::LogFault;
 use crate::durable::{self, Disk};
 
-/// How much is given at once: a few segments and the tiles of a checkpoint.
+/// The size of one piece: room for a few segments and the tiles of a checkpoint.
 const PIECE_BYTES: u64 = 4 << 20;
 
-/// A file of zeros that takes room.
+/// A file of zeros that occupies the space.
 pub(super) struct Reserve {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -21,7 +22,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens or makes the reserve, which is to be of `whole` bytes; [`Reserve::fill`] takes them.
+    /// Opens or creates the reserve. [`Reserve::fill`] extends it to `whole` bytes.
     pub(super) fn open(disk: Arc<dyn Disk>, path: &Path, whole: u64) -> Result<Self, LogFault> {
         let mut options = OpenOptions::new();
         let file =
@@ -29,15 +30,19 @@ impl Reserve {
         let file = file.map_err(durable::DiskFault::of("open", path))?;
         let left = file.metadata().map_err(durable::DiskFault::of("look at", path))?.len();
         let mut reserve = Self { disk, path: path.to_owned(), file, whole, left };
+        // A reserve above the disk's size could never be whole, and the log would never accept new
+        // work.
         if let Some(disk) = reserve.disk_bytes().filter(|disk| whole > *disk) {
             return Err(LogFault::ReserveTooLarge { path: path.to_owned(), reserve: whole, disk });
         }
+        // A smaller reserve in the config frees the difference at once.
         if left > whole {
             reserve.cut(whole);
         }
         Ok(reserve)
     }
 
+    /// Shortens the file; false where that fails.
     fn cut(&mut self, bytes: u64) -> bool {
         match self.disk.resize(&self.file, bytes) {
             Ok(()) => {
@@ -45,19 +50,20 @@ impl Reserve {
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, path = %self.path.display(), "the log's reserve cannot be given");
+                tracing::warn!(%error, path = %self.path.display(), "the log's reserve cannot be \
+                    given");
                 false
             }
         }
     }
 
-    /// Gives a piece back to the disk; false where nothing is left.
+    /// Frees a piece; false where the reserve is empty.
     pub(super) fn give(&mut self) -> bool {
         self.left > 0 && self.cut(self.left.saturating_sub(PIECE_BYTES))
     }
 
-    /// Takes what is missing; true where the reserve is whole. Where there is no room for all of it, it takes half of the room that
-    /// there is: an outcome may need it before there is more.
+    /// Fills the reserve; true where it is whole. Without room for all of it, it takes half of the
+    /// free space: an outcome may need the reserve before there is more room.
     pub(super) fn fill(&mut self) -> bool {
         let half = self.left.saturating_add(self.free().unwrap_or(0) / 2);
         for bytes in [self.whole, half.min(self.whole) / PIECE_BYTES * PIECE_BYTES] {
@@ -65,7 +71,7 @@ impl Reserve {
                 self.left = bytes;
             }
             if self.left < bytes {
-                // What a failed try has taken goes back.
+                // A failed try may have allocated a part. That part is freed again.
                 let left = self.left;
                 self.cut(left);
             }
@@ -73,7 +79,7 @@ impl Reserve {
         self.left >= self.whole
     }
 
-    /// Bytes that are there.
+    /// Current bytes of the reserve.
     pub(super) const fn bytes(&self) -> u64 {
         self.left
     }
@@ -83,13 +89,13 @@ impl Reserve {
         self.whole
     }
 
-    /// Bytes that are free on its disk for who is not root; `None` where that cannot be told.
+    /// Free bytes on its disk for a user other than root; `None` where the number is unknown.
     pub(super) fn free(&self) -> Option<u64> {
         let about = rustix::fs::fstatvfs(&self.file).ok()?;
         Some(about.f_bavail.saturating_mul(about.f_frsize))
     }
 
-    /// Bytes of its whole disk; `None` where that cannot be told.
+    /// Bytes of the whole disk; `None` where the number is unknown.
     pub(super) fn disk_bytes(&self) -> Option<u64> {
         let about = rustix::fs::fstatvfs(&self.file).ok()?;
         Some(about.f_blocks.saturating_mul(about.f_frsize)).filter(|bytes| *bytes > 0)

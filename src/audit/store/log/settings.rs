@@ -1,4 +1,4 @@
-//! Where a log lies, and how it is kept.
+//! The paths of a log, and how it is kept.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,59 +10,59 @@ use super::LogFault;
 use crate::durable;
 use crate::secret::SecretRef;
 
-/// Where a log lies, and how it is kept.
+/// The paths of a log, and how it is kept.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
-    /// The folder of its epochs: `DATA/audit`.
+    /// The folder of the epochs: `DATA/audit`.
     pub dir: PathBuf,
-    /// The file of its head: `DATA/secret/head`.
+    /// The file of the head: `DATA/secret/head`.
     pub head: PathBuf,
     /// The record keys: `DATA/secret/record-keys`.
     pub record_keys: PathBuf,
     /// The folder of the epochs' signing keys: `DATA/secret/log`.
     pub log_keys: PathBuf,
-    /// The public halves: `DATA/log.vkeys`.
+    /// The epochs' public keys: `DATA/log.vkeys`.
     pub vkeys: PathBuf,
-    /// The cache of what the books are folded from: `DATA/secret/cache`.
+    /// The cache of the records that the state is folded from: `DATA/secret/cache`.
     pub cache: PathBuf,
-    /// The gateway's name, of which the log's origin is made.
+    /// The gateway's name, the first part of the log's origin.
     pub name: String,
-    /// The signing keys, where they are not drawn here.
+    /// A secret with the signing keys; `None` where the gateway generates them.
     pub signing_key: Option<SecretRef>,
-    /// Whether records are sealed.
+    /// Whether payloads of records are encrypted.
     pub encrypted: bool,
-    /// Bytes that are kept for when the disk is full.
+    /// Bytes of the reserve, which is kept for a full disk.
     pub reserve: u64,
     /// An epoch older than this is closed at the next start.
     pub epoch_max: Duration,
-    /// Begin a new epoch, and why.
+    /// A new epoch to begin, with its reason.
     pub begin: Option<NewEpoch>,
-    /// Only go on with a log that is there: begin none.
+    /// Whether a log must exist already; then none is begun.
     pub existing: bool,
 }
 
-/// Who owns a data folder.
+/// The owner of a data folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FolderOwner {
-    /// The user.
+    /// The user id.
     pub uid: u32,
-    /// The folder's group.
+    /// The group id of the folder.
     pub gid: u32,
 }
 
-/// An epoch that an operator asks for.
+/// A new epoch that an operator requests.
 #[derive(Clone, Debug)]
 pub struct NewEpoch {
-    /// Why.
+    /// The operator's reason.
     pub reason: String,
-    /// The operator who asks for it, such as `uid:0`.
+    /// The operator who requests it, such as `uid:0`.
     pub by: Option<String>,
-    /// Something of the log is lost, and that is known.
+    /// Whether the operator confirms that a part of the log is lost.
     pub after_loss: bool,
 }
 
 impl LogSettings {
-    /// The log of the data folder `data`, as it is kept unless somebody says otherwise.
+    /// The log of the data folder `data`, with the default settings.
     #[must_use]
     pub fn of_data(data: &Path, name: &str) -> Self {
         Self {
@@ -82,16 +82,18 @@ impl LogSettings {
         }
     }
 
-    /// That a log is begun only where that is asked for.
+    /// Checks that a log is begun only where the settings allow it.
     pub(super) fn may_begin(&self, begins: bool) -> Result<(), LogFault> {
         if begins && self.existing { Err(LogFault::None(self.dir.clone())) } else { Ok(()) }
     }
 
-    /// Who owns the data folder; `None` where there is none yet. The data folder itself may be a symbolic link to another disk.
-    /// The folders in it may not: a user who can write there would choose the folder in which root's process writes.
+    /// The owner of the data folder; `None` where the folder does not exist yet. The data folder
+    /// itself may be a symbolic link to another disk. The folders in it may not: a user who can
+    /// write there would choose the folder in which root's process writes.
     ///
     /// # Errors
-    /// When a folder in it is a symbolic link; or, for root, belongs to somebody else than the data folder.
+    /// When a folder in it is a symbolic link. For root, also when a folder in it has another owner
+    /// than the data folder.
     pub fn owner(&self) -> Result<Option<FolderOwner>, LogFault> {
         let data = self.data();
         let found = match fs::metadata(data) {
@@ -100,7 +102,8 @@ impl LogSettings {
             Err(error) => return Err(durable::DiskFault::of("look at", data)(error).into()),
         };
         let folders = self.folder_owners()?;
-        // Anybody else writes with no more rights than their own, also where a volume's root folder is root's.
+        // Only root must check this. Another user writes with no more rights than its own, even
+        // where the root folder of a volume belongs to root.
         let other = folders
             .iter()
             .find(|(_, owner)| rustix::process::geteuid().is_root() && *owner != found.uid());
@@ -112,12 +115,14 @@ impl LogSettings {
         Ok(Some(FolderOwner { uid, gid: found.gid() }))
     }
 
-    /// That the log is this user's: files of another user's process would stop its own gateway. Root, who may write everywhere,
-    /// needs the data folder to be root's too.
+    /// Checks that the log belongs to this user. Files of another user's process would stop that
+    /// user's own gateway. Root may write everywhere, so for root the data folder must belong to
+    /// root too.
     ///
     /// # Errors
-    /// When it is another user's, or a folder of it is a symbolic link.
+    /// When it belongs to another user, or a folder of it is a symbolic link.
     pub fn is_own(&self) -> Result<(), LogFault> {
+        // The effective user owns the files that this process creates.
         let own = rustix::process::geteuid();
         let owners = if own.is_root() {
             self.owner()?.map(|owner| (self.data().to_owned(), owner.uid)).into_iter().collect()
@@ -130,16 +135,18 @@ impl LogSettings {
         }
     }
 
-    /// The data folder.
+    /// The data folder: the parent of the folder of the epochs.
     fn data(&self) -> &Path {
         self.dir.parent().filter(|data| !data.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
-    /// The folders in the data folder that are there, each with its owner. One that the caller may not see is left out: the data
-    /// folder is then another user's, which says enough.
+    /// The existing folders in the data folder, each with its owner. A folder that the caller may
+    /// not see is left out: then the data folder belongs to another user, which the other checks
+    /// find.
     fn folder_owners(&self) -> Result<Vec<(PathBuf, u32)>, LogFault> {
         let mut owners = Vec::new();
         for path in [Some(self.dir.as_path()), self.head.parent()].into_iter().flatten() {
+            // `symlink_metadata` does not follow a link, so a link is found as such.
             let found = match fs::symlink_metadata(path) {
                 Ok(found) => found,
                 Err(error)
@@ -160,10 +167,10 @@ impl LogSettings {
         Ok(owners)
     }
 
-    /// The same for who goes on with a log that is open elsewhere: its epoch stays.
+    /// These settings for a process that continues an open log: its epoch does not end by age.
     #[must_use]
     pub(super) fn going_on(self) -> Self {
-        // A century: no epoch's time is over.
+        // A century is longer than any epoch.
         Self { begin: None, epoch_max: Duration::from_secs(100 * 365 * 24 * 3600), ..self }
     }
 }

@@ -1,4 +1,5 @@
-//! Shortages that pass: new work is refused, what was promised waits, and the step that fell short is tried again.
+//! Shortages that can pass: new work is refused, admitted work waits, and the failed step is
+//! retried.
 
 use std::time::Duration;
 
@@ -6,25 +7,25 @@ use super::LogFault;
 use crate::clock::Clock;
 use crate::durable;
 
-/// The pause before the second try; each later one is twice as long.
+/// The pause before the second try. Each later pause is twice as long.
 pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(10);
-/// No pause is longer.
+/// The maximum pause.
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Commands wait so long for a shortage to pass, then they are told of it.
+/// The time that commands wait for the end of a shortage. Then they fail.
 pub(super) const COMMANDS_WAIT: Duration = Duration::from_secs(5);
-/// Pauses that a log which is being closed still makes: about three seconds.
+/// The number of pauses while the log is being closed: about three seconds in total.
 pub(super) const PAUSES_AT_CLOSE: u32 = 10;
 
-/// Whose step it is.
+/// The thread whose step lacks a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LogThread {
-    /// The journal's and the head's.
+    /// Writes the journal and the head.
     Writer,
-    /// A checkpoint's.
+    /// Writes checkpoints.
     Checkpointer,
 }
 
-/// What is short, and since when.
+/// A resource that is short, and the monotonic time since when.
 pub(super) struct Shortage {
     pub(super) fault: durable::DiskFault,
     pub(super) since: Duration,
@@ -39,6 +40,7 @@ pub(super) struct Shortages {
 }
 
 impl Shortages {
+    /// The shortage of one thread.
     pub(super) const fn of(&mut self, who: LogThread) -> &mut Option<Shortage> {
         match who {
             LogThread::Writer => &mut self.writer,
@@ -46,17 +48,18 @@ impl Shortages {
         }
     }
 
-    /// What is short.
+    /// The fault of a current shortage.
     pub(super) fn any(&self) -> Option<&durable::DiskFault> {
         self.writer.as_ref().or(self.checkpointer.as_ref()).map(|shortage| &shortage.fault)
     }
 }
 
-/// Does `step`, and does it again for as long as something that it needs is short, where no log is open that could wait. `tell`
-/// hears what is short, before each pause, and for how long it has been so. Once `closes`, not much longer.
+/// Runs `step`, and repeats it while a resource is short. It is for a log that is not open, so that
+/// no queue can wait. `tell` gets the shortage before each pause, and how long it has lasted. After
+/// `closes` is true, only [`PAUSES_AT_CLOSE`] pauses follow.
 ///
 /// # Errors
-/// Any other fault of `step`; what is short, where it is waited for no longer.
+/// Any other fault of `step`. The shortage, where the wait ends.
 pub(super) fn until_enough<T>(
     clock: &dyn Clock,
     mut step: impl FnMut() -> Result<T, LogFault>,
@@ -76,9 +79,11 @@ pub(super) fn until_enough<T>(
             return done;
         };
         if !waited {
-            tracing::error!(%fault, "the log cannot be opened for what is short: nothing new is admitted meanwhile");
+            tracing::error!(%fault, "the log cannot be opened for what is short: nothing new is \
+                admitted meanwhile");
         }
         waited = true;
+        // Only pauses after the announced end count: before it, the log waits without a limit.
         pauses_at_close += u32::from(closes());
         if pauses_at_close > PAUSES_AT_CLOSE {
             return done;

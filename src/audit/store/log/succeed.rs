@@ -1,4 +1,4 @@
-//! From one epoch to the next.
+//! The change from one epoch to the next.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -27,13 +27,14 @@ use crate::durable::{self, Disk};
 use crate::merkle::Tree;
 use crate::merkle::tile::WIDTH;
 
-/// Why the epoch is to be closed, where it is.
+/// The reason to close the epoch, where there is one.
 pub(super) fn why(
     settings: &LogSettings,
     epoch: &EpochFolder,
     opened: &Opened,
     now: Timestamp,
 ) -> Result<Option<NewEpoch>, LogFault> {
+    // An empty epoch continues: a new one would only chain to an empty tree.
     if opened.files.size() == 0 {
         return Ok(None);
     }
@@ -55,7 +56,7 @@ pub(super) fn why(
     Ok((began.plus(settings.epoch_max) <= now).then_some(over))
 }
 
-/// Puts all of the epoch under its last checkpoint, and begins the next one.
+/// Covers all of the epoch with its last checkpoint, and begins the next epoch.
 pub(super) fn close_and_begin(
     settings: &LogSettings,
     disk: &Arc<dyn Disk>,
@@ -71,7 +72,8 @@ pub(super) fn close_and_begin(
     for (_, segment) in &begin.segments {
         disk.unlink(segment.path()).map_err(durable::DiskFault::of("remove", segment.path()))?;
     }
-    // Crash here: an epoch without a journal, all of it under its checkpoint. A start goes on in it, or closes it again.
+    // Crash here: an epoch without a journal, completely under its checkpoint. A start continues
+    // it, or closes it again.
     let last = Checkpoint {
         origin: epoch.origin.clone(),
         size: files.tree.size(),
@@ -80,6 +82,8 @@ pub(super) fn close_and_begin(
     let next = EpochFolder::new(settings, epoch.number + 1)?;
     let vault = encryptor.vault;
     drop((checkpointer, files));
+    // The old lock is kept until the next epoch is open and locked, so that no other process can
+    // begin one.
     self::begin(settings, &next)?;
     let mut opened = resume(settings, disk, &next, Carried { lock: None, vault: Some(vault) })?;
     opened.first = vec![(first_record(&last, &asked.reason, None), asked.by)];
@@ -88,20 +92,23 @@ pub(super) fn close_and_begin(
     Ok(opened)
 }
 
-/// Makes the folder of the next epoch, and lets the head speak of that from now on.
+/// Makes the folder of the next epoch, and replaces the head with one for that epoch.
 pub(super) fn begin(settings: &LogSettings, next: &EpochFolder) -> Result<(), LogFault> {
     for folder in [next.folder.clone(), next.journal()] {
         durable::make_private_dir(&folder)?;
     }
-    // Crash here: an empty folder, and a head that speaks of the epoch before. `abandoned` takes the folder away.
+    // Crash here: an empty folder, and the head of the previous epoch. `abandoned` removes the
+    // folder.
     let head = Head { origin: next.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
     Ok(durable::write_atomic(&settings.head, &head.first_file(), 0o600)?)
 }
 
-/// Takes the folder of an epoch away that was made and never begun; true if it was so.
+/// Removes the folder of an epoch that was made but never begun. True if it did so.
 pub(super) fn abandoned(settings: &LogSettings, newest: &EpochFolder) -> Result<bool, LogFault> {
     let Ok(bytes) = fs::read(&settings.head) else { return Ok(false) };
     let Ok(head) = Head::decode(&bytes) else { return Ok(false) };
+    // The head is replaced only after the folder exists. A head of the previous epoch therefore
+    // means an interrupted begin.
     if newest.number == 1 || head.origin != EpochFolder::new(settings, newest.number - 1)?.origin {
         return Ok(false);
     }
@@ -115,7 +122,7 @@ pub(super) fn abandoned(settings: &LogSettings, newest: &EpochFolder) -> Result<
     Ok(true)
 }
 
-/// The number of the epoch that the head speaks of, as far as it can be read and is of this log.
+/// The number of the epoch in the head, where the head is readable and of this log.
 pub(super) fn epoch_of_head(settings: &LogSettings) -> Option<u32> {
     let head = Head::decode(&fs::read(&settings.head).ok()?).ok()?;
     let number = head.origin.strip_prefix(&settings.name)?.strip_prefix("/e")?.parse().ok()?;
@@ -125,7 +132,7 @@ pub(super) fn epoch_of_head(settings: &LogSettings) -> Option<u32> {
         .map(|epoch| epoch.number)
 }
 
-/// How much is left of a lost epoch, and what is under it; `None` where it does not verify any more.
+/// The size and root of the readable part of a lost epoch; `None` where it does not verify.
 pub(super) fn left(settings: &LogSettings, lost: &EpochFolder) -> Option<Left> {
     let keys = fs::read_to_string(&settings.vkeys).ok().and_then(|text| read_vkeys(&text).ok())?;
     let seen = verify(
@@ -141,8 +148,9 @@ pub(super) fn left(settings: &LogSettings, lost: &EpochFolder) -> Option<Left> {
     (last.origin == lost.origin).then(|| Left { size: last.size, root: STANDARD.encode(last.root) })
 }
 
-/// What a lost epoch's journal holds behind the checkpoint, and what the cache has seen there, as far as it can be read and changes the
-/// books: in the order of the log, where the cache has seen more of it than is left.
+/// Records of a lost epoch that no checkpoint covers and that change the state. They come from its
+/// journal and from the cache, as far as both are readable. Their order is that of the log, even
+/// where the cache has more of it.
 pub(super) fn saved(settings: &LogSettings, lost: &EpochFolder) -> Vec<Record> {
     let (Ok(vault), Ok(epochs)) =
         (Vault::read(&settings.record_keys), reader::epochs(&settings.dir))
@@ -153,7 +161,8 @@ pub(super) fn saved(settings: &LogSettings, lost: &EpochFolder) -> Vec<Record> {
         return Vec::new();
     };
     let mut found: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    // Under the checkpoint too, from the first record on that is gone: the cache may have what the tiles have not any more.
+    // Records under the checkpoint are included from the first lost one: the cache may have records
+    // that the tiles no longer have.
     let from = still_readable(epoch, &mut found);
     let seen = seen_by_cache(settings, lost, from, &mut found);
     let read = reader::each(epoch, epoch.signed.max(seen), |record| {
@@ -168,8 +177,8 @@ pub(super) fn saved(settings: &LogSettings, lost: &EpochFolder) -> Vec<Record> {
     records.filter(|record| changes_books(&record.event)).collect()
 }
 
-/// How many of the records under the epoch's checkpoint can be read before the first that cannot. What can be read behind that is put
-/// into `found`, as far as it changes the books.
+/// The number of records under the epoch's checkpoint before the first unreadable one. Readable
+/// records after that are added to `found`, if they change the state.
 fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> u64 {
     let tiles = Tiles::new(&epoch.folder, epoch.signed);
     let mut until = None;
@@ -189,7 +198,8 @@ fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> 
     until.unwrap_or(epoch.signed)
 }
 
-/// Puts what the cache has of that epoch, from the index `from` on, into `found`; gives how much of the epoch it has seen.
+/// Adds the cache's records of that epoch to `found`, beginning with the index `from`. Returns how
+/// many records of the epoch the cache covers.
 fn seen_by_cache(
     settings: &LogSettings,
     lost: &EpochFolder,
@@ -213,7 +223,8 @@ fn seen_by_cache(
     if stamp.epoch == lost.number { stamp.size } else { 0 }
 }
 
-/// The epoch before `newest`, if that was begun because something of it is lost, and a crash came before that was said.
+/// The epoch before `newest`, if `newest` was begun after a loss and a crash prevented the record
+/// of that loss.
 pub(super) fn unsaid(
     settings: &LogSettings,
     newest: &EpochFolder,
@@ -226,6 +237,7 @@ pub(super) fn unsaid(
     {
         return Ok(None);
     }
+    // An acknowledged or readable first record states the loss already.
     let (segments, _) = tiles::segments(&newest.journal()).unwrap_or_default();
     for (_, path) in &segments {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
@@ -235,11 +247,13 @@ pub(super) fn unsaid(
     }
     let before = EpochFolder::new(settings, newest.number - 1)?;
     let (left, _) = tiles::segments(&before.journal()).unwrap_or_default();
+    // A regular close removes the journal. A remaining journal shows that the epoch was not closed.
     let closed = left.is_empty() && tiles::checkpoint_note(&before.folder)?.is_some();
     Ok((!closed && before.folder.is_dir()).then_some(before))
 }
 
-/// Writes a lost epoch's journal again as it reads, and syncs it: after a sync that failed, what is read may be in memory alone.
+/// Writes a lost epoch's journal again as it reads, and syncs it. After a failed sync, the bytes
+/// that were read may exist only in memory.
 pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &EpochFolder) -> Result<(), LogFault> {
     let (segments, _) = tiles::segments(&lost.journal()).unwrap_or_default();
     for (_, path) in &segments {
@@ -255,7 +269,8 @@ pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &EpochFolder) -> Result<()
     Ok(())
 }
 
-/// What a lost epoch says of itself, and of the gateway's life, is not said again in the next.
+/// Whether the event changes the state. Records about the log itself, and about the gateway's
+/// process, are not repeated in the next epoch.
 const fn changes_books(event: &Event) -> bool {
     !matches!(
         event,

@@ -1,4 +1,4 @@
-//! What a crash has left at the tree's right edge is taken away at the next start.
+//! Removes, at a start, the partial tiles that a crash has left at the tree's right edge.
 
 use std::fs;
 
@@ -6,11 +6,14 @@ use super::LogFault;
 use super::integrate::Checkpointer;
 use crate::merkle::tile::{Tile, WIDTH};
 
-/// Takes away what a crash has left at the tree's right edge: partial tiles of another size. Those of former checkpoints too, whose
-/// removal a power cut may have undone: as far back as folders of a thousand tiles reach.
+/// Removes partial tiles of a size other than the checkpoint's. Partial tiles of earlier
+/// checkpoints are included: a power failure may have undone their removal. The search covers the
+/// newest two folders of a thousand tiles each.
 pub(super) fn sweep(checkpointer: &Checkpointer) -> Result<(), LogFault> {
     let current = Tile::partial(checkpointer.size());
     for level in std::iter::once(None).chain((0..8).map(Some)) {
+        // A tile path has groups of three digits (C2SP tlog-tiles), so a folder contains a thousand
+        // tiles.
         let newest = (checkpointer.size() >> (8 * u32::from(level.unwrap_or(0)))) / WIDTH;
         for thousand in [(newest / 1000).checked_sub(1), Some(newest / 1000)].into_iter().flatten()
         {
@@ -31,7 +34,7 @@ pub(super) fn sweep(checkpointer: &Checkpointer) -> Result<(), LogFault> {
     Ok(())
 }
 
-/// The partial tiles of one place.
+/// Removes the partial tiles of one tile index.
 fn sweep_one(
     checkpointer: &Checkpointer,
     (level, index): (Option<u8>, u64),
@@ -45,7 +48,7 @@ fn sweep_one(
             checkpointer.take_away(tile)?;
         }
     }
-    // Made before the file that was to be in it.
+    // A crash may leave the folder without its file. A folder that is not empty stays.
     let _ = fs::remove_dir(&folder);
     Ok(())
 }

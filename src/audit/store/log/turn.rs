@@ -1,11 +1,14 @@
-//! The next epoch of a log that is being written: the gateway goes on serving, and nothing that it records is lost.
+//! Begins the next epoch of a log that is being written. The gateway continues to serve, and every
+//! event is recorded.
 //!
 //! ```text
-//! what comes is held → the epoch's queue written, all of it under a checkpoint → the next epoch opened, its first record durable
-//!                    → what was held goes into that one, in its order
+//! new events are held → the epoch's queue written, all of it under a checkpoint
+//!                     → the next epoch opened, its first record durable
+//!                     → the held events go into that epoch, in order
 //! ```
 //!
-//! A crash leaves what a crash of a start leaves that begins an epoch: `log/succeed.rs` says how it is mended.
+//! A crash here leaves the same files as a crash of a start that begins an epoch. `log/succeed.rs`
+//! describes the repair.
 
 use std::sync::Arc;
 
@@ -14,14 +17,17 @@ use super::recover::Carried;
 use super::{Log, LogFault, LogSettings, NewEpoch};
 
 impl Log {
-    /// Closes the epoch that is being written and begins the next, with new keys; gives its origin. Blocks for several syncs.
+    /// Closes the epoch that is being written, and begins the next with new keys. Returns its
+    /// origin. Blocks for several syncs.
     ///
     /// # Errors
-    /// When the next epoch cannot be begun. The log then goes on in the one that is open; if that is impossible too, it has
-    /// failed. [`LogFault::Elsewhere`] where another process has taken the log over: it is that one's to begin.
+    /// When the next epoch cannot be begun. The log then continues in the open epoch; if that is
+    /// impossible too, it has failed. [`LogFault::Elsewhere`] where another process has taken the
+    /// log over: only that process can begin an epoch.
     pub fn begin_epoch(&self, reason: String, by: Option<String>) -> Result<Arc<str>, LogFault> {
         let open = &self.0;
         let _turn = locked(&open.turn);
+        // From here to `go_on` or `gone`, new events wait in `LogOwner::Between`.
         open.stop()?;
         let (begun, fault) = open
             .next(NewEpoch { reason, by, after_loss: false })
@@ -33,9 +39,10 @@ impl Log {
 }
 
 impl SharedLog {
-    /// Opens the epoch behind the one that has ended; where that cannot be done, that one again, and says why.
+    /// Opens the epoch after the one that has ended. Where that fails, opens the ended epoch again,
+    /// and returns the fault with it.
     fn next(&self, asked: NewEpoch) -> Result<(Begun, Option<LogFault>), LogFault> {
-        // A copy of the lock: it is never free in between.
+        // Carries a copy of the lock, so that the lock is never free in between.
         let carried =
             || Ok(Carried { lock: Some(self.lock()?), vault: Some(Arc::clone(self.vault())) });
         let settings = LogSettings { begin: Some(asked), ..self.settings().clone() };
@@ -43,6 +50,7 @@ impl SharedLog {
             Ok(begun) => Ok((begun, None)),
             Err(fault) => {
                 tracing::error!(%fault, "the next epoch of the audit log could not be begun");
+                // Without `begin`: the ended epoch continues, whatever its age.
                 let settings = self.settings().clone().going_on();
                 Ok((self.open_again(&settings, carried)?, Some(fault)))
             }

@@ -1,4 +1,4 @@
-//! The watch's thread: files that change under us, and a sync that does not come back.
+//! The watch's thread: detects changed files, and a sync that does not return.
 
 use std::fs;
 use std::io;
@@ -12,13 +12,14 @@ use super::{CHECKPOINT_MAX, LogFault, SYNC_MAX};
 use crate::durable::{self, Changed};
 use crate::merkle::tile::{Tile, WIDTH};
 
-/// How often the files and the running sync are looked after.
+/// The interval of the checks of the files and the running sync.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
-/// Full tiles that are looked at each time: those of a million records within 16 seconds.
+/// Full tiles that each check covers: all of a million records within 16 seconds.
 const TILES_AT_ONCE: u64 = 64;
 
 impl SharedQueue {
-    /// The watch's thread: notices files that change under us, and a sync that does not come back.
+    /// The watch's loop. Files that another program changes, and a sync that does not return, fail
+    /// the log.
     pub(super) fn watch(&self) {
         let _end = WatchEnd(self);
         let (mut looked, mut place) = (None, 0);
@@ -29,6 +30,7 @@ impl SharedQueue {
             if inner.over() {
                 return;
             }
+            // The files are copied, and checked without the lock: a check may block on a slow disk.
             let now = self.clock.monotonic();
             let longer = |since: Option<Duration>, most| {
                 since.is_some_and(|since| now.saturating_sub(since) > most)
@@ -44,19 +46,20 @@ impl SharedQueue {
                 looked = Some(now);
                 self.take_room();
             }
-            // A segment that is gone may have been trimmed since.
+            // A segment that is missing may have been trimmed since the copy.
             let ours = |file: &durable::Identity| {
                 let inner = self.lock();
                 inner.watched.contains(file)
                     || inner.checkpoint_files.contains(file)
                     || inner.segments.iter().any(|(_, segment)| segment == file)
             };
+            // A check that fails for a shortage proves no change.
             let changed = watched.iter().find_map(|file| {
                 file.check().err().filter(|changed| !changed.passes() && ours(file))
             });
             let changed = changed.or_else(|| self.missing_tile(signed, &mut place));
             self.vkeys.keep();
-            // The clock is asked, so that no step of it goes unseen while nothing is recorded.
+            // Reads the clock, so that each step of it is noticed even while no event is recorded.
             let _ = self.clock.now();
             if let Some(fault) = hung.then_some(LogFault::Hung).or(changed.map(LogFault::from)) {
                 self.fail(fault);
@@ -64,13 +67,15 @@ impl SharedQueue {
         }
     }
 
-    /// A full tile or bundle under a checkpoint of `signed` records that is no longer there: all are looked at in turn, some at
-    /// each time, from `place` on.
+    /// A full tile or bundle under a checkpoint of `signed` records that is missing. Each call
+    /// checks some of them, beginning after `place`.
     fn missing_tile(&self, signed: u64, place: &mut u64) -> Option<Changed> {
         let full = signed / WIDTH;
         for _ in 0..TILES_AT_ONCE.min(full) {
             *place = (*place + 1) % full;
             let bundle = Tile { level: None, index: *place, width: WIDTH };
+            // A tile of each level above the bundle, but only full ones: partial tiles are replaced
+            // by checkpoints.
             let above = (0..7_u8).map(|level| (level, *place >> (8 * u32::from(level))));
             let above =
                 above.filter(|(level, index)| *index < signed >> (8 * (u32::from(*level) + 1)));
@@ -89,7 +94,7 @@ impl SharedQueue {
     }
 }
 
-/// The watch's last word: nobody writes a log that is not looked after.
+/// Fails the log where the watch panics: without a watch, no process may write it.
 struct WatchEnd<'a>(&'a SharedQueue);
 
 impl Drop for WatchEnd<'_> {

@@ -1,4 +1,4 @@
-//! The writer's thread: batches go to the disk here, and nowhere else.
+//! The writer's thread. Only this thread writes batches to the journal.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -24,11 +24,11 @@ use crate::failpoint::{Failpoint, is_armed};
 use crate::id::Principal;
 use crate::merkle::Tree;
 
-/// The pause before a record key that could not be written is tried again.
+/// The pause before a retry where a record key could not be written.
 const KEY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Bytes of a new segment, all of them written as zeros before it is used, so that a batch changes no length and a full
-/// disk is noticed between batches.
+/// Bytes of a new segment. All of them are written as zeros before the segment is used. A batch
+/// therefore changes no file length, and a full disk is noticed between batches.
 pub(super) const SEGMENT_BYTES: usize = 1024 * 1024;
 
 /// Writes batches until the log closes or fails.
@@ -38,7 +38,8 @@ pub(super) fn run(shared: &SharedQueue, mut files: LogFiles, encryptor: &RecordE
         let written = match gather(shared, &files, encryptor, work) {
             Ok(None) => continue,
             Ok(Some(batch)) => write(shared, &mut files, encryptor, batch),
-            // One that is not to be refused has no key yet. It is first in the queue.
+            // An event that may not be refused has no key yet. It is first in the queue again, so
+            // its retry keeps the order.
             Err(fault) => match fault.shortage() {
                 Some(shortage) if shared.wait_out(LogThread::Writer, shortage, KEY_PAUSE) => Ok(()),
                 _ => Err(fault),
@@ -48,13 +49,16 @@ pub(super) fn run(shared: &SharedQueue, mut files: LogFiles, encryptor: &RecordE
             return shared.fail(fault);
         }
     }
+    // The head is synced once at the end. During the epoch its size may lag; at a close it must be
+    // exact on the disk.
     shared.begin_ending();
     if let Err(fault) = shared.patiently(LogThread::Writer, || files.sync_head()) {
         shared.fail(fault);
     }
 }
 
-/// Makes a batch durable, and lets everybody in it hear so. Where something is short before a byte of it is written, it is put off.
+/// Makes a batch durable, and answers its callers. Where a resource is short before the first byte
+/// is written, the batch waits.
 fn write(
     shared: &SharedQueue,
     files: &mut LogFiles,
@@ -69,6 +73,8 @@ fn write(
         shared.begun(files.make_room(batch.bytes.len())?);
         Ok::<(), LogFault>(())
     };
+    // A full disk takes room from the reserve first. Only when that fails, or another resource is
+    // short, do new requests get refused.
     while let Err(fault) = ready() {
         let Some(shortage) = fault.shortage() else { return Err(fault) };
         if !(shortage.is_full() && shared.give_room(shortage)) {
@@ -81,12 +87,12 @@ fn write(
     Ok(())
 }
 
-/// What records are sealed with.
+/// The keys and salts that encrypt records.
 pub(super) struct RecordEncryptor {
     pub(super) vault: Arc<Mutex<Vault>>,
     pub(super) salts: Draws,
     pub(super) encrypted: bool,
-    /// The log that is written: `<gateway name>/<epoch>`.
+    /// The origin of the log: `<gateway name>/<epoch>`.
     pub(super) origin: Arc<str>,
 }
 
@@ -95,14 +101,18 @@ impl RecordEncryptor {
         self.vault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// New record keys are on the disk before anything that they seal.
+    /// Syncs new record keys. They must be durable before a record under them, or a crash would
+    /// leave a record that no key decrypts.
     fn settle(&self) -> Result<(), LogFault> {
         self.vault().sync().map_err(LogFault::of_vault)
     }
 
+    /// Encodes a record, encrypted under its principal's key where the log is encrypted. Fails
+    /// above [`RECORD_BYTES_MAX`].
     fn encode(&self, record: &Record) -> Result<Vec<u8>, LogFault> {
         let mut vault = self.vault();
         let key = if self.encrypted {
+            // A record without a principal uses the key of the empty name.
             let principal = record.event.principal().map_or("", Principal::as_str);
             let (id, key) = vault.of(principal, record.at).map_err(LogFault::of_vault)?;
             Some(EncryptionKey { id, key, salt: self.salts.next() })
@@ -119,31 +129,33 @@ impl RecordEncryptor {
         Ok(bytes)
     }
 
-    /// Encodes what is to be recorded. What changes the books is read back before it is written: a record that the next start
-    /// could not read would end the log for good. Such a one comes back as that start will read it.
+    /// Encodes a record. One that changes the state is decoded again, and returned as a start reads
+    /// it. A record that the next start could not read would end the log permanently.
     fn write(&self, given: &Record) -> Result<(Vec<u8>, Option<Record>), LogFault> {
         let bytes = self.encode(given)?;
         if !given.event.is_control() {
             return Ok((bytes, None));
         }
+        // `None` from `decode` means a payload without a key. The key was just used, so that is a
+        // fault here.
         let read = Record::decode(&bytes, &*self.vault())?.ok_or(RecordFault::Closed)?;
         Ok((bytes, Some(read)))
     }
 }
 
-/// What goes to the disk at once.
+/// The records that one sync makes durable.
 struct Batch {
     bytes: Vec<u8>,
     after: Tree,
     records: Vec<Vec<u8>>,
 }
 
-/// One batch of all that waits, as far as it fits; those in it are handed to `shared` to be answered. `None`: nothing of it
-/// could be recorded.
+/// Builds one batch of the waiting events, as far as they fit. Passes their callbacks to `shared`.
+/// `None` where no event could be recorded.
 ///
 /// # Errors
-/// Where there is no batch, because what its first record needs is short or the record keys cannot be written. It is first in the
-/// queue again.
+/// Without a batch, because a resource for its first record is short or the record keys cannot be
+/// written. That record is first in the queue again.
 fn gather(
     shared: &SharedQueue,
     files: &LogFiles,
@@ -169,6 +181,7 @@ fn gather(
                 continue;
             }
         };
+        // The batch is full. The event starts the next batch.
         let Ok(index) = builder.push(&bytes) else {
             work.push_front(QueuedEvent { event: given.event, by: given.by, then });
             break;
@@ -179,6 +192,8 @@ fn gather(
         records.push(bytes);
     }
     let any = !answers.is_empty();
+    // Before a byte is written: if the sync hangs, the watch answers these callers with the
+    // failure.
     shared.begin_writing(answers, work);
     if !any && let Some(fault) = ends {
         return Err(fault);
@@ -189,7 +204,7 @@ fn gather(
     }))
 }
 
-/// The files of a log that has been recovered, and what is in them.
+/// The open files of a recovered log, and their content.
 pub(super) struct LogFiles {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) journal: PathBuf,
@@ -198,7 +213,8 @@ pub(super) struct LogFiles {
     pub(super) head_identity: Identity,
     /// The head as it was last written.
     pub(super) head: Head,
-    /// A sync of the head has failed: it is written again before the next.
+    /// Whether a sync of the head has failed. It is written again before the next sync, because a
+    /// failed sync may drop the written page.
     pub(super) head_doubtful: bool,
     pub(super) tree: Tree,
 }
@@ -207,37 +223,42 @@ pub(super) struct LogFiles {
 pub(super) struct Segment {
     pub(super) file: File,
     pub(super) identity: Identity,
-    /// Where the next batch goes.
+    /// The byte offset of the next batch.
     pub(super) end: u64,
 }
 
 impl LogFiles {
+    /// The number of durable records.
     pub(super) const fn size(&self) -> u64 {
         self.tree.size()
     }
 
-    /// Makes sure that the segment has room for a batch of that length; gives the one that had to be begun for it.
+    /// Makes sure that the segment has room for a batch of that length. Returns the first index and
+    /// identity of a new segment, if one was begun.
     fn make_room(&mut self, batch: usize) -> Result<Option<(u64, Identity)>, LogFault> {
         let length = u64::try_from(batch).unwrap_or(u64::MAX);
         if self.last.end.saturating_add(length) <= self.last.identity.length() {
             return Ok(None);
         }
         self.sync_head()?;
-        // Crash behind this: a last segment of zeros, perhaps short, behind one that is full. A start fills it up.
+        // Crash after this: the last segment contains zeros, and may be short, after a full one. A
+        // start fills it.
         self.last = Segment::create(&*self.disk, &self.journal, self.size())?;
         Ok(Some((self.size(), self.last.identity.clone())))
     }
 
-    /// Makes a batch durable, for which there is room.
+    /// Makes a batch durable. The segment has room for it.
     fn append(&mut self, shared: &SharedQueue, batch: &[u8], after: &Tree) -> Result<(), LogFault> {
         if is_armed(Failpoint::HeadLeads) {
             self.tree = after.clone();
             self.write_head()?;
         }
-        // Crash here: part of the batch, or all of it, beyond the head. Nobody was told. A start keeps it if it is whole and
-        // cuts it off if not.
+        // Crash here: a part of the batch, or all of it, is after the head. No caller was answered.
+        // A start keeps the batch if it is whole, and cuts it off if not.
         shared.patiently(LogThread::Writer, || self.put(batch))?;
-        // Crash here: the batch is whole, and the head lags behind it. A start keeps it.
+        // Crash here: the batch is whole, and the head lags. A start keeps the batch.
+        // Checked after the sync: a sync of a deleted or replaced file succeeds, but the next start
+        // would not find the records.
         shared.patiently(LogThread::Writer, || {
             self.last
                 .identity
@@ -249,11 +270,12 @@ impl LogFiles {
             self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
         self.tree = after.clone();
         shared.patiently(LogThread::Writer, || self.write_head())
-        // Crash here: everything is there, and nobody was told. Torn head: the other slot still has the head before.
+        // Crash here: all is durable, and no caller was answered. If the head is torn, the other
+        // slot still has the previous head.
     }
 
-    /// Writes a batch into the journal and syncs it. Where something is short it may be done again from the start: what a failed
-    /// sync was to make sure of is written once more.
+    /// Writes a batch into the journal and syncs it. After a shortage it may run again from the
+    /// start: it writes the bytes of a failed sync again.
     fn put(&self, batch: &[u8]) -> Result<(), LogFault> {
         let path = self.last.identity.path();
         let fault =
@@ -266,8 +288,8 @@ impl LogFiles {
         if is_armed(Failpoint::FailedSyncBelieved) { Ok(()) } else { synced }
     }
 
-    /// Writes the head for what is in the tree. It is not synced: after a power cut it may lag, which costs nothing, since it
-    /// can only say less than what the journal's own sync has made sure of.
+    /// Writes the head for the current tree, without a sync. After a power failure the head may
+    /// lag. That loses no record: the journal is synced, and a lagging head only states less.
     pub(super) fn write_head(&mut self) -> Result<(), LogFault> {
         let head = Head {
             origin: self.head.origin.clone(),
@@ -282,6 +304,7 @@ impl LogFiles {
         Ok(())
     }
 
+    /// Syncs the head, and writes it again first where an earlier sync failed.
     pub(super) fn sync_head(&mut self) -> Result<(), LogFault> {
         if self.head_doubtful {
             self.write_head()?;
@@ -301,13 +324,14 @@ impl Segment {
         let path = journal.join(format!("{first:020}"));
         Self::filled(disk, journal, &path).map_err(|fault| {
             if fault.passes() {
-                // It holds nothing; what is left of it would be filled up at the next try, or the next start.
+                // The file has no record. If this removal fails, the next try or start fills it.
                 let _ = disk.unlink(&path);
             }
             LogFault::of_step(fault)
         })
     }
 
+    /// Creates and fills the file of a segment, and syncs it and its name.
     fn filled(disk: &dyn Disk, journal: &Path, path: &Path) -> Result<Self, durable::DiskFault> {
         let file = disk.create(path).map_err(durable::DiskFault::of("create", path))?;
         disk.write(&file, &vec![0; SEGMENT_BYTES], 0)

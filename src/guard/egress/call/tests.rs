@@ -1,4 +1,4 @@
-//! Tests of `call`.
+//! Tests of the destinations in tool calls.
 
 use super::*;
 use crate::guard::egress::policy::{ListEntry, Lists, SelfEndpoints};
@@ -39,11 +39,13 @@ fn places_are_judged_wherever_they_stand() {
         r#"{"baseurl":"evil.example"}"#,
         r#"{"imageURLs":["evil.example"]}"#,
         r#"{"src":"evil.example"}"#,
+        // A parser of the URL Standard removes tabs and line feeds.
         r#"{"page":"https://\tevil.example/"}"#,
         r#"{"page":"https:/\n/evil.example"}"#,
         r#"{"page":"https://good.example\t.evil.example/"}"#,
         r#"{"targetHost":"evil.example"}"#,
         r#"{"request":"{\"url\":\"evil.example\"}"}"#,
+        // JSON in a text, with the URL in escapes.
         r#"{"request":"{\"url\":\"https\\u003a\\u002f\\u002fevil.example/\"}"}"#,
         r#""{\"url\":\"evil.example\"}""#,
         r#"["evil.example"]"#,
@@ -72,6 +74,7 @@ fn ordinary_arguments_name_no_place() {
         r#"{"ips":["93.184.216.34"]}"#,
         r#"{"proxy_host":"intranet"}"#,
         r#"{"server":"localhost"}"#,
+        // With a scheme it is a URL, also where it looks like XPath.
         r#"{"q":"https://a[@evil.example='x']"}"#,
         r#"{"q":"//a[@evil.example/x"}"#,
     ] {
@@ -84,6 +87,7 @@ fn ordinary_arguments_name_no_place() {
 #[test]
 fn what_readers_differ_in_is_no_place() {
     check(r#"{"host":"10.0.0.1"}"#, Some("address"));
+    // Small numbers and times under such names are no addresses.
     check(r#"{"site_id":123456789,"server_time":1764000000,"ip":4}"#, None);
     check(
         r#"{"url":"https://good.example","max_urls":5,"url_timeout":30,"host_count":2,"url_options":{"retries":3}}"#,
@@ -99,6 +103,7 @@ fn what_readers_differ_in_is_no_place() {
         r#"{"page":"https:// @evil.example/"}"#,
         r#"{"page":"http: @evil.example/"}"#,
         r#"{"page":"https://good.example |@evil.example/"}"#,
+        // Compatibility characters, which IDNA maps to ASCII letters.
         r#"{"page":"https://good.example.\u339d\u338f.\u33cc/x"}"#,
         r#"{"ip":2130706433}"#,
         r#"{"ip":0}"#,
@@ -109,6 +114,7 @@ fn what_readers_differ_in_is_no_place() {
         r#"{"host":"/evil"}"#,
         r#"{"u":"\\\\evil.example\\x"}"#,
         r#"{"u":"wss:evil.example"}"#,
+        // Not strict JSON, but a lenient parser would decode the escapes.
         r#"{"request":"{\"url\":\"h\\u0074tps:\\u002f/evil.example/\",}"}"#,
         r#"{"server":3627734734}"#,
         r#"{"host":2130706433}"#,
@@ -121,6 +127,7 @@ fn what_readers_differ_in_is_no_place() {
         r#"{"url":"the red button"}"#,
         r#"{"url":"https:// evil.example"}"#,
         r#"{"url":"https://good.example""#,
+        // A duplicate key: parsers differ in which one counts.
         r#"{"url":"https://good.example","url":"x"}"#,
         "evil",
     ] {
@@ -134,6 +141,7 @@ fn what_readers_differ_in_is_no_place() {
 fn a_long_text_is_read_to_its_end() {
     for text in ["//", "http:", "https:a ", "/ /", "[1]"] {
         let found = |end: &str| {
+            // Long enough that quadratic time would be noticed.
             let document = format!("{{\"q\":\"{}{end}\"}}", text.repeat(100_000));
             leads(Arguments::Json(document.as_bytes()), &policy(), &TokenRestrictions::default())
                 .map(|outbound| outbound.reason)

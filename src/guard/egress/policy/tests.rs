@@ -1,4 +1,4 @@
-//! Tests of `policy`.
+//! Tests of the egress policy.
 
 use super::*;
 
@@ -6,6 +6,8 @@ fn policy() -> EgressPolicy {
     let list = |lines: &[&str]| {
         lines.iter().map(|line| line.parse().expect("an entry")).collect::<Vec<ListEntry>>()
     };
+    // An upstream is on a list too (`gpu.example`): the gateway's own endpoints must be refused all
+    // the same.
     let lists = Lists {
         media: list(&[
             "cdn.example",
@@ -66,10 +68,12 @@ fn tokens_only_narrow() {
         policy().evaluate(Use::Media, url, narrowing).map_err(|no| no.as_str()).map(|_| ())
     };
     let url = "https://cdn.example/";
+    // Both tokens of a chain limit the hosts, so that only their intersection is left.
     assert_eq!(found(&narrowed(&[&["cdn.example"]], false), url), Ok(()));
     assert_eq!(found(&narrowed(&[&["cdn.example"], &["other.example"]], false), url), Err("token"));
     assert_eq!(found(&narrowed(&[], true), url), Err("token"));
     assert_eq!(
+        // The token allows a host that the operator does not list: a token widens no list.
         found(&narrowed(&[&["evil.example"]], false), "https://evil.example/"),
         Err("not-listed")
     );
@@ -88,6 +92,7 @@ fn one_address_that_is_not_allowed_spoils_a_name() {
     check("93.184.215.14:443", Ok(()));
     check("10.9.1.1:443", Ok(()));
     check("10.8.1.1:443", Err("address"));
+    // The network is listed in IPv4 form only; the mapped form is another address for the policy.
     check("[::ffff:10.9.1.1]:443", Err("address"));
     check("127.0.0.1:443", Err("address"));
     check("10.9.1.1:8443", Ok(()));
@@ -114,6 +119,7 @@ fn what_is_explained_is_what_is_judged() {
             narrowed.clone(),
             TokenRestrictions { nothing: true, ..TokenRestrictions::default() },
         ] {
+            // Both functions must agree for every URL and restriction.
             let explained = policy().explain(Use::Media, url, &narrowing);
             let judged = policy().evaluate(Use::Media, url, &narrowing);
             assert_eq!(

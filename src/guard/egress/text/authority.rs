@@ -35,8 +35,8 @@ fn may_end(next: char) -> bool {
     !next.is_alphanumeric() && !matches!(next, '.' | '-' | '_' | ':' | '%' | '@' | '[' | ']')
 }
 
-/// The URL to judge for what was read as an authority; `None` where nothing is named: out in the text, that is, and not `placed` where a
-/// URL belongs. `odd` is what readers do not agree on.
+/// The URL to judge for what was read as an authority; `None` where nothing is named: out in the
+/// text, that is, and not `placed` where a URL belongs. `odd` is what readers do not agree on.
 ///
 /// # Errors
 /// The text for the record, where there is no URL that all readers have alike.
@@ -50,7 +50,8 @@ pub(super) fn url(
         Lead::Slashes { .. } => "https",
         Lead::Www => "http",
     };
-    // Out in the text, what has no dot is no name but for this one, and no address unless it has as many digits as one.
+    // Out in the text, what has no dot is no name but for this one, and no address unless it has as
+    // many digits as one.
     let plain =
         *lead == Lead::Slashes { placed: false } && !read.contains(DOTS) && !read.contains('[');
     if plain && !read.starts_with("localhost") && !is_number(read) {
@@ -71,7 +72,8 @@ pub(super) fn url(
     Some(Ok(format!("{scheme}://{named}/")))
 }
 
-/// What stands behind a URL in a text and never becomes a letter, a digit or a dot of its host (Unicode UTS 46 section 4).
+/// What stands behind a URL in a text and never becomes a letter, a digit or a dot of its host
+/// (Unicode UTS 46 section 4).
 const fn closes(next: char) -> bool {
     let latin =
         matches!(next, '\u{a1}' | '\u{a7}' | '\u{ab}' | '\u{b6}' | '\u{b7}' | '\u{bb}' | '\u{bf}');
@@ -82,7 +84,8 @@ const fn closes(next: char) -> bool {
     latin || general || wide
 }
 
-/// Whether an address may be written so (URL Standard section 3.5), out in the text where small numbers stand behind slashes too.
+/// Whether an address may be written so (URL Standard section 3.5), out in the text where small
+/// numbers stand behind slashes too.
 fn is_number(read: &str) -> bool {
     let digits = |text: &str| text.chars().take_while(char::is_ascii_hexdigit).count();
     let hex = read.strip_prefix("0x").or_else(|| read.strip_prefix("0X"));
@@ -90,7 +93,8 @@ fn is_number(read: &str) -> bool {
         || read.chars().take_while(char::is_ascii_digit).count() >= NUMBER_MIN
 }
 
-/// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or film: nothing is fetched by it.
+/// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or
+/// film: nothing is fetched by it.
 pub(super) fn is_inert(data: &str) -> bool {
     let kind = data.split([';', ',']).next().unwrap_or_default().to_ascii_lowercase();
     match kind.split_once('/') {

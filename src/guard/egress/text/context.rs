@@ -14,7 +14,8 @@ pub(super) struct Context {
     pub(super) last: char,
     /// The last three that are not blank.
     near: [char; 3],
-    /// The letters, digits, `+`, `-` and `.` at the end, from the first letter on, in lower case; the last of them where they are many.
+    /// The letters, digits, `+`, `-` and `.` at the end, from the first letter on, in lower case;
+    /// the last of them where they are many.
     word: String,
     /// The word is longer than what is kept.
     word_long: bool,
@@ -141,7 +142,8 @@ impl Context {
         matches!(self.near, [_, _, ']'])
     }
 
-    /// Whether what stands here is in the destination of a link or an image, in which some leave line feeds out.
+    /// Whether what stands here is in the destination of a link or an image, in which some leave
+    /// line feeds out.
     pub(super) fn in_destination(&self) -> bool {
         self.here().is_inline() || (!self.word.is_empty() && self.before_word().is_inline())
     }
@@ -189,7 +191,8 @@ impl Context {
         (self.closed, self.image, self.odd) = (None, false, false);
     }
 
-    /// Takes the next character as readers see it; `literal` unless a reference or a backslash stands for it.
+    /// Takes the next character as readers see it; `literal` unless a reference or a backslash
+    /// stands for it.
     pub(super) fn take(&mut self, next: char, literal: bool) {
         if is_word(next) {
             self.word(next);
@@ -221,7 +224,8 @@ impl Context {
         self.last = next;
     }
 
-    /// The mark of a block quote at the beginning of a line, which stands in nothing that goes on there.
+    /// The mark of a block quote at the beginning of a line, which stands in nothing that goes on
+    /// there.
     pub(super) fn quoted(&mut self) {
         self.clear_word();
     }

@@ -1,4 +1,5 @@
-//! What becomes of an authority once it is read: it passes, gives way to the mark, or ends the text.
+//! What becomes of an authority once it is read: it passes, gives way to the mark, or ends the
+//! text.
 
 use super::authority::{self, Lead, is_inert};
 use super::context::{Kind, Place};
@@ -69,7 +70,8 @@ impl Scanner {
         })
     }
 
-    /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the mark.
+    /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the
+    /// mark.
     pub(super) fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
         let Before { context, lines, from } = before;
         (self.context, self.tags, self.lines) =
@@ -86,7 +88,8 @@ impl Scanner {
         self.written(MARK);
         self.stretch = self.kept.after(' ');
         self.state = State::Swallow;
-        // Beyond the credit, all of it gives way: otherwise a text could be written that is read again and again.
+        // Beyond the credit, all of it gives way: otherwise a text could be written that is read
+        // again and again.
         if let Some(left) = self.credit.checked_sub(rest.len()) {
             self.credit = left;
             rest.chars().for_each(|next| self.raw(next, out, judge));

@@ -1,13 +1,15 @@
-//! What readers leave out of a URL: in values of tags and in destinations of Markdown, and what goes before the text of a line there.
+//! What readers leave out of a URL: in values of tags and in destinations of Markdown, and what
+//! goes before the text of a line there.
 
 use super::Scanner;
 use super::letters::is_reference;
 use super::state::State;
 
 impl Scanner {
-    /// Whether some readers read what stands here as if `seen` did not: tabs and the ends of lines (URL Standard section 4.4), controls that
-    /// Python-Markdown drops, the ends of lines that a style sheet escapes (CSS Syntax section 3.3), and marks of block quotes and blanks
-    /// before a line that goes on.
+    /// Whether some readers read what stands here as if `seen` did not: tabs and the ends of lines
+    /// (URL Standard section 4.4), controls that Python-Markdown drops, the ends of lines that a
+    /// style sheet escapes (CSS Syntax section 3.3), and marks of block quotes and blanks before a
+    /// line that goes on.
     pub(super) fn is_left_out(&self, seen: char, raw: &str) -> bool {
         match seen {
             '\0' | '\u{2}' | '\u{3}' => true,

@@ -1,7 +1,8 @@
-//! Where a text is fenced code, as far as every reader of Markdown has it so (CommonMark 0.31 sections 4.5 and 4.6).
+//! Where a text is fenced code, as far as every reader of Markdown has it so (CommonMark 0.31
+//! sections 4.5 and 4.6).
 //!
-//! Only fences at the beginning of a line count. Where readers could differ, no fence is believed any more: what stands there is
-//! treated as text.
+//! Only fences at the beginning of a line count. Where readers could differ, no fence is believed
+//! any more: what stands there is treated as text.
 
 use std::cmp::Ordering;
 
@@ -134,7 +135,8 @@ pub(super) struct Lines {
     coded: bool,
     /// No fence is believed any more.
     doubt: bool,
-    /// A line of this block began with `<`: what follows may be HTML up to a blank line (section 4.6, kinds 6 and 7).
+    /// A line of this block began with `<`: what follows may be HTML up to a blank line (section
+    /// 4.6, kinds 6 and 7).
     html: bool,
     /// A fence that is open in an item, for all who have it there, and how far it is indented.
     quiet: Option<(Fence, usize)>,
@@ -145,7 +147,8 @@ pub(super) struct Lines {
     containers: bool,
     /// The first line of the text.
     first: bool,
-    /// What stands behind a fence on its line, as far as it names a language, and whether it does more.
+    /// What stands behind a fence on its line, as far as it names a language, and whether it does
+    /// more.
     info: Info,
     /// A formula is open on this line, with its brackets or its dollar signs.
     formula: Formula,
@@ -294,7 +297,8 @@ impl Lines {
         }
     }
 
-    /// A line behind one that opened a fence in an item: until it is closed in the same place, other readers may have it elsewhere.
+    /// A line behind one that opened a fence in an item: until it is closed in the same place,
+    /// other readers may have it elsewhere.
     fn in_item(
         &mut self,
         (fence, indent): (Fence, usize),
@@ -320,7 +324,8 @@ impl Lines {
         self.coded = true;
     }
 
-    /// A line that closes a fence for all who have it as it was opened: as long, where it was, and not at once.
+    /// A line that closes a fence for all who have it as it was opened: as long, where it was, and
+    /// not at once.
     fn maybe_closes(&mut self, fence: Fence, before: &str, count: usize, other_behind: bool) {
         match (before.is_empty() && !other_behind, count.cmp(&fence.count)) {
             (true, Ordering::Equal) if self.coded => self.fence = None,
@@ -355,7 +360,8 @@ impl Lines {
         }
     }
 
-    /// Formulas between such lines, and what may stand before a whole text, are no Markdown for some.
+    /// Formulas between such lines, and what may stand before a whole text, are no Markdown for
+    /// some.
     fn begins_otherwise(&self, front: &Front) -> bool {
         let (_, rest) = front.split();
         let matter = self.first && ["---", "+++"].iter().any(|mark| front.text.starts_with(mark));

@@ -1,9 +1,11 @@
-//! Door 2: a text on its way to who renders it. Every URL in it is found, however it is spelled, and gives way to a mark unless it
-//! leads to where it may (docs/EGRESS.md says how it is found, and what is not looked for).
+//! Door 2: a text on its way to who renders it. Every URL in it is found, however it is spelled,
+//! and gives way to a mark unless it leads to where it may (docs/EGRESS.md says how it is found,
+//! and what is not looked for).
 //!
-//! Nothing here parses Markdown or HTML as one reader would. What could be a URL for any of them is one. The scheme is never held
-//! back: it passes, and what makes a URL of it, from the colon on, is held until the authority is read. So a text comes out the same
-//! however it is cut into pieces, and nothing is held that a longer URL could outgrow.
+//! Nothing here parses Markdown or HTML as one reader would. What could be a URL for any of them is
+//! one. The scheme is never held back: it passes, and what makes a URL of it, from the colon on, is
+//! held until the authority is read. So a text comes out the same however it is cut into pieces,
+//! and nothing is held that a longer URL could outgrow.
 
 mod authority;
 mod behind;
@@ -35,7 +37,8 @@ use userinfo::Stretch;
 /// What stands in a text where a URL was.
 pub const MARK: &str = "\u{27e8}link removed\u{27e9}";
 
-/// How often a byte of a text is read once more on average, at the most: what gave way is, for what stands behind it.
+/// How often a byte of a text is read once more on average, at the most: what gave way is, for what
+/// stands behind it.
 const AGAIN: usize = 2;
 /// Bytes that may be read once more where a text begins.
 const AGAIN_MIN: usize = 4_096;
@@ -92,8 +95,8 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A filter for a text from its beginning. `fences` says whether fenced code is believed: not where the text goes on from one that
-    /// is not seen here.
+    /// A filter for a text from its beginning. `fences` says whether fenced code is believed: not
+    /// where the text goes on from one that is not seen here.
     #[must_use]
     pub fn new(fences: bool) -> Self {
         Self {
@@ -141,7 +144,8 @@ impl Scanner {
         }
     }
 
-    /// The text is over, or other text follows that may be shown right behind it: what is held comes out.
+    /// The text is over, or other text follows that may be shown right behind it: what is held
+    /// comes out.
     pub fn pause(&mut self, out: &mut String, judge: &mut Judged<'_>) {
         let cut = self.reference.is_open();
         if cut {

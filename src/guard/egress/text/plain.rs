@@ -26,8 +26,8 @@ pub(super) fn plain(text: &str) -> usize {
     silent(bytes, at, bytes.len())
 }
 
-/// Whether something in it speaks, whether a full stop stands in it, and whether a `w` does. All of them are looked at, whatever the first
-/// ones say: so they are looked at together.
+/// Whether something in it speaks, whether a full stop stands in it, and whether a `w` does. All of
+/// them are looked at, whatever the first ones say: so they are looked at together.
 fn looked_at(step: &[u8; STEP]) -> (bool, bool, bool) {
     let (mut speaks, mut stops, mut words) = (0, 0, 0);
     for byte in step {

@@ -1,4 +1,5 @@
-//! Text in which nothing is open: runs in which nothing speaks, and what speaks elsewhere but leads nowhere where it stands.
+//! Text in which nothing is open: runs in which nothing speaks, and what speaks elsewhere but leads
+//! nowhere where it stands.
 
 use super::Scanner;
 use super::letters::joins;

@@ -1,6 +1,8 @@
-//! Character references (WHATWG HTML section 13.2.5.72 on): how a colon is written where a colon would be noticed.
+//! Character references (WHATWG HTML section 13.2.5.72 on): how a colon is written where a colon
+//! would be noticed.
 
-/// Bytes of a reference that is followed to its end. Names that mean anything here are shorter; zeros before a number are not.
+/// Bytes of a reference that is followed to its end. Names that mean anything here are shorter;
+/// zeros before a number are not.
 const BYTES_MAX: usize = 64;
 
 /// What the names of ASCII characters stand for, and of those that URL readers leave out.
@@ -53,14 +55,16 @@ const NAMES: &[(&str, char)] = &[
     ("rbrace", '}'),
 ];
 
-/// Those that some readers take without a semicolon as well (section 13.5), and that end or open something.
+/// Those that some readers take without a semicolon as well (section 13.5), and that end or open
+/// something.
 const OPEN: [&str; 7] = ["GT", "LT", "QUOT", "gt", "lt", "nbsp", "quot"];
 
 /// A reference that has begun: everything from its `&` on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reference {
     raw: String,
-    /// What stands behind the ampersand; `amp;` leaves nothing, so that what is written twice over is read as well.
+    /// What stands behind the ampersand; `amp;` leaves nothing, so that what is written twice over
+    /// is read as well.
     body: String,
 }
 
@@ -73,7 +77,8 @@ pub(super) enum Taken {
     Whole(char, String),
     /// It stood for a character, and the one that was taken does not belong to it.
     Before(char, String),
-    /// It stood for a character without its semicolon, for some; what it is followed by, and the one that was taken, does not belong to it.
+    /// It stood for a character without its semicolon, for some; what it is followed by, and the
+    /// one that was taken, does not belong to it.
     Open(char, String, String),
     /// It was none: its text. The character that was taken does not belong to it.
     Not(String),
@@ -132,7 +137,8 @@ impl Reference {
         Taken::On
     }
 
-    /// The text is over, or something follows that does not belong to it. Numbers need no semicolon (section 13.2.5.80).
+    /// The text is over, or something follows that does not belong to it. Numbers need no semicolon
+    /// (section 13.2.5.80).
     pub(super) fn end(&mut self) -> Taken {
         match self.seen().filter(|_| self.body.starts_with('#')) {
             Some(seen) => Taken::Before(seen, self.close()),
@@ -155,7 +161,8 @@ impl Reference {
         }
     }
 
-    /// Something follows that does not belong to it, unless it stands for an ampersand, which begins another one.
+    /// Something follows that does not belong to it, unless it stands for an ampersand, which
+    /// begins another one.
     fn before(&mut self, next: char) -> Taken {
         if self.seen() == Some('&')
             && (next == '#' || next.is_ascii_alphanumeric())

@@ -1,6 +1,7 @@
 //! Schemes, and what may follow them where a URL begins.
 
-/// Schemes that the URL Standard takes for hierarchical with fewer than two slashes, or with backslashes.
+/// Schemes that the URL Standard takes for hierarchical with fewer than two slashes, or with
+/// backslashes.
 pub(in crate::guard::egress) const SPECIAL: [&str; 6] =
     ["http", "https", "ws", "wss", "ftp", "file"];
 /// Schemes without slashes that make whoever opens them call out or run something.
@@ -68,7 +69,8 @@ pub(super) fn known_end(word: &str) -> Option<&'static str> {
         .max_by_key(|known| known.len())
 }
 
-/// Whether something can follow a scheme and its colon that leads elsewhere without two slashes. Others' colons need not wait.
+/// Whether something can follow a scheme and its colon that leads elsewhere without two slashes.
+/// Others' colons need not wait.
 pub(super) fn speaks(scheme: &str) -> bool {
     SPECIAL.contains(&scheme)
         || is_opaque(scheme)

@@ -1,8 +1,10 @@
-//! Whether a place in a text can be inside an HTML tag, however a reader takes what stands before it (WHATWG HTML section 13.2.5).
+//! Whether a place in a text can be inside an HTML tag, however a reader takes what stands before
+//! it (WHATWG HTML section 13.2.5).
 //!
-//! Which `<` opens a tag, and which quote a value, depends on what Markdown makes of the text. So every reading is followed at once:
-//! a place is inside a tag if any of them has it so. Lists of attributes between braces, as some readers of Markdown have them, and what
-//! some formulas link to, count as tags up to the end of their line.
+//! Which `<` opens a tag, and which quote a value, depends on what Markdown makes of the text. So
+//! every reading is followed at once: a place is inside a tag if any of them has it so. Lists of
+//! attributes between braces, as some readers of Markdown have them, and what some formulas link
+//! to, count as tags up to the end of their line.
 
 /// Where in a tag each reading is.
 mod at {
@@ -70,10 +72,11 @@ pub(super) struct Tags {
     styled: bool,
     /// It is one of an element that leads elsewhere, or stands in one.
     leads: bool,
-    /// A value in quotes went on to another line: to some readers of Markdown the tag is over there, and to browsers it is not, and what
-    /// is a `>` to these may be written as a reference.
+    /// A value in quotes went on to another line: to some readers of Markdown the tag is over
+    /// there, and to browsers it is not, and what is a `>` to these may be written as a reference.
     lingers: bool,
-    /// A `>` at the beginning of a line stands directly before: the mark of a block quote, or the end of the tag.
+    /// A `>` at the beginning of a line stands directly before: the mark of a block quote, or the
+    /// end of the tag.
     marked: bool,
     /// A brace stands open on this line; directly behind what attributes can belong to.
     brace: Option<bool>,
@@ -87,7 +90,8 @@ pub(super) struct Tags {
     last: char,
 }
 
-/// Where a reading can be behind a character. Readers differ in what an equals sign is where no name stands before it.
+/// Where a reading can be behind a character. Readers differ in what an equals sign is where no
+/// name stands before it.
 fn behind(reading: u16, next: char, ends: bool) -> u16 {
     let blank = matches!(next, ' ' | '\t' | '\n' | '\r' | '\u{c}');
     match reading {
@@ -179,12 +183,14 @@ impl Tags {
         link && !self.nested && !self.raw && !self.styled && !self.list
     }
 
-    /// Whether an equals sign here begins a document in the document, in which everything is written twice over.
+    /// Whether an equals sign here begins a document in the document, in which everything is
+    /// written twice over.
     pub(super) fn begins_document(&self) -> bool {
         self.any() != 0 && self.word == "srcdoc"
     }
 
-    /// A blank line: what Markdown writes behind it ends a tag, but no value in quotes, and not for every reader.
+    /// A blank line: what Markdown writes behind it ends a tag, but no value in quotes, and not for
+    /// every reader.
     pub(super) fn blank_line(&mut self) {
         if self.raw {
             return;
@@ -272,15 +278,17 @@ impl Tags {
         self.last = run.chars().next_back().unwrap_or(self.last);
     }
 
-    /// Whether a `>` ends the tag for every reader. Some write what stands behind such marks as a reference.
+    /// Whether a `>` ends the tag for every reader. Some write what stands behind such marks as a
+    /// reference.
     fn is_end(&self) -> bool {
         let mark =
             matches!(self.last, '\\' | ']' | '-' | '?') && !self.name.starts_with(['!', '?']);
         !self.lingers && !mark
     }
 
-    /// A name and an equals sign between braces on one line are attributes, behind a link or code, and anywhere if a quote follows: formulas
-    /// have equals signs there too, and what stands there counts up to the brace that closes them.
+    /// A name and an equals sign between braces on one line are attributes, behind a link or code,
+    /// and anywhere if a quote follows: formulas have equals signs there too, and what stands there
+    /// counts up to the brace that closes them.
     fn braces(&mut self, next: char) {
         let named = self.last.is_alphanumeric() || matches!(self.last, '-' | '_');
         match next {
@@ -362,7 +370,8 @@ mod tests {
         check("<a href='x' style='", true, false);
         check("a <y and don't ", true, false);
         check("a <y and don't > ", false, false);
-        // An equals sign without a name before it, a name directly behind a value, a value that a reference begins.
+        // An equals sign without a name before it, a name directly behind a value, a value that a
+        // reference begins.
         check("<iframe =\" title=\">\" src=\"", true, false);
         check("<iframe x==\" title=\">\" src=\"", true, false);
         check("<iframe x=\"a\"=\" title=\">\" src=\"", true, false);

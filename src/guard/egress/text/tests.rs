@@ -13,7 +13,8 @@ fn is_good(what: &Found<'_>) -> bool {
     what.url.ok().and_then(EgressPolicy::host).is_some_and(|host| host == "good.example")
 }
 
-/// What comes out of `text` in pieces, where `good.example` alone is controlled, and what was found.
+/// What comes out of `text` in pieces, where `good.example` alone is controlled, and what was
+/// found.
 fn filtered(pieces: &[&str], fences: bool) -> (String, Vec<(Kind, String, bool)>) {
     let (mut scanner, mut out, mut found) = (Scanner::new(fences), String::new(), Vec::new());
     let mut judge = |what: &Found<'_>| {
@@ -119,11 +120,14 @@ fn however_it_is_spelled() {
 fn what_is_harmless_comes_out_byte_for_byte() {
     for text in [
         "Use https: it is safer, and http:// is not a whole URL.",
-        "See (https://good.example), or https://good.example/a//b?c=d&e=f#g. And *https://good.example*!",
-        "[a](https://good.example/x) ![b](https://good.example:443/y 'z') <https://good.example> <img src=\"https://good.example\">",
+        "See (https://good.example), or https://good.example/a//b?c=d&e=f#g. And \
+            *https://good.example*!",
+        "[a](https://good.example/x) ![b](https://good.example:443/y 'z') <https://good.example> \
+            <img src=\"https://good.example\">",
         "| a | https://good.example |\n|---|---|\n| AT&T | 1/2 and/or 3//4 |",
         "fn f<T: Into<String>>(x: Vec<u8>) -> std::io::Result<()> { a::b(c) } // not a URL",
-        "C:\\Users\\x and D:/y, \\\\server\\share, a\\\\b, $\\alpha \\\\ \\beta$, \\[x\\], 12:30, a:b, key: value",
+        "C:\\Users\\x and D:/y, \\\\server\\share, a\\\\b, $\\alpha \\\\ \\beta$, \\[x\\], 12:30, \
+            a:b, key: value",
         "mail me: a@b.example. Ratio 16:9. \"urn:isbn:1\" &amp; &copy; &nbsp; &#8212; & so on",
         "![a](data:image/png;base64,iVBORw0KGgo=) [b](#c) [d](../e/f.md) [g](/h)",
         "中文，然后 https://good.example 结束。",
@@ -210,7 +214,8 @@ fn what_a_hostile_reader_found() {
         "a<b? … regex \\d+ … C:\\data\\file",
         "//foo(bar) //don't //x=5 (a)//(b) \"//div[@id='x']\"",
         "http::StatusCode::OK and http::request",
-        "```html\n<style>a{}</style><!-- x -->\n```\n\n```js\n/\\d+/ // https://evil.example\n```\nconst re = /\\d+/",
+        "```html\n<style>a{}</style><!-- x -->\n```\n\n```js\n/\\d+/ // \
+            https://evil.example\n```\nconst re = /\\d+/",
         "{\"a\": \"https://good.example\", \"b\":\"https://good.example/\",\"c\":1}",
     ] {
         same(text);
@@ -359,7 +364,8 @@ proptest! {
         let (once, _) = filtered(&[&text], false);
         // But for the mark itself, where it stands behind slashes.
         let again = filtered(&[&once], false).1;
-        prop_assert!(again.iter().all(|(_, url, _)| url.contains('\u{27e8}')), "{:?} of {:?} in {:?}", again, text, once);
+        prop_assert!(again.iter().all(|(_, url, _)| url.contains('\u{27e8}')), "{:?} of {:?} in \
+            {:?}", again, text, once);
     }
 }
 

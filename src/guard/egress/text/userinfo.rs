@@ -1,5 +1,5 @@
-//! Where a URL goes on for its readers behind what ends its authority here: all that stands before an `@` is no host to them
-//! (URL Standard section 4.4, authority state).
+//! Where a URL goes on for its readers behind what ends its authority here: all that stands before
+//! an `@` is no host to them (URL Standard section 4.4, authority state).
 
 use super::authority::Lead;
 use super::context::Place;
@@ -59,7 +59,8 @@ impl Stretch {
         all.into_iter().find(|one| *one == self || *one == other).unwrap_or_default()
     }
 
-    /// What is open where the next character comes. Behind a value it is what it would be out in the text: to some the tag is none.
+    /// What is open where the next character comes. Behind a value it is what it would be out in
+    /// the text: to some the tag is none.
     pub(super) fn until(self, tags: &Tags) -> Self {
         if self == Self::Tag && tags.value_over() { Self::Bare } else { self }
     }

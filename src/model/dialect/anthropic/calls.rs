@@ -1,4 +1,4 @@
-//! Tool calls in Anthropic's events: blocks that begin, get deltas, and stop.
+//! Tool calls in Anthropic's events: blocks that start, get deltas, and stop.
 
 use std::collections::BTreeSet;
 
@@ -6,9 +6,9 @@ use crate::model::tools::calls::{CallForm, CallId, CallPart, StreamCalls};
 use crate::model::tools::{ToolCallFault, Tools, typed};
 use crate::model::tree::JsonView;
 
-/// Blocks of one answer.
+/// The maximum number of blocks in one answer.
 const BLOCKS_MAX: u64 = 65_536;
-/// Members that are looked at here.
+/// The members that this file reads.
 pub(in crate::model::dialect) const WATCHED: [&str; 9] = [
     "content",
     "content_block",
@@ -20,7 +20,7 @@ pub(in crate::model::dialect) const WATCHED: [&str; 9] = [
     "partial_json",
     "type",
 ];
-/// Events that are looked at here.
+/// The events that this file reads.
 const KINDS: [&str; 6] = [
     "content_block_delta",
     "content_block_start",
@@ -29,28 +29,29 @@ const KINDS: [&str; 6] = [
     "message_start",
     "message_stop",
 ];
-/// The type of deltas that carry a call.
+/// The type of deltas that contain a part of a call.
 const JSON_DELTA: &str = "input_json_delta";
 
 /// The blocks of one stream so far.
 #[derive(Default)]
 pub(in crate::model::dialect) struct Blocks {
-    /// How many have begun.
+    /// The number of blocks that have started.
     count: u64,
-    /// Those that are open: llama.cpp stops all of them at the end.
+    /// The open blocks. There can be several, because llama.cpp stops all of them at the end.
     open: BTreeSet<u64>,
 }
 
-/// The call that a block is.
+/// The id of the call in a block.
 const fn id(number: u64) -> CallId {
     CallId { choice: CallId::BLOCKS, former: false, number }
 }
 
 impl Blocks {
-    /// Adds the pieces of calls that an event has; `name` is the event's own. False where the answer ends here.
+    /// Adds the parts of calls in an event. `name` is the name of the event. Returns false where
+    /// the answer must end.
     ///
     /// # Errors
-    /// When readers would put the pieces together in different ways.
+    /// When clients could join the parts in different ways.
     pub(in crate::model::dialect) fn read(
         &mut self,
         calls: &mut StreamCalls,
@@ -58,7 +59,7 @@ impl Blocks {
         name: Option<&str>,
         tools: &mut dyn Tools,
     ) -> Result<bool, ToolCallFault> {
-        // Some readers go by the one, and some by the other.
+        // Some clients use the type and others use the name. A difference would hide a call.
         let kind = match (event.get("type").and_then(JsonView::as_str), name) {
             (Some(kind), Some(name)) if kind != name && KINDS.contains(&name) => {
                 return Err(ToolCallFault::Odd);
@@ -66,6 +67,7 @@ impl Blocks {
             (kind, name) => kind.or(name),
         };
         match kind {
+            // Content in the start message would bypass the checks of blocks. Clients may show it.
             Some("message_start") if has_content(event) => Err(ToolCallFault::Odd),
             Some("content_block_start") => self.begin(calls, event, tools),
             Some("content_block_delta") => self.add(calls, event, tools),
@@ -79,7 +81,7 @@ impl Blocks {
         }
     }
 
-    /// A block begins: the next, whatever it is.
+    /// Starts a block. Its index must be the next one, whatever the block contains.
     fn begin(
         &mut self,
         calls: &mut StreamCalls,
@@ -87,11 +89,13 @@ impl Blocks {
         tools: &dyn Tools,
     ) -> Result<bool, ToolCallFault> {
         let number = typed::number(event)?.ok_or(ToolCallFault::Odd)?;
+        // After a gap or a repeated index, clients could assign deltas to different blocks.
         if number != self.count || number >= BLOCKS_MAX {
             return Err(ToolCallFault::Odd);
         }
         self.open.insert(number);
         self.count += 1;
+        // A block with a name is a call, whatever its type: clients may look only at the name.
         if let Some(block) = typed::object(event, "content_block")?
             && block.get("name").is_some()
         {
@@ -100,6 +104,7 @@ impl Blocks {
         Ok(true)
     }
 
+    /// Adds a delta to an open block.
     fn add(
         &self,
         calls: &mut StreamCalls,
@@ -108,7 +113,7 @@ impl Blocks {
     ) -> Result<bool, ToolCallFault> {
         let json = partial_json(event)?;
         let number = self.opened(event)?;
-        // Some readers go by the number, and some by what began last.
+        // Some clients use the index, and others use the block that started last.
         if !json.is_empty() && number + 1 != self.count {
             return Err(ToolCallFault::Odd);
         }
@@ -116,7 +121,7 @@ impl Blocks {
         Ok(true)
     }
 
-    /// The number of an open block.
+    /// The index of the event's block, which must be open.
     fn opened(&self, event: JsonView<'_>) -> Result<u64, ToolCallFault> {
         match typed::number(event)? {
             Some(number) if self.open.contains(&number) => Ok(number),
@@ -125,17 +130,17 @@ impl Blocks {
     }
 }
 
-/// Whether a message begins with content.
+/// Whether a start message has content.
 fn has_content(event: JsonView<'_>) -> bool {
     let content = event.get("message").and_then(|message| message.get("content"));
     content.is_some_and(|content| content.items().next().is_some())
 }
 
-/// The piece of a call that a delta is; empty where it is another.
+/// The part of a call in a delta; empty for other deltas.
 fn partial_json(event: JsonView<'_>) -> Result<&str, ToolCallFault> {
     let Some(delta) = typed::object(event, "delta")? else { return Ok("") };
     let json = typed::text(delta, "partial_json")?;
-    // Some readers leave out what has another type.
+    // Some clients ignore a delta of another type, and others read it.
     if json.is_some() && typed::text(delta, "type")? != Some(JSON_DELTA) {
         return Err(ToolCallFault::Odd);
     }

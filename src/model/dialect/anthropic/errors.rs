@@ -4,7 +4,7 @@ use crate::json::write_string;
 use crate::model::dialect::write_error_members;
 use crate::refusal::Refusal;
 
-/// What an event with an error begins with, up to the error's body.
+/// The bytes of an error event before the error's body.
 pub(in crate::model::dialect) const EVENT_BEGINS: &[u8] = b"event: error\ndata: ";
 
 /// Appends the body of an error.
@@ -16,7 +16,7 @@ pub(in crate::model::dialect) fn body(refusal: &Refusal, request: &str, out: &mu
     out.push(b'}');
 }
 
-/// The type of errors of that HTTP status.
+/// The type of an error with the given HTTP status.
 const fn kind(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",

@@ -1,4 +1,4 @@
-//! Anthropic's events as one whole answer.
+//! Joins Anthropic's events to one whole answer.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,24 @@ use crate::model::convert::{Unlike, index, object, own_object, piece, set_all};
 /// Anthropic's events so far.
 #[derive(Default)]
 pub(in crate::model) struct JoinedMessage {
+    /// The message, as it started.
     message: Option<Object<'static>>,
+    /// The blocks, by index.
     blocks: Vec<JoinedBlock>,
 }
 
-/// One of Anthropic's blocks, and what its deltas have added.
+/// A block and the parts that its deltas have added.
 struct JoinedBlock {
+    /// The block, as it started.
     begun: Object<'static>,
-    /// What is added to its texts, by member.
+    /// The added text of each member.
     texts: BTreeMap<&'static str, String>,
-    /// What a tool is called with, as JSON.
+    /// The arguments of a tool call, as JSON text.
     input: String,
 }
 
 impl JoinedBlock {
+    /// The block as a value of the whole answer.
     fn value(self) -> Result<Value<'static>, Unlike> {
         let mut block = self.begun;
         for (member, mut more) in self.texts {
@@ -29,6 +33,7 @@ impl JoinedBlock {
             more.insert_str(0, begun);
             block.set(member, Value::from_text(more));
         }
+        // The arguments come in parts, so the JSON is complete only here.
         if !self.input.is_empty() {
             let input = object(self.input.as_bytes());
             let input =
@@ -43,12 +48,14 @@ impl JoinedMessage {
     /// Takes the data of the next event.
     ///
     /// # Errors
-    /// When it cannot be joined in one way only.
+    /// When the data can be joined in more than one manner, or not at all.
     pub(in crate::model) fn take(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         match event.get("type").and_then(Value::as_str) {
+            // These events add nothing to the document.
             Some("ping" | "message_stop" | "content_block_stop") => Ok(()),
             Some("message_start") => {
                 let message = event.get("message").and_then(Value::as_object);
+                // A start message with content, and a second one, have no defined meaning.
                 let empty = |message: &&Object<'_>| {
                     message
                         .get("content")
@@ -61,6 +68,8 @@ impl JoinedMessage {
             }
             Some("content_block_start") => {
                 let block = event.get("content_block").and_then(Value::as_object);
+                // Blocks must come in order. A gap or a second start would move content between
+                // blocks.
                 let block = block
                     .filter(|_| index(event).is_ok_and(|index| index == self.blocks.len() as u64));
                 let begun = own_object(block.ok_or(Unlike::Odd("a block begins in an odd way"))?);
@@ -77,6 +86,7 @@ impl JoinedMessage {
         }
     }
 
+    /// Adds a delta to its block.
     fn delta(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         let place = usize::try_from(index(event)?).unwrap_or(usize::MAX);
         let block = self.blocks.get_mut(place).ok_or(Unlike::Odd("a block has not begun"))?;
@@ -99,10 +109,12 @@ impl JoinedMessage {
         Ok(())
     }
 
+    /// Takes the stop reason and the usage. The later usage replaces the members of the first one.
     fn end(&mut self, event: &Object<'_>) -> Result<(), Unlike> {
         let message = self.message.as_mut().ok_or(Unlike::Odd("a message has not begun"))?;
         let mut usage =
             message.get("usage").and_then(Value::as_object).cloned().unwrap_or_default();
+        // This delta contains `stop_reason` and `stop_sequence`.
         set_all(message, event.get("delta"))?;
         set_all(&mut usage, event.get("usage"))?;
         message.set("usage", Value::Object(usage));
@@ -112,7 +124,7 @@ impl JoinedMessage {
     /// The whole answer.
     ///
     /// # Errors
-    /// When no message has begun, or a tool is not called with a JSON object.
+    /// When no message has started, or the arguments of a tool call are no JSON object.
     pub(in crate::model) fn document(self) -> Result<Object<'static>, Unlike> {
         let mut message = self.message.ok_or(Unlike::Odd("a message has not begun"))?;
         let content: Result<Vec<_>, Unlike> =

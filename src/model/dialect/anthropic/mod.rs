@@ -1,4 +1,4 @@
-//! Anthropic's dialect: `messages`, and its own form of the lists of models.
+//! Anthropic's dialect: `messages`, and its form of model lists.
 
 pub(super) mod calls;
 pub(super) mod errors;
@@ -21,8 +21,9 @@ pub(super) const MESSAGES: OperationFacts = OperationFacts {
     writes_tokens: true,
 };
 
-/// The type of a tool that states none.
+/// The type of a tool without a type.
 pub(super) const OWN_TOOL_TYPE: &str = "custom";
 
-/// Whether servers take fields of their own in a body, such as `stream_options`, and the gateway's request id.
+/// Whether servers accept additional fields in a body, such as `stream_options` and the gateway's
+/// request id.
 pub(super) const HAS_SERVER_FIELDS: bool = false;

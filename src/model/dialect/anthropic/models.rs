@@ -1,10 +1,10 @@
-//! Models and lists of models in Anthropic's form.
+//! Models and model lists in Anthropic's form.
 
 use crate::clock::Timestamp;
 use crate::json::{Object, Value};
 use crate::model::dialect::ModelEntry;
 
-/// The list. It is always whole, so it has no second page.
+/// The list of models. It is always complete, so it has no second page.
 pub(in crate::model::dialect) fn list(entries: &[ModelEntry]) -> Value<'_> {
     let mut list = Object::new();
     list.set("data", Value::Array(entries.iter().map(one).collect()));
@@ -14,6 +14,7 @@ pub(in crate::model::dialect) fn list(entries: &[ModelEntry]) -> Value<'_> {
     Value::Object(list)
 }
 
+/// The id of an entry; null for an empty list.
 fn id(entry: Option<&ModelEntry>) -> Value<'_> {
     match entry {
         Some(entry) => Value::from_text(entry.id.as_str()),

@@ -1,4 +1,4 @@
-//! What Anthropic's events report: usage, stop reasons, errors, the end of the stream.
+//! Reads usage, stop reasons, errors and the end of the stream from Anthropic's events.
 
 use crate::model::dialect::length::text_length;
 use crate::model::dialect::read_usage;
@@ -8,19 +8,21 @@ use crate::model::raw_json::member;
 use crate::model::tree::JsonTree;
 use crate::model::values::{InPlace, Values as _};
 
-/// A message is one choice.
+/// A message has only one choice, with this index.
 const CHOICE: u64 = 0;
 
-/// Whether an event has the name that its data ask for: their type.
+/// Whether the name of an event is equal to the type in its data.
 pub(in crate::model::dialect) fn is_named(name: Option<&str>, data: &JsonTree<'_>) -> bool {
+    // Every event of this dialect has a name.
     let Some(name) = name else { return false };
     let Some(kind) = data.member(data.root(), b"type") else { return false };
+    // Compares the raw bytes. A type with JSON escapes is refused, because clients decode it.
     let kind =
         data.raw(kind).trim_ascii().strip_prefix(b"\"").and_then(|kind| kind.strip_suffix(b"\""));
     kind == Some(name.as_bytes())
 }
 
-/// Reads an event.
+/// Reads an event into `progress`.
 pub(in crate::model::dialect) fn read(progress: &mut Progress, event: &StreamEvent<'_>) {
     let Some(data) = event.tree() else { return };
     let (mut kind, mut message, mut delta, mut block, mut reported) =
@@ -33,6 +35,7 @@ pub(in crate::model::dialect) fn read(progress: &mut Progress, event: &StreamEve
         b"usage" => reported = Some(value),
         _ => {}
     });
+    // All three members may contain text that the client shows, whatever the type of the event.
     let content = message.and_then(|message| data.member(message, b"content"));
     for text in [content, delta, block].into_iter().flatten() {
         progress.text += text_length(data, text);
@@ -64,7 +67,7 @@ pub(in crate::model::dialect) fn read(progress: &mut Progress, event: &StreamEve
     }
 }
 
-/// Bytes of text in a whole answer.
+/// The bytes of text in a whole answer.
 pub(in crate::model::dialect) fn text_of_whole(answer: &[u8]) -> u64 {
     member(answer, "content").map_or(0, |content| text_length(&InPlace(answer), content))
 }

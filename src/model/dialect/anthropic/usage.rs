@@ -2,7 +2,8 @@
 
 use crate::json::{Object, Value};
 
-/// Tokens of the prompt. Anthropic counts apart what came from a cache and what went into it.
+/// The tokens of the prompt. Anthropic counts tokens from the cache and tokens into the cache
+/// separately.
 pub(in crate::model::dialect) fn input(usage: &Object<'_>) -> Option<u64> {
     let input = usage.get("input_tokens").and_then(Value::as_u64)?;
     let written = usage.get("cache_creation_input_tokens").and_then(Value::as_u64).unwrap_or(0);
@@ -13,5 +14,5 @@ pub(in crate::model::dialect) fn input(usage: &Object<'_>) -> Option<u64> {
 /// The member that counts the tokens of the answer.
 pub(in crate::model::dialect) const OUTPUT: &str = "output_tokens";
 
-/// The member that says more of the answer's tokens, such as how many were reasoning.
+/// The member with details of the answer's tokens, such as the number of reasoning tokens.
 pub(in crate::model::dialect) const OUTPUT_DETAILS: &str = "output_tokens_details";

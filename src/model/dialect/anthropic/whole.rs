@@ -1,9 +1,10 @@
-//! A whole answer in Anthropic's dialect as the events of a stream.
+//! Conversion of a whole answer in Anthropic's dialect to the events of a stream.
 
 use crate::json::{self, Object, Value};
 use crate::model::convert::{Unlike, event, of, text};
 
-/// The events that say what `answer` says, `message_stop` included. Usage comes with the stop reason.
+/// The events with the content of `answer`, including `message_stop`. Usage comes with the stop
+/// reason.
 pub(in crate::model::dialect) fn events(mut answer: Object<'_>) -> Result<Vec<Vec<u8>>, Unlike> {
     if answer.get("type").and_then(Value::as_str) != Some("message") {
         return Err(Unlike::Odd("it is no message"));
@@ -14,6 +15,8 @@ pub(in crate::model::dialect) fn events(mut answer: Object<'_>) -> Result<Vec<Ve
     let reason = answer.remove("stop_reason").unwrap_or(Value::Null);
     let sequence = answer.remove("stop_sequence").unwrap_or(Value::Null);
     let usage = answer.get("usage").cloned().unwrap_or_else(|| Value::Object(Object::new()));
+    // A client joins the stream to the start message. These members must be empty there, because
+    // later events fill them.
     for (name, value) in [
         ("content", Value::Array(Vec::new())),
         ("stop_reason", Value::Null),
@@ -34,7 +37,8 @@ pub(in crate::model::dialect) fn events(mut answer: Object<'_>) -> Result<Vec<Ve
     Ok(events)
 }
 
-/// A block begins empty, and what it says comes in one delta for each of its members that come in deltas.
+/// Appends the events of a block. The block starts with empty members. Each member that streams in
+/// deltas is sent as one delta.
 fn blocks(place: u64, mut block: Object<'_>, events: &mut Vec<Vec<u8>>) {
     let mut deltas = Vec::new();
     for (member, kind) in
@@ -52,7 +56,9 @@ fn blocks(place: u64, mut block: Object<'_>, events: &mut Vec<Vec<u8>>) {
     if let Some(input) = block.get_mut("input").filter(|_| calls) {
         let mut json = Vec::new();
         json::write(input, &mut json);
+        // The block starts with empty arguments, and the delta adds them.
         *input = Value::Object(Object::new());
+        // The bytes are valid UTF-8, because the JSON writer made them from text.
         let json = String::from_utf8(json).unwrap_or_default();
         deltas.push(of([
             ("type", text("input_json_delta")),

@@ -1,40 +1,51 @@
-//! OpenAI's chunks as one whole answer.
+//! Joins OpenAI's chunks to one whole answer.
 
 use std::collections::BTreeMap;
 
 use crate::json::{Object, Value};
 use crate::model::convert::{NAMES_MAX, Unlike, index, of, own, piece, text};
 
-/// Members of a delta that are texts in pieces.
+/// The members of a delta that are texts in parts.
 const TEXTS: [&str; 4] = ["content", "reasoning", "reasoning_content", "refusal"];
 
 /// OpenAI's chunks so far.
 pub(in crate::model) struct JoinedChunks {
-    /// Whether they are chunks of a chat; else of a completion.
+    /// True for chunks of a chat, false for chunks of a completion.
     chat: bool,
-    /// The members beside choices, as the first chunk has them.
+    /// All members except choices and usage. The first chunk with a member determines its value.
     top: Object<'static>,
+    /// The last reported usage.
     usage: Option<Value<'static>>,
+    /// The choices, by index.
     choices: BTreeMap<u64, JoinedChoice>,
 }
 
+/// The parts of one choice so far.
 #[derive(Default)]
 struct JoinedChoice {
+    /// The role of the message.
     role: Option<String>,
+    /// The text of each member.
     texts: BTreeMap<&'static str, String>,
+    /// The tool calls, by index.
     calls: BTreeMap<u64, JoinedCall>,
+    /// The finish reason.
     reason: Option<Value<'static>>,
 }
 
+/// The parts of one tool call so far.
 #[derive(Default)]
 struct JoinedCall {
-    /// Its id and type.
+    /// The id and the type.
     about: Object<'static>,
+    /// The name of the tool.
     name: String,
+    /// The arguments, as JSON text.
     arguments: String,
 }
 
 impl JoinedChunks {
+    /// No chunks yet.
     pub(in crate::model) fn new(chat: bool) -> Self {
         Self { chat, top: Object::new(), usage: None, choices: BTreeMap::new() }
     }
@@ -42,7 +53,7 @@ impl JoinedChunks {
     /// Takes the data of the next event.
     ///
     /// # Errors
-    /// When it cannot be joined in one way only.
+    /// When the data can be joined in more than one manner, or not at all.
     pub(in crate::model) fn take(&mut self, chunk: &Object<'_>) -> Result<(), Unlike> {
         for (name, value) in chunk.iter() {
             match (name, value) {
@@ -54,9 +65,11 @@ impl JoinedChunks {
                     }
                 }
                 ("choices", _) => return Err(Unlike::Odd("its choices are no array")),
+                // With `include_usage`, all chunks before the last have a null usage.
                 ("usage", Value::Null) => {}
                 ("usage", usage) => self.usage = Some(own(usage)),
                 (name, value) if self.top.get(name).is_none() => {
+                    // Each name is searched among the others.
                     if self.top.len() >= NAMES_MAX {
                         return Err(Unlike::Odd("it has too many members"));
                     }
@@ -83,9 +96,11 @@ impl JoinedChunks {
 }
 
 impl JoinedChoice {
+    /// Adds a part of a choice.
     fn take(&mut self, choice: &Object<'_>, chat: bool) -> Result<(), Unlike> {
         for (name, value) in choice.iter() {
             match (name, value) {
+                // The index was read before. A null member adds no information.
                 ("index", _) | (_, Value::Null) => {}
                 ("finish_reason", reason) => self.reason = Some(own(reason)),
                 ("delta", Value::Object(delta)) if chat => self.delta(delta)?,
@@ -98,6 +113,7 @@ impl JoinedChoice {
         Ok(())
     }
 
+    /// Adds a delta to a chat's choice.
     fn delta(&mut self, delta: &Object<'_>) -> Result<(), Unlike> {
         for (name, value) in delta.iter() {
             match (name, value) {
@@ -121,6 +137,7 @@ impl JoinedChoice {
         Ok(())
     }
 
+    /// The choice as a value of the whole answer.
     fn value(mut self, index: u64, chat: bool) -> Value<'static> {
         let reason = self.reason.unwrap_or(Value::Null);
         let index = ("index", Value::from_u64(index));
@@ -130,6 +147,7 @@ impl JoinedChoice {
         }
         let mut message = Object::new();
         message.set("role", Value::from_text(self.role.unwrap_or_else(|| "assistant".to_owned())));
+        // SDKs expect `content` in every message. It is null when the answer has only calls.
         message.set("content", self.texts.remove("content").map_or(Value::Null, Value::from_text));
         self.texts.into_iter().for_each(|(name, said)| message.set(name, Value::from_text(said)));
         if !self.calls.is_empty() {
@@ -143,12 +161,13 @@ impl JoinedChoice {
 }
 
 impl JoinedCall {
+    /// Adds a part of a tool call.
     fn take(&mut self, call: &Object<'_>) -> Result<(), Unlike> {
         for (name, value) in call.iter() {
             match (name, value) {
                 ("index", _) | (_, Value::Null) => {}
                 ("id" | "type", value) => {
-                    // A piece that repeats it, or has none, says nothing new.
+                    // A part that repeats it, or has an empty string, adds no information.
                     if !piece(value)?.is_empty() {
                         self.about.set(name.to_owned(), own(value));
                     }
@@ -173,6 +192,7 @@ impl JoinedCall {
         Ok(())
     }
 
+    /// The call as a value of the whole answer.
     fn value(self) -> Value<'static> {
         let mut call = self.about;
         let function = [

@@ -1,4 +1,4 @@
-//! OpenAI's dialect: `chat/completions`, `completions`, `embeddings` and the lists of models.
+//! OpenAI's dialect: `chat/completions`, `completions`, `embeddings` and model lists.
 
 pub(super) mod calls;
 pub(super) mod errors;
@@ -57,8 +57,9 @@ pub(super) const SHOW_MODEL: OperationFacts = OperationFacts {
     writes_tokens: false,
 };
 
-/// The type of a tool that states none.
+/// The type of a tool without a type.
 pub(super) const OWN_TOOL_TYPE: &str = "function";
 
-/// Whether servers take fields of their own in a body, such as `stream_options`, and the gateway's request id.
+/// Whether servers accept additional fields in a body, such as `stream_options` and the gateway's
+/// request id.
 pub(super) const HAS_SERVER_FIELDS: bool = true;

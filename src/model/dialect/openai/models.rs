@@ -1,9 +1,9 @@
-//! Models and lists of models in OpenAI's form.
+//! Models and model lists in OpenAI's form.
 
 use crate::json::{Object, Value};
 use crate::model::dialect::ModelEntry;
 
-/// The list.
+/// The list of models.
 pub(in crate::model::dialect) fn list(entries: &[ModelEntry]) -> Value<'_> {
     let mut list = Object::new();
     list.set("object", Value::from_text("list"));

@@ -1,4 +1,4 @@
-//! What OpenAI's events report: usage, finish reasons, errors, the end of the stream.
+//! Reads usage, finish reasons, errors and the end of the stream from OpenAI's events.
 
 use crate::model::dialect::length::text_length;
 use crate::model::dialect::read_usage;
@@ -8,15 +8,17 @@ use crate::model::raw_json::{items, member};
 use crate::model::tree::{JsonTree, ValueId};
 use crate::model::values::{InPlace, Values as _};
 
-/// Whether an event has the name that its data ask for. Events have none, except errors.
+/// Whether the name of an event agrees with its data. OpenAI's events have no name, except errors.
 pub(in crate::model::dialect) fn is_named(name: Option<&str>, data: &JsonTree<'_>) -> bool {
     match name {
+        // `message` is the default name of an event in the HTML standard, section 9.2.
         None | Some("message") => true,
         Some(name) => name == "error" && data.member(data.root(), b"choices").is_none(),
     }
 }
 
-/// Reads an event; false when it must not reach a caller who did not ask for usage.
+/// Reads an event into `progress`. Returns false when a caller that did not request usage must not
+/// get the event.
 pub(in crate::model::dialect) fn read(progress: &mut Progress, event: &StreamEvent<'_>) -> bool {
     progress.ended |= event.is_done();
     let Some(data) = event.tree() else { return true };
@@ -25,6 +27,7 @@ pub(in crate::model::dialect) fn read(progress: &mut Progress, event: &StreamEve
         b"usage" => reported = Some(value),
         b"choices" => choices = Some(value),
         b"error" => error = data.raw(value).trim_ascii() != b"null",
+        // vLLM reports errors as an object with `"object": "error"`.
         b"object" => error |= data.raw(value).trim_ascii() == b"\"error\"",
         _ => {}
     });
@@ -38,13 +41,16 @@ pub(in crate::model::dialect) fn read(progress: &mut Progress, event: &StreamEve
     progress.failed |= error;
     let Some(usage) = reported.and_then(|usage| read_usage(data.raw(usage))) else { return true };
     progress.report(usage);
+    // A chunk with usage and an empty list of choices is the one that `include_usage` adds.
     any || choices.is_none()
 }
 
+/// Reads a choice: its index, its text, and whether it is finished.
 fn read_choice(progress: &mut Progress, data: &JsonTree<'_>, choice: ValueId) {
     let (mut index, mut finished) = (0, false);
     data.members(choice, |name, value| match name {
         b"index" => index = number(data.raw(value)).unwrap_or(0),
+        // Some servers send an empty finish reason in every chunk. It finishes no choice.
         b"finish_reason" => finished = !matches!(data.raw(value).trim_ascii(), b"null" | b"\"\""),
         b"delta" | b"message" | b"text" => progress.text += text_length(data, value),
         _ => {}
@@ -55,11 +61,12 @@ fn read_choice(progress: &mut Progress, data: &JsonTree<'_>, choice: ValueId) {
     }
 }
 
+/// A number in raw JSON; `None` if it is no unsigned integer.
 fn number(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value.trim_ascii()).ok()?.parse().ok()
 }
 
-/// Bytes of text in a whole answer.
+/// The bytes of text in a whole answer.
 pub(in crate::model::dialect) fn text_of_whole(answer: &[u8]) -> u64 {
     let mut text = 0;
     if let Some(choices) = member(answer, "choices") {

@@ -1,11 +1,11 @@
-//! The members of OpenAI's answers that hold texts, by their names. The names of all dialects count in every answer, because servers
-//! mix them.
+//! The names of members that hold texts in OpenAI's answers. The names of all dialects apply to
+//! every answer, because servers mix the dialects.
 
-/// Members that must not be sent twice.
+/// Members that must not occur twice.
 pub(in crate::model::dialect) const ONCE: [&str; 5] =
     ["function_call", "input", "logprobs", "tool_calls", "usage"];
 
-/// Members that clients put together or show.
+/// Members that clients join or show.
 pub(in crate::model::dialect) const SHOWN: [&str; 11] = [
     "choices",
     "content",
@@ -20,11 +20,11 @@ pub(in crate::model::dialect) const SHOWN: [&str; 11] = [
     "text",
 ];
 
-/// Members that hold no text for a reader, at any depth.
+/// Members that hold no text for the user, at any depth.
 pub(in crate::model::dialect) const NO_TEXTS: [&str; 8] =
     ["arguments", "data", "event", "function_call", "input", "logprobs", "tool_calls", "usage"];
 
-/// Members whose own strings are no texts.
+/// Members whose strings are no texts.
 pub(in crate::model::dialect) const LABELS: [&str; 15] = [
     "code",
     "created",
@@ -47,13 +47,14 @@ pub(in crate::model::dialect) const LABELS: [&str; 15] = [
 pub(in crate::model::dialect) const UNCOUNTED: [&[u8]; 6] =
     [b"finish_reason", b"id", b"index", b"logprobs", b"role", b"type"];
 
-/// Members in which every string is a text, because they report an error. Servers on FastAPI have `detail`.
+/// Members in which every string is a text, because they report an error. Servers with FastAPI send
+/// `detail`.
 pub(in crate::model::dialect) const ERRORS: [&str; 3] = ["detail", "error", "errors"];
 
-/// The member `object` of an answer that is an error as a whole, as vLLM has it.
+/// The member `object` with this value marks an answer that is an error as a whole. vLLM sends it.
 pub(in crate::model::dialect) const ERROR_OBJECT: (&[u8], &[u8]) = (b"object", b"\"error\"");
 
-/// Types of the parts of a text.
+/// The types of the parts of a text.
 pub(in crate::model::dialect) const PARTS: [&str; 2] = ["output_text", "text"];
 
 /// The member whose items are the choices.

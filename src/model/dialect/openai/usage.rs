@@ -2,7 +2,7 @@
 
 use crate::json::{Object, Value};
 
-/// Tokens of the prompt.
+/// The tokens of the prompt.
 pub(in crate::model::dialect) fn input(usage: &Object<'_>) -> Option<u64> {
     usage.get("prompt_tokens").and_then(Value::as_u64)
 }
@@ -10,5 +10,5 @@ pub(in crate::model::dialect) fn input(usage: &Object<'_>) -> Option<u64> {
 /// The member that counts the tokens of the answer.
 pub(in crate::model::dialect) const OUTPUT: &str = "completion_tokens";
 
-/// The member that says more of the answer's tokens, such as how many were reasoning.
+/// The member with details of the answer's tokens, such as the number of reasoning tokens.
 pub(in crate::model::dialect) const OUTPUT_DETAILS: &str = "completion_tokens_details";

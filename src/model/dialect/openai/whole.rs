@@ -1,12 +1,14 @@
-//! A whole answer in OpenAI's dialect as the events of a stream.
+//! Conversion of a whole answer in OpenAI's dialect to the events of a stream.
 
 use crate::json::{Object, Value};
 use crate::model::convert::{Unlike, event, of, text};
 
-/// Most bytes that the events of one answer may repeat. Each event repeats all members except the choices.
+/// The maximum number of bytes that the events of one answer may repeat. Each event repeats all
+/// members except the choices.
 const REPEATED_MAX: usize = 16 << 20;
 
-/// The events that say what `answer` says, `[DONE]` included. Usage is an event of its own. `chat` is false for `completions`.
+/// The events with the content of `answer`, including `[DONE]`. Usage is a separate event. `chat`
+/// is false for `completions`.
 pub(in crate::model::dialect) fn events(
     chat: bool,
     mut answer: Object<'_>,
@@ -20,7 +22,7 @@ pub(in crate::model::dialect) fn events(
     }
     let chunk = |choices: Vec<Value<'_>>, usage: Option<Value<'_>>| {
         let mut chunk = answer.clone();
-        // What borrows less lives in a chunk of its own.
+        // The members move to a new object, so that the choices can have another lifetime.
         let mut out = Object::new();
         chunk.iter_mut().for_each(|(name, value)| {
             out.set(name.to_owned(), std::mem::replace(value, Value::Null))
@@ -29,6 +31,8 @@ pub(in crate::model::dialect) fn events(
         usage.into_iter().for_each(|usage| out.set("usage", usage));
         event(None, &Value::Object(out))
     };
+    // A chat has two events for each choice. Without this limit, many small choices multiply the
+    // other members.
     if event(None, &Value::Object(answer.clone())).len().saturating_mul(2 * choices.len())
         > REPEATED_MAX
     {
@@ -45,10 +49,12 @@ pub(in crate::model::dialect) fn events(
             let Some(Value::Object(mut delta)) = choice.remove("message") else {
                 return Err(Unlike::Odd("a choice has no message"));
             };
+            // Clients join calls by their index. A whole answer has none.
             number_calls(&mut delta)?;
             choice.set("delta", Value::Object(delta));
             choice.set("finish_reason", Value::Null);
             events.push(chunk(vec![Value::Object(choice)], None));
+            // The finish reason comes in a second event, after the content, as servers send it.
             let end = of([
                 ("index", index),
                 ("delta", Value::Object(Object::new())),
@@ -59,6 +65,7 @@ pub(in crate::model::dialect) fn events(
             events.push(chunk(vec![Value::Object(choice)], None));
         }
     }
+    // As with `include_usage`, the usage comes in a last chunk without choices.
     if usage.is_some() {
         events.push(chunk(Vec::new(), usage));
     }
@@ -66,7 +73,7 @@ pub(in crate::model::dialect) fn events(
     Ok(events)
 }
 
-/// Calls in a delta have numbers.
+/// Adds the index to each tool call of a delta.
 fn number_calls(delta: &mut Object<'_>) -> Result<(), Unlike> {
     let Some(Value::Array(calls)) = delta.get_mut("tool_calls") else { return Ok(()) };
     for (place, call) in calls.iter_mut().enumerate() {

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::response_text::drain::{TextEnd, drain};
 
-/// Replaces each pair of a letter by another letter, and holds a letter that may be half of a pair.
+/// Replaces each pair of a letter by another letter. Holds a letter that may be the first of a
+/// pair.
 struct Pairs {
     from: char,
     to: char,
@@ -20,7 +21,7 @@ impl Pairs {
         Self { from, to, held: Vec::new(), boundaries: 0, seen: Vec::new() }
     }
 
-    /// Takes what is held of a text.
+    /// Removes the held letter of a text. Returns whether there was one.
     fn take(&mut self, channel: Channel<'_>) -> bool {
         let before = self.held.len();
         self.held.retain(|id| *id != channel.id());
@@ -77,7 +78,7 @@ fn pushed(filter: &mut dyn TextFilter, channel: Channel<'_>, text: &str) -> Stri
     out
 }
 
-/// What comes out where the text, or all texts, end.
+/// The output at the end of the text, or of all texts.
 fn drained(filter: &mut dyn TextFilter, end: TextEnd<'_>) -> Vec<(ChannelId, String)> {
     let mut out = Vec::new();
     drain(filter, end, &mut |channel, text| out.push((channel.id(), text)));
@@ -120,7 +121,7 @@ fn the_texts_of_one_choice_end_alone() {
 fn what_is_released_stays_at_its_path() {
     let mut chain = chain();
     pushed(&mut chain, CONTENT, "a");
-    // Who ends all texts knows no paths.
+    // The end of all texts has no paths.
     drained(&mut chain, TextEnd::All);
     let (_, second) = chain.into_parts();
     assert_eq!(second.seen.last(), Some(&("/content".to_owned(), "a".to_owned())));
@@ -135,7 +136,7 @@ fn a_boundary_reaches_all_filters() {
     assert_eq!([first.boundaries, second.boundaries, third.boundaries], [1, 1, 1]);
 }
 
-/// A text in one piece, as each filter by itself changes it.
+/// A text in one part, as the filters change it one after the other.
 fn whole(text: &str) -> String {
     text.replace("aa", "b").replace("bb", "c")
 }
@@ -143,7 +144,8 @@ fn whole(text: &str) -> String {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Two texts in pieces that alternate come out as they do whole, with a chain in a chain too.
+    /// Two texts in alternating parts have the same output as in one part, also with a chain inside
+    /// a chain.
     #[test]
     fn pieces_come_out_as_the_whole(pieces in proptest::collection::vec(("[abx]{0,4}", any::<bool>()), 0..12)) {
         let mut nested = FilterChain::new(FilterChain::new(Pairs::new('a', 'b'), ()), Pairs::new('b', 'c'));

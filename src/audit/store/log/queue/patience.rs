@@ -12,7 +12,8 @@ use crate::audit::store::log::shortage::{
 use crate::durable;
 
 impl QueueState {
-    /// Notes that something is short, and takes out of the queue who is not to wait for it.
+    /// Stores a shortage, and removes from the queue the events that may not wait for it. Returns
+    /// their callbacks.
     pub(in crate::audit::store::log) fn falls_short(
         &mut self,
         who: LogThread,
@@ -20,13 +21,16 @@ impl QueueState {
         now: Duration,
     ) -> Vec<Then> {
         if self.shortages.any().is_none() && !fault.is_full() {
-            tracing::error!(%fault, "the log waits for what is short: nothing new is admitted meanwhile");
+            tracing::error!(%fault, "the log waits for what is short: nothing new is admitted \
+                meanwhile");
         }
         let shortage = self
             .shortages
             .of(who)
             .get_or_insert_with(|| Shortage { fault: fault.clone(), since: now });
         shortage.fault = fault.clone();
+        // On a full disk without a reserve, commands fail at once: an operator must free room.
+        // Other shortages may pass within `COMMANDS_WAIT`.
         let commands_wait = !fault.is_full() && now.saturating_sub(shortage.since) < COMMANDS_WAIT;
         let waits = |waiting: &QueuedEvent| {
             let event = &waiting.event;
@@ -39,7 +43,7 @@ impl QueueState {
         go.into_iter().map(|waiting| waiting.then).collect()
     }
 
-    /// That thread has what it needs.
+    /// Ends the shortage of that thread.
     pub(in crate::audit::store::log) fn ends_shortage(&mut self, who: LogThread) {
         let ended = self.shortages.of(who).take();
         if ended.is_some_and(|ended| !ended.fault.is_full()) && self.shortages.any().is_none() {
@@ -49,10 +53,10 @@ impl QueueState {
 }
 
 impl SharedQueue {
-    /// Does `step`, and does it again for as long as something that it needs is short.
+    /// Runs `step`, and repeats it while a resource is short.
     ///
     /// # Errors
-    /// Any other fault of `step`; [`LogFault::Disk`] where the log has failed or closes meanwhile.
+    /// Any other fault of `step`. [`LogFault::Disk`] where the log fails or closes meanwhile.
     pub(in crate::audit::store::log) fn patiently<T>(
         &self,
         who: LogThread,
@@ -77,8 +81,8 @@ impl SharedQueue {
         }
     }
 
-    /// Refuses new work, and waits a little for what is short; not at all where a piece of the reserve helps. False where it is
-    /// waited for no longer: the log has failed, or closes.
+    /// Refuses new work, and waits for the pause. Where a piece of the reserve could be freed, it
+    /// returns without a pause. False where the wait ends, because the log has failed or closes.
     pub(in crate::audit::store::log) fn wait_out(
         &self,
         who: LogThread,
@@ -91,7 +95,7 @@ impl SharedQueue {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         let told = inner.falls_short(who, fault, now);
-        // Nobody may take a pause for a sync that does not come back.
+        // A pause is not a sync. The time starts again, so that the watch does not report a hang.
         let since = match who {
             LogThread::Writer => &mut inner.writing_since,
             LogThread::Checkpointer => &mut inner.checkpoint_since,
@@ -102,6 +106,7 @@ impl SharedQueue {
         told.into_iter().for_each(|then| then(Err(fault.clone())));
         let mut inner = self.lock();
         let goes_on = |inner: &mut QueueState| inner.state.failed.is_none();
+        // The condition variable ends the pause early where the log fails.
         let waited = self.over.wait_timeout_while(inner, pause, goes_on);
         inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         if inner.closing {
@@ -110,7 +115,8 @@ impl SharedQueue {
         inner.state.failed.is_none() && inner.shortages.pauses_at_close <= PAUSES_AT_CLOSE
     }
 
-    /// The batch was not written, not even in part: it is first in the queue again, but for what is not to wait.
+    /// Puts a batch back, of which no byte was written. Its events are first in the queue again;
+    /// those that may not wait get the fault.
     pub(in crate::audit::store::log) fn put_off(&self, fault: &durable::DiskFault) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

@@ -1,4 +1,4 @@
-//! Reading the journal again: each segment is checked, and the last one is repaired.
+//! Reads the journal at a start: checks each segment, and repairs the last one.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -14,14 +14,14 @@ use crate::audit::store::log::{LogFault, LogSettings};
 use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
 
-/// All segments, read and found good.
+/// All segments, after their checks.
 pub(super) struct ReadJournal {
     pub(super) tree: Tree,
-    /// All but the last.
+    /// All segments but the last.
     pub(super) segments: Vec<(u64, Identity)>,
     pub(super) last: Option<Last>,
     pub(super) last_first: u64,
-    /// The records that no checkpoint covers.
+    /// The records without a checkpoint.
     pub(super) pending: Vec<Vec<u8>>,
 }
 
@@ -32,6 +32,8 @@ pub(super) struct Last {
     walk: journal::SegmentContent,
 }
 
+/// Reads all segments. Each must continue the tree, and the tree must reach every acknowledged size
+/// with its root.
 pub(super) fn read_journal(
     paths: &[(u64, PathBuf)],
     basis: &CheckpointState,
@@ -62,6 +64,7 @@ pub(super) fn read_journal(
         let before = read.pending.len();
         let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
             journal::walk(bytes, &read.tree, &basis.marks, is_last, |index, bytes| {
+                // A process with write access to the folder could add such records.
                 if index >= signed {
                     if index >= acknowledged {
                         own(bytes, settings.encrypted)?;
@@ -81,7 +84,7 @@ pub(super) fn read_journal(
                 index,
                 "cut off: it says that records may be missing, and none was removed on its word"
             );
-            // As if its batch had not come to its end: it is the last one, for who writes such a one waits for it.
+            // Treats the batch as incomplete. It is the last one: its writer waits for it.
             let rest = bytes.split_off(offset);
             read.pending.truncate(before);
             walked = walk(&bytes, &mut read.pending)
@@ -101,7 +104,7 @@ pub(super) fn read_journal(
     if read.tree.size() < acknowledged {
         return Err(LogFault::Behind { size: read.tree.size(), acknowledged });
     }
-    // A mark inside the tiles is not met by the journal's walk.
+    // The walk of the journal does not reach a mark inside the tiles.
     let head = &heads.head;
     if head.size <= first && basis.tree_at(head.size)?.root() != head.root {
         return Err(LogFault::HeadDamaged { path: settings.head.clone(), fault: HeadFault });
@@ -109,8 +112,9 @@ pub(super) fn read_journal(
     Ok(read)
 }
 
-/// That a record which nobody acknowledged is one of ours: only who has the record keys seals one. What is always plain says nothing
-/// that the books go by, and where it says that records may be missing, none is before that is acknowledged.
+/// Checks that an unacknowledged record was written by this gateway: only a process with the record
+/// keys can encrypt one. Kinds that are always plain do not change the state. `pruned` states that
+/// records may be missing, so records are removed only after it was acknowledged.
 fn own(bytes: &[u8], encrypted: bool) -> Result<(), RecordFault> {
     let envelope = Envelope::read(bytes)?;
     match envelope.kind {
@@ -123,12 +127,13 @@ fn own(bytes: &[u8], encrypted: bool) -> Result<(), RecordFault> {
 }
 
 impl Last {
+    /// The bytes that are cut off, where there are some.
     pub(super) fn torn(&self) -> Option<Torn> {
         let (offset, bytes) = (u64_of(self.walk.end), u64_of(self.walk.torn));
         (bytes > 0).then(|| Torn { segment: self.path.clone(), offset, bytes })
     }
 
-    /// Makes the segment what it should be: whole batches, then zeros, in full length and on the disk.
+    /// Repairs the segment: whole batches, then zeros, in full length and synced.
     pub(super) fn mend(self, disk: &dyn Disk) -> Result<Segment, LogFault> {
         let Self { path, mut bytes, walk } = self;
         let file = open_for_writing(&path)?;
@@ -138,8 +143,9 @@ impl Last {
         let beyond_head = kept.len() > walk.acknowledged_end;
         bytes.resize(length.max(SEGMENT_BYTES), 0);
         if beyond_head || walk.torn > 0 || length < SEGMENT_BYTES {
-            // Written again, even what looks right: after a sync that failed, what we read may exist in memory alone, and
-            // another sync would call it clean. Crash here: a start finds no more than it found now, and mends it.
+            // All bytes are written again, even correct ones. After a failed sync, the bytes that
+            // were read may exist only in memory, and another sync would report success. Crash
+            // here: the next start finds no more than this one, and repairs it.
             let rest = bytes.get(walk.acknowledged_end..).unwrap_or_default();
             disk.write(&file, rest, u64_of(walk.acknowledged_end))
                 .map_err(durable::DiskFault::of("mend", &path))?;

@@ -88,7 +88,8 @@ fn a_line_feed_in_a_destination_is_none_for_some() {
     same("a ]( b //\n\nSee this. ]( //\r\n\r\nSee");
     check("[x](\nsearch-ms:query)", "[x](\nsearch-ms@)");
     same(
-        "[a]: https://good.example\n[b]: https://good.example/x\n\n[x](https://good.example/\n\"title\")",
+        "[a]: https://good.example\n[b]: \
+            https://good.example/x\n\n[x](https://good.example/\n\"title\")",
     );
 }
 
@@ -112,7 +113,8 @@ fn what_gives_way_in_a_name_is_not_ended_by_what_stands_for_something() {
     let goes_on = "<style>a{b:url('https://good.example^\\\n@evil.example/x')}";
     check(goes_on, &goes_on.replace("\\\n@evil.example/x", &format!("\n{MARK}")));
     same(
-        "[docs](https://good.example) or mail me@there, [x](https://good.example 'me@x') (https://good.example) me@x",
+        "[docs](https://good.example) or mail me@there, [x](https://good.example 'me@x') \
+            (https://good.example) me@x",
     );
 }
 

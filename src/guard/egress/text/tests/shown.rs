@@ -153,7 +153,8 @@ fn what_leads_nowhere_where_it_stands() {
         "For `Vec<T` write `\\\\n`",
         "`{ path=\"C:\\dev\\app\" }` and $\\sqrt[3]{x=\\alpha}$",
         "the `mailto:` scheme, and \"xmpp:\"",
-        "<!-- a -->\n\na <b -> c //x\n\n<img\n  src=\"https://good.example/\"\n  alt=\"a\"\n>\n\n// done",
+        "<!-- a -->\n\na <b -> c //x\n\n<img\n  src=\"https://good.example/\"\n  \
+            alt=\"a\"\n>\n\n// done",
         "> a quote\n> goes on (see https://good.example)\n> and ends",
     ] {
         same(text);
