@@ -12,9 +12,9 @@ use std::time::Duration;
 use token_shield::clock::{Clock, SystemClock};
 use token_shield::crypto::{Algorithm, SigningKey, entropy};
 use token_shield::json::Value;
-use token_shield::token::constraint::{Constraint, Kind};
+use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::jwk::{self, Jwk};
-use token_shield::token::mint::{Request, mint};
+use token_shield::token::mint::{MintRequest, mint};
 
 fn option(name: &str) -> Result<String, Box<dyn Error>> {
     let mut words = std::env::args().skip_while(|word| word != name).skip(1);
@@ -26,12 +26,12 @@ fn token(key: &SigningKey, iss: &str, aud: &str, agent: u64) -> Result<String, B
     let times = (now, Duration::from_secs(86_400));
     let (agent, random) =
         (format!("loadtest/agent-{agent}").parse()?, u128::from_be_bytes(entropy()?));
-    let mut request = Request::new((iss, aud), agent, "team:loadtest".parse()?, times, random);
+    let mut request = MintRequest::new((iss, aud), agent, "team:loadtest".parse()?, times, random);
     for (key, kind, number) in [
-        ("requests_per_second", Kind::Rate, 100_000_000),
-        ("requests_per_minute", Kind::Rate, 1_000_000_000),
-        ("requests_in_flight", Kind::Max, 100_000),
-        ("output_tokens", Kind::Max, 4096),
+        ("requests_per_second", ConstraintType::Rate, 100_000_000),
+        ("requests_per_minute", ConstraintType::Rate, 1_000_000_000),
+        ("requests_in_flight", ConstraintType::Max, 100_000),
+        ("output_tokens", ConstraintType::Max, 4096),
     ] {
         request = request.limited(Constraint::new(key, kind, Value::from_u64(number))?);
     }

@@ -21,6 +21,7 @@
 mod give;
 mod link;
 mod process;
+mod reopen;
 mod take;
 mod wire;
 

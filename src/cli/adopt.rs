@@ -1,6 +1,5 @@
-//! `token-shield token adopt`: existing API keys of agents become handles. Keys are hashed here:
-//! the gateway gets only their SHA-256. The content of the file is never printed, because a column
-//! in the wrong place would show a key.
+//! `token-shield token adopt`: existing API keys become handles. The gateway gets only their
+//! SHA-256. The file is never printed, because a column in the wrong place would show a key.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -140,8 +139,7 @@ impl Adopt {
         let mut done = 0;
         let outcome = async {
             for wish in wishes {
-                // An error could repeat names of the line. If columns are swapped, a name can be a
-                // key.
+                // An error could repeat names, and with swapped columns a name is a key.
                 let (line, unsaid) = (wish.line, wish.names());
                 let adopted = self.one(&client, &config, &key, wish).await;
                 done += usize::from(adopted.map_err(|fault| {
@@ -369,8 +367,7 @@ impl Adopt {
         let spoken = principal
             .as_ref()
             .map_or_else(|| format!("team:{}", agent.namespace()), ToString::to_string);
-        // Checked here with the same rule as in the gateway, so that a file fails before its first
-        // key.
+        // The gateway has the same rule. Here a file fails before its first key.
         if !issuer.principals.include(&spoken) {
             return Err("the issuer may not speak for the line's principal (principals)".into());
         }

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::link::{Predecessor, Successor, Ways};
 use super::process::Process;
+use super::reopen::{blocking, open_again};
 use super::take::{agrees, is_same_socket};
 use super::wire::{Hello, PassedRecord, PassedState, Published, Upgraded, Word, receive, send};
 use super::{ANSWER_MAX, PROTOCOL, READY_MAX, step};
@@ -25,7 +26,6 @@ use crate::audit::format::event::Event;
 use crate::audit::store::log::{Log, LogFault};
 use crate::config::Config;
 use crate::control::Control;
-use crate::durable;
 use crate::guard::passed::InFlight;
 use crate::guard::settings::{Issuer, Jwks};
 use crate::keyring::Keyring;
@@ -495,23 +495,4 @@ impl Giver {
         });
         sent.await.map_err(|error| said(&error))?.map_err(|error| said(&error))
     }
-}
-
-/// Opens the admin, auditors' and metrics sockets again. It retries while descriptors are short and
-/// the process is not stopping.
-async fn open_again(management: &mut ManagementSockets, stopping: &watch::Receiver<bool>) {
-    let mut pause = Duration::from_millis(10);
-    while let Err(error) = management.open() {
-        tracing::error!(%error, "the doors of operators and scrapers cannot be opened yet");
-        if !durable::passes(&error) || *stopping.borrow() {
-            return;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
-    }
-}
-
-/// Runs blocking work on a thread of the blocking pool.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }

@@ -1,5 +1,7 @@
 //! Tests of the step "authenticate".
 
+use http::header::HeaderMap;
+
 use super::*;
 use http::HeaderValue;
 

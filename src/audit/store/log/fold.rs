@@ -7,6 +7,7 @@ use super::integrate::Checkpointer;
 use super::{LogFault, LogSettings};
 use crate::audit::format::envelope::Envelope;
 use crate::audit::format::fault::RecordFault;
+use crate::audit::format::note::Checkpoint;
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles, epoch_name};
 use crate::audit::store::vault::Vault;
@@ -163,11 +164,7 @@ pub(super) fn fold(
                 Err(fault) => return Err(fault.into()),
             };
             let records = new.iter().map(|(index, bytes)| (*index, bytes.as_slice()));
-            cache.add(
-                tree.number,
-                records,
-                &crate::audit::format::note::Checkpoint { origin: String::new(), size, root },
-            );
+            cache.add(tree.number, records, &Checkpoint { origin: String::new(), size, root });
         }
         match tree.tiles.record(size.saturating_sub(1)) {
             _ if size == 0 => {}
@@ -177,11 +174,8 @@ pub(super) fn fold(
         }
         if missing > 0 {
             let epoch = epoch_name(tree.number);
-            tracing::warn!(
-                epoch,
-                missing,
-                "records of an epoch of which something was lost cannot be read"
-            );
+            let what = "records of an epoch of which something was lost cannot be read";
+            tracing::warn!(epoch, missing, "{what}");
         }
     }
     // Records of the journal are in no tile yet, so they come last.

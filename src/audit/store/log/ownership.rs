@@ -15,8 +15,7 @@ use super::shortage::{COMMANDS_WAIT, until_enough};
 use super::{
     LogFault, LogSettings, LogState, QUEUE_MAX, Recovered, integrate, opening, recover, writer,
 };
-use crate::audit::format::event::Event;
-use crate::audit::format::record::Record;
+use crate::audit::format::{event::Event, record::Record};
 use crate::audit::store::vault::Vault;
 use crate::clock::Clock;
 use crate::durable::{self, Disk};

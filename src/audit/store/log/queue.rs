@@ -15,8 +15,7 @@ use super::vkeys::Vkeys;
 use super::{Appended, CHECKPOINT_MAX, LogFault, LogState, QUEUE_MAX, SYNC_SLOW};
 use crate::audit::format::event::Event;
 use crate::audit::format::record::Record;
-use crate::clock::Clock;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::durable;
 use crate::failpoint::{Failpoint, is_armed};
 
@@ -262,11 +261,8 @@ impl SharedQueue {
         if let Some(fault) = inner.state.failed.clone() {
             // The log failed after these events were taken. Only this code can answer them.
             drop(inner);
-            for then in batch
-                .into_iter()
-                .map(|(then, _)| then)
-                .chain(rest.into_iter().map(|waiting| waiting.then))
-            {
+            let thens = batch.into_iter().map(|(then, _)| then);
+            for then in thens.chain(rest.into_iter().map(|waiting| waiting.then)) {
                 then(Err(fault.clone()));
             }
             return;

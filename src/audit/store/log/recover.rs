@@ -109,10 +109,10 @@ pub(super) fn resume(
     let new = paths.is_empty() && found.is_none();
     let first = new && epoch.number == 1;
     settings.may_begin(first && !settings.head.exists())?;
-    let vault = carried.vault.map_or_else(
-        || open_vault(settings, disk, first).map(|vault| Arc::new(Mutex::new(vault))),
-        Ok,
-    )?;
+    let vault = match carried.vault {
+        Some(vault) => vault,
+        None => Arc::new(Mutex::new(open_vault(settings, disk, first)?)),
+    };
     // The head decides how much was acknowledged. It is read before the journal, which must reach
     // that size.
     let heads = read_heads(settings, epoch, new)?;
@@ -130,11 +130,9 @@ pub(super) fn resume(
     )?;
     let mut segments = read.segments;
     segments.push((read.last_first, segment.identity.clone()));
-    let head_file = open_for_writing(&settings.head)?;
-    grow_head(&**disk, &head_file, &settings.head)?;
+    let (head_file, head) = open_head(&**disk, &settings.head)?;
     let head_identity = Identity::of(&head_file, &settings.head)?;
     let notes = heads.note.as_ref().map_or(0, |note| note.write);
-    let head = head_file.try_clone().map_err(durable::DiskFault::of("open", &settings.head))?;
     let mut checkpointer = Checkpointer::new(
         settings,
         epoch,
@@ -163,28 +161,44 @@ pub(super) fn resume(
     let pending = finish(&mut checkpointer, read.pending, basis.unfinished)?;
     open_cache(settings, &mut checkpointer)?;
     super::sweep::sweep(&checkpointer)?;
-    let folded = fold(settings, epoch, &mut checkpointer, &pending, &lock_of(&vault));
-    let Fold { records, at } = folded?;
+    let Fold { records, at } =
+        fold(settings, epoch, &mut checkpointer, &pending, &lock_of(&vault))?;
     // Only now, because the interrupted checkpoint and the sweep change these files.
-    checkpointer.checkpoint_files =
-        super::checkpoint_files::look(&checkpointer.epoch, checkpointer.size())
-            .map_err(LogFault::at_start)?;
-    let mut watched = vec![files.head_identity.clone(), lock.identity().clone()];
-    watched.extend(lock_of(&vault).identity().cloned());
-    watched.extend(epoch.key_identity(settings)?);
+    look_at_checkpoint(&mut checkpointer)?;
+    let mut watched = watched(settings, epoch, &vault)?;
+    watched.extend([files.head_identity.clone(), lock.identity().clone()]);
     let journal = Journal { watched, segments, pending, size: files.size(), at };
     let begin = begin(settings, disk, &checkpointer, journal)?;
     let encryptor = encryptor(settings, epoch, vault)?;
     let first = first_records(settings, epoch, files.size())?;
-    Ok(Opened {
-        files,
-        encryptor,
-        checkpointer,
-        begin,
-        lock,
-        recovered: Recovered { records, torn },
-        first,
-    })
+    let recovered = Recovered { records, torn };
+    Ok(Opened { files, encryptor, checkpointer, begin, lock, recovered, first })
+}
+
+/// The head's file in its full length, and a copy for the checkpointer.
+fn open_head(disk: &dyn Disk, path: &Path) -> Result<(File, File), LogFault> {
+    let file = open_for_writing(path)?;
+    grow_head(disk, &file, path)?;
+    let copy = file.try_clone().map_err(durable::DiskFault::of("open", path))?;
+    Ok((file, copy))
+}
+
+/// The files of keys that must not change while the log is open.
+fn watched(
+    settings: &LogSettings,
+    epoch: &EpochFolder,
+    vault: &Mutex<Vault>,
+) -> Result<Vec<Identity>, LogFault> {
+    let mut watched: Vec<Identity> = lock_of(vault).identity().cloned().into_iter().collect();
+    watched.extend(epoch.key_identity(settings)?);
+    Ok(watched)
+}
+
+/// Notes the files of the newest checkpoint.
+fn look_at_checkpoint(checkpointer: &mut Checkpointer) -> Result<(), LogFault> {
+    let found = super::checkpoint_files::look(&checkpointer.epoch, checkpointer.size());
+    checkpointer.checkpoint_files = found.map_err(LogFault::at_start)?;
+    Ok(())
 }
 
 /// The journal's content, and the files that it needs.
