@@ -163,7 +163,9 @@ mod tests {
     fn a_long_function_is_noticed() {
         assert_eq!(sample(format!("fn f() {{\n{}}}", "g();\n".repeat(70))), [0, 0]);
         assert_eq!(sample(format!("fn f() {{\n{}}}", "g();\n".repeat(71))), [1, 0]);
-        assert_eq!(sample(format!("impl A {{ fn f() {{\n{}}} }}", "// Why.\n".repeat(71))), [1, 0]);
+        assert_eq!(sample(format!("impl A {{ fn f() {{\n{}}} }}", "g();\n".repeat(71))), [1, 0]);
+        // Reasons and empty lines do not count.
+        assert_eq!(sample(format!("fn f() {{\n{}}}", "// Why.\n\n".repeat(71))), [0, 0]);
     }
 
     #[test]

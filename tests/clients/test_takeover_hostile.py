@@ -52,7 +52,7 @@ class Asker:
         assert line
         self._word = {
             "take-over": {
-                "protocol": 1,
+                "protocol": 2,
                 "version": "x",
                 "policy": "p",
                 "name": line["name"],

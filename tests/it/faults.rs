@@ -233,7 +233,7 @@ fn campaign(base: &Base, everything: bool) {
         Kind::Unlink,
     ];
     // The default tests a part of the calls, in each kind's steps. TOKEN_SHIELD_FULL tests all.
-    let steps = [5, 5, 17, 5, 5, 3, 2, 1].into_iter().chain([17, 11, 3, 4]);
+    let steps = [11, 11, 37, 11, 11, 7, 3, 1].into_iter().chain([37, 23, 7, 7]);
     let kinds = kinds
         .into_iter()
         .chain([Kind::ReadOnly, Kind::Hang, Kind::Cut, Kind::CutButHead])

@@ -265,7 +265,7 @@ fn campaign(seed: u64, rounds: usize) {
 
 #[test]
 fn whatever_is_changed_is_found() {
-    let each = if std::env::var_os("TOKEN_SHIELD_FULL").is_some() { 50_000 } else { 5_000 };
+    let each = if std::env::var_os("TOKEN_SHIELD_FULL").is_some() { 50_000 } else { 1_000 };
     let halves = [1, 2].map(|seed| std::thread::spawn(move || campaign(seed, each)));
     halves.into_iter().for_each(|half| half.join().expect("a half"));
 }

@@ -23,8 +23,6 @@ from steps import Step
 
 # Lines of a passed step that are shown.
 TAIL = 3
-# How much longer other steps may keep the processor from a background step (nice(1)).
-BACKGROUND_NICE = "10"
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Run:
     def _step(self, step: Step) -> None:
         for name in step.after:
             self._ended[name].wait()
-        failed = [name for name in step.after if not self._outcomes[name].passed]
+        failed = [name for name in step.needs if not self._outcomes[name].passed]
         began = time.monotonic()
         if failed:
             outcome = Outcome(step, False, 0.0, f"not run: {', '.join(failed)} failed\n")
@@ -82,8 +80,6 @@ class Run:
     def _commands(self, step: Step) -> tuple[bool, str]:
         output = ""
         for command in step.commands:
-            if step.background:
-                command = ("nice", "-n", BACKGROUND_NICE, *command)
             with self._lock:
                 if self._stopped:
                     return False, output + "stopped\n"

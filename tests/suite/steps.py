@@ -35,11 +35,14 @@ class Step:
 
     name: str
     commands: tuple[tuple[str, ...], ...]
-    # Names of steps that must pass first.
+    # Names of steps that must end first.
     after: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    # Gives way to other steps on a busy machine.
-    background: bool = False
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The steps before it that must pass: without them it cannot run."""
+        return tuple(name for name in self.after if name in PREREQUISITES)
 
 
 def as_root(*command: str) -> tuple[str, ...]:
@@ -90,14 +93,15 @@ BUILD = Step(
     (cargo("nextest", "run", "--no-run", "--cargo-quiet", *FEATURES, *TARGETS),),
 )
 INSTALL = ("install Python packages", "install Node.js packages")
+PREREQUISITES = (BUILD.name, *INSTALL)
 CLIENTS_AFTER = (BUILD.name, *INSTALL)
 WITH_PROGRAM = {"TOKEN_SHIELD_BIN": PROGRAM}
 
 
-def rust_tests(filter_expression: str | None = None) -> Step:
+def rust_tests(filter_expression: str | None = None, after: tuple[str, ...] = ()) -> Step:
     only = () if filter_expression is None else ("-E", filter_expression)
     run = ("nextest", "run", "--no-fail-fast", "--cargo-quiet", "--status-level", "slow")
-    return Step("tests in Rust", (cargo(*run, *FEATURES, *TARGETS, *only),), (BUILD.name,))
+    return Step("tests in Rust", (cargo(*run, *FEATURES, *TARGETS, *only),), (BUILD.name, *after))
 
 
 def loopback_only(*arguments: str) -> tuple[str, ...]:
@@ -115,12 +119,12 @@ def client_tests(left_out: tuple[str, ...]) -> Step:
     return Step(
         "unmodified clients, where loopback is the only network",
         (loopback_only("-n", "3", "--dist", "loadfile", *skipped),),
-        CLIENTS_AFTER,
+        (*CLIENTS_AFTER, "tests in Rust"),
     )
 
 
 def lints() -> list[Step]:
-    """Checks of the sources that compile them in other ways. They use the time that tests wait."""
+    """Checks of the sources that compile them in other ways."""
     clippy = cargo("clippy", "-q", "--all-targets", *FEATURES, "--", "-D", "warnings")
     doc = cargo("doc", "-q", "--no-deps", "--document-private-items", *FEATURES)
     alone = cargo("check", "-q", "--lib", "--no-default-features")
@@ -130,15 +134,14 @@ def lints() -> list[Step]:
     strict = {"RUSTDOCFLAGS": "-D warnings"}
     # One after the other: Cargo builds one thing at a time.
     return [
-        Step("lints", (clippy,), after, background=True),
-        Step("documentation", (doc,), ("lints",), strict, background=True),
-        Step("floors 0 and 1 alone", (alone,), ("documentation",), background=True),
-        Step("the offline commands alone", (offline,), ("floors 0 and 1 alone",), background=True),
+        Step("lints", (clippy,), after),
+        Step("documentation", (doc,), ("lints",), strict),
+        Step("floors 0 and 1 alone", (alone,), ("documentation",)),
+        Step("the offline commands alone", (offline,), ("floors 0 and 1 alone",)),
         Step(
             "examples in the documentation",
             (examples,),
             ("the offline commands alone",),
-            background=True,
         ),
     ]
 
@@ -160,28 +163,33 @@ def on_change() -> tuple[list[str], tuple[str, ...]]:
 
 
 def ordinary(left_out: tuple[str, ...]) -> list[Step]:
-    """Every test, campaigns at a share of their size with fixed seeds."""
+    """Every test, campaigns at a share of their size with fixed seeds.
+
+    What compiles, and what fills a core, runs one step after the other: client tests have time
+    limits. The tamperings run beside them, on one core.
+    """
+    clients = client_tests((*left_out, *TAMPERING, *CRASHES))
+    tampering = "tamperings, by both verifiers"
     return [
         python_packages(),
         node_packages(),
         Step("format", (cargo("fmt", "--check"),)),
         Step("seeded faults apply", (("python3", "tests/mutants/run.py", "--check"),)),
         BUILD,
-        rust_tests(),
-        client_tests((*left_out, *TAMPERING, *CRASHES)),
-        Step("tamperings, by both verifiers", (pytest(*TAMPERING),), CLIENTS_AFTER, WITH_PROGRAM),
         *lints(),
+        rust_tests(after=("examples in the documentation",)),
+        clients,
+        Step(tampering, (pytest(*TAMPERING),), clients.after, WITH_PROGRAM),
         Step(
             "crashes and power cuts",
             (pytest(*CRASHES),),
-            (*CLIENTS_AFTER, "tamperings, by both verifiers"),
+            (clients.name, tampering),
             WITH_PROGRAM,
         ),
         Step(
             "seeded faults are noticed",
             (("python3", "tests/mutants/run.py"),),
-            (BUILD.name, "examples in the documentation"),
-            background=True,
+            ("crashes and power cuts",),
         ),
     ]
 

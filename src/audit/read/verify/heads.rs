@@ -4,9 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use super::fault::{FaultLocation, VerifyFault};
-use super::{Nobody, TRIES, journal};
+use super::{Nobody, TRIES};
 use crate::audit::format::event::{Event, Left, Previous};
+use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::{Head, HeadNote};
+use crate::audit::format::journal;
 use crate::audit::format::note::{Checkpoint, LogKeys, peek};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles};
@@ -74,7 +76,7 @@ pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, VerifyFault>
         let found = if under > 0 {
             Tiles::new(folder, under).record(0).map(Some).map_err(VerifyFault::from)
         } else {
-            journal::first(folder)
+            first(folder)
         };
         // A new checkpoint may have removed the bundle or the segment meanwhile.
         let now = tiles::snapshot(folder)?;
@@ -89,4 +91,19 @@ pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, VerifyFault>
         snapshot = now;
     }
     Err(VerifyFault::of(FaultLocation::file(folder), "it changes faster than it can be read"))
+}
+
+/// The first record of a journal whose first segment begins with index 0.
+fn first(folder: &Path) -> Result<Option<Vec<u8>>, VerifyFault> {
+    let journal = folder.join("journal");
+    let (segments, _) = tiles::segments(&journal)?;
+    let Some((0, path)) = segments.first() else { return Ok(None) };
+    let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
+    let mut found = None;
+    // A defect in the segment is reported when the segment is verified.
+    let _ = journal::walk(&bytes, &crate::merkle::Tree::new(), &[], true, |_, record| {
+        found.get_or_insert_with(|| record.to_vec());
+        Ok::<_, RecordFault>(())
+    });
+    Ok(found)
 }

@@ -12,7 +12,6 @@ use super::fault::{FaultLocation, VerifyFault};
 use super::heads::HeadContent;
 use super::{One, layout};
 use crate::audit::format::event::Left;
-use crate::audit::format::fault::RecordFault;
 use crate::audit::format::journal::{self, AcknowledgedTree};
 use crate::audit::format::note::{Checkpoint, LogKeys};
 use crate::audit::read::tiles::{self, Tiles};
@@ -28,21 +27,6 @@ pub(super) struct Walked {
     pub(super) torn: usize,
     /// The first record, where the checkpoint does not cover it.
     pub(super) first: Option<Vec<u8>>,
-}
-
-/// The first record of a journal whose first segment begins with index 0.
-pub(super) fn first(folder: &Path) -> Result<Option<Vec<u8>>, VerifyFault> {
-    let journal = folder.join("journal");
-    let (segments, _) = tiles::segments(&journal)?;
-    let Some((0, path)) = segments.first() else { return Ok(None) };
-    let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
-    let mut found = None;
-    // A defect in the segment is reported when the segment is verified.
-    let _ = journal::walk(&bytes, &crate::merkle::Tree::new(), &[], true, |_, record| {
-        found.get_or_insert_with(|| record.to_vec());
-        Ok::<_, RecordFault>(())
-    });
-    Ok(found)
 }
 
 /// Verifies the records after the checkpoint `signed`, whose right edge is `edge`, and the `extra`
