@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,22 +28,36 @@ def fetch(client: httpx2.Client, folder: Path, vkeys: Path) -> int:
     vkeys.write_bytes(keys.content)
     total = 0
     for origin in sorted({line.split("+")[0] for line in keys.text.splitlines()}):
-        name, epoch = origin.rsplit("/", 1)
-        note = client.get(f"/audit/{name}/{epoch}/checkpoint")
-        assert note.status_code == 200 and note.headers["content-type"].startswith("text/plain"), (
-            note.text
-        )
-        size = int(note.text.splitlines()[1])
+        epoch = origin.rsplit("/", 1)[1]
         (folder / epoch / "journal").mkdir(parents=True)
         (folder / epoch / "lock").touch()
-        (folder / epoch / "checkpoint").write_bytes(note.content)
-        for path in tiles(size):
-            tile = client.get(f"/audit/{name}/{epoch}/{path}")
-            assert tile.status_code == 200, path
-            (folder / epoch / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / epoch / path).write_bytes(tile.content)
-        total += size
+
+        def whole(origin: str = origin, to: Path = folder / epoch) -> int | None:
+            return fetch_epoch(client, origin, to)
+
+        total += wait_until(whole, 10, "a tree whose checkpoint stays while it is fetched")
     return total
+
+
+def fetch_epoch(client: httpx2.Client, origin: str, to: Path) -> int | None:
+    """Downloads one epoch. None if the next checkpoint came meanwhile: it replaces partial tiles."""
+    note = client.get(f"/audit/{origin}/checkpoint")
+    assert note.status_code == 200 and note.headers["content-type"].startswith("text/plain"), (
+        note.text
+    )
+    size = int(note.text.splitlines()[1])
+    (to / "checkpoint").write_bytes(note.content)
+    for path in tiles(size):
+        tile = client.get(f"/audit/{origin}/{path}")
+        if tile.status_code == 404 and ".p/" in path:
+            now = client.get(f"/audit/{origin}/checkpoint").content
+            assert now != note.content, f"{path} of the newest checkpoint"
+            shutil.rmtree(to / "tile", ignore_errors=True)
+            return None
+        assert tile.status_code == 200, path
+        (to / path).parent.mkdir(parents=True, exist_ok=True)
+        (to / path).write_bytes(tile.content)
+    return size
 
 
 def tiles(size: int) -> list[str]:
