@@ -33,7 +33,7 @@ from tampering import (
 from waiting import wait_until
 
 SEED = 11
-TAMPERINGS, RECORDS = (100_000, 10_000) if os.environ.get("TOKEN_SHIELD_FULL") else (10_000, 2_000)
+TAMPERINGS, RECORDS = (100_000, 10_000) if os.environ.get("TOKEN_SHIELD_FULL") else (6_000, 2_000)
 TORN = 256 * 1024
 ECHO = '[[upstream]]\nname = "echo"\nurl = "echo:"\n[[model]]\nname = "echo"\nroute = ["echo"]\n'
 BUSY = "[class.busy]\nrpm = 1000000\nburst = 100000\nin_flight = 64\n"
