@@ -40,7 +40,7 @@ def fetch(client: httpx2.Client, folder: Path, vkeys: Path) -> int:
 
 
 def fetch_epoch(client: httpx2.Client, origin: str, to: Path) -> int | None:
-    """Downloads one epoch. None if the next checkpoint came meanwhile: it replaces partial tiles."""
+    """Downloads one epoch. None if a new checkpoint has replaced partial tiles meanwhile."""
     note = client.get(f"/audit/{origin}/checkpoint")
     assert note.status_code == 200 and note.headers["content-type"].startswith("text/plain"), (
         note.text

@@ -1,4 +1,4 @@
-"""The campaigns that `./test.sh --full STEP` runs at full size, and the tests that run on change."""
+"""The campaigns of `./test.sh --full CAMPAIGN`, and the tests that run on change."""
 
 from __future__ import annotations
 
@@ -68,7 +68,10 @@ CAMPAIGNS = (
     Campaign(
         "takeover",
         "100 take-overs under load",
-        clients=("tests/clients/test_takeover.py", "tests/clients/test_takeover_manager.py"),
+        clients=(
+            "tests/clients/test_takeover.py",
+            "tests/clients/test_takeover_manager.py",
+        ),
     ),
     Campaign(
         "failover",
