@@ -1,5 +1,5 @@
-//! What becomes of an authority once it is read: it passes, gives way to the mark, or ends the
-//! text.
+//! The decision about an authority that has been read: it passes, is replaced by the mark, or ends
+//! the text.
 
 use super::authority::{self, Lead, is_inert};
 use super::context::{Kind, Place};
@@ -9,7 +9,7 @@ use super::userinfo::Stretch;
 use super::{Found, Judged, MARK, Scanner, Verdict};
 
 impl Scanner {
-    /// An authority is over: what is held passes (true) or gives way.
+    /// The authority has ended. The held text passes (true) or is replaced (false).
     pub(super) fn decide(
         &mut self,
         reading: Box<Reading>,
@@ -88,7 +88,7 @@ impl Scanner {
         self.written(MARK);
         self.stretch = self.kept.after(' ');
         self.state = State::Swallow;
-        // Beyond the credit, all of it gives way: otherwise a text could be written that is read
+        // Text beyond the credit is replaced as a whole. Otherwise a hostile text could be scanned
         // again and again.
         if let Some(left) = self.credit.checked_sub(rest.len()) {
             self.credit = left;
@@ -138,7 +138,7 @@ impl Scanner {
         match &self.state {
             State::Idle => self.state = State::Swallow,
             State::Swallow | State::Blocked => {}
-            // What stands behind the one that gave way begins another.
+            // The text after a replaced URL may begin another one.
             State::Backslash(_) | State::Slashes { .. } | State::Authority(_) => {
                 self.absurd(raw, out, judge)
             }

@@ -24,7 +24,7 @@ impl Scanner {
         }
     }
 
-    /// The same where it was asked before what stood there gave way, and was read once more.
+    /// The same, if `before` was determined before replaced text was scanned again.
     pub(super) fn is_left_out_now(&self, before: bool, (seen, raw): (char, &str)) -> bool {
         if self.again { self.is_left_out(seen, raw) } else { before }
     }

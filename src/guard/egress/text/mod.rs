@@ -1,11 +1,10 @@
-//! Door 2: a text on its way to who renders it. Every URL in it is found, however it is spelled,
-//! and gives way to a mark unless it leads to where it may (docs/EGRESS.md says how it is found,
-//! and what is not looked for).
+//! The URL scanner of the response filter. It finds each URL in a text, in every spelling that
+//! docs/EGRESS.md lists, and replaces it by a mark unless the policy allows it.
 //!
-//! Nothing here parses Markdown or HTML as one reader would. What could be a URL for any of them is
-//! one. The scheme is never held back: it passes, and what makes a URL of it, from the colon on, is
-//! held until the authority is read. So a text comes out the same however it is cut into pieces,
-//! and nothing is held that a longer URL could outgrow.
+//! The scanner does not parse Markdown or HTML as one reader would. Text that any reader could take
+//! for a URL counts as one. The scheme is sent at once. The text from the colon on is held until
+//! the authority has been read. So the output does not depend on how the text is cut into pieces,
+//! and the held text has a limit.
 
 mod authority;
 mod behind;
@@ -37,8 +36,8 @@ use userinfo::Stretch;
 /// What stands in a text where a URL was.
 pub const MARK: &str = "\u{27e8}link removed\u{27e9}";
 
-/// How often a byte of a text is read once more on average, at the most: what gave way is, for what
-/// stands behind it.
+/// How often a byte is scanned again, on average and at most. Replaced text is scanned again,
+/// because another URL can begin in it.
 const AGAIN: usize = 2;
 /// Bytes that may be read once more where a text begins.
 const AGAIN_MIN: usize = 4_096;
@@ -62,7 +61,7 @@ pub struct Found<'t> {
 pub enum Verdict {
     /// It stays.
     Pass,
-    /// It gives way to [`MARK`].
+    /// It is replaced by [`MARK`].
     Strip,
     /// Nothing more comes out.
     Block,
@@ -90,7 +89,7 @@ pub struct Scanner {
     kept_tags: Tags,
     /// Bytes that may be read once more.
     credit: usize,
-    /// What gave way was read once more since the character at hand came.
+    /// Replaced text was scanned again since the current character arrived.
     again: bool,
 }
 
@@ -153,13 +152,13 @@ impl Scanner {
             self.referred(taken, None, out, judge);
         }
         let joint = cut || !matches!(self.state, State::Idle);
-        // What stands behind one that gives way can begin another.
+        // The text after a replaced URL can begin another one.
         while self.settle(out, judge) {}
         self.joint |= joint && matches!(self.state, State::Idle);
         self.lines.doubt();
     }
 
-    /// What is held comes out as it is, or gives way. Whether there may be more of it.
+    /// Sends or replaces the held text. True if more of it may follow.
     fn settle(&mut self, out: &mut String, judge: &mut Judged<'_>) -> bool {
         match std::mem::take(&mut self.state) {
             State::Authority(reading) => {

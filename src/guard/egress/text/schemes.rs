@@ -4,7 +4,7 @@
 /// backslashes.
 pub(in crate::guard::egress) const SPECIAL: [&str; 6] =
     ["http", "https", "ws", "wss", "ftp", "file"];
-/// Schemes without slashes that make whoever opens them call out or run something.
+/// Schemes without slashes that make a reader connect or run something when it opens them.
 const OPAQUE: [&str; 43] = [
     "blob",
     "callto",
@@ -55,7 +55,7 @@ const OPAQUE_FRONT: &str = "ms-";
 /// Those of them that are links out in the text as well (GFM section 6.9).
 pub(super) const OPAQUE_ANYWHERE: [&str; 2] = ["mailto", "xmpp"];
 
-/// Whether a scheme without slashes makes whoever opens it call out or run something.
+/// Whether a scheme without slashes makes a reader connect or run something.
 pub(super) fn is_opaque(scheme: &str) -> bool {
     OPAQUE.contains(&scheme) || scheme.starts_with(OPAQUE_FRONT)
 }

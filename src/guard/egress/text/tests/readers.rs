@@ -14,7 +14,7 @@ fn what_gave_way_is_not_read_again_and_again() {
         hostile.len()
     );
     assert!(!out.contains('@'), "{out}");
-    // What stands behind one that gave way is read on as text, beyond what a name may be long.
+    // The text after a replaced URL is scanned as text, also beyond the length of a name.
     let behind = "\u{96e8}".repeat(400);
     check(&format!("(https://evil.example){behind}"), &format!("(https@){behind}"));
 }
