@@ -90,7 +90,7 @@ def markdown(facts_, rows, memory):
         f"# Load test of {facts_['commit']}, {facts_['date']}",
         "",
         f"{facts_['cores']} cores ({facts_['cpu']}), Linux {facts_['kernel']}, {facts_['rustc']}, "
-        f"{facts_['nginx']}. "
+        f"{facts_['nginx']}.",
         f"{facts_['connections']} connections, medians of {facts_['rounds']} interleaved rounds "
         f"of {facts_['window_s']:g} s; "
         f"load average at the start {facts_['load_average'][0]:.2f}.",

@@ -1,6 +1,6 @@
 """The table "Commands" of docs/OPERATIONS.md: every writing command in each situation.
 
-The test reads rows and cells from the page. A cell "done" needs a new record. A cell "nothing"
+The test reads rows and cells from the page. A cell "done" needs a new record. A cell "no effect"
 needs an error, empty standard output, and an unchanged log, keys and folders.
 """
 
@@ -185,7 +185,7 @@ class Table:
             assert done.err and self.records() == before and self.key.read_bytes() == key, where
             assert (added != set()) == (verdict == "a copy, not recorded"), where
             assert not done.out or verdict == "a copy, not recorded", where
-            assert verdict == "nothing" or "not recorded" in done.err, where
+            assert verdict == "no effect" or "not recorded" in done.err, where
         return done
 
 
@@ -238,7 +238,7 @@ def test_another_folder_and_none(table: Table) -> None:
             table.gateway.config.read_text().replace('data = "."', 'data = "state"')
         )
         verdict, code = page()[command]["no folder"]
-        if verdict == "nothing":
+        if verdict == "no effect":
             nowhere(
                 table,
                 command,
@@ -251,7 +251,7 @@ def test_another_folder_and_none(table: Table) -> None:
             nowhere(table, command, empty, [])
             begun(table, command, empty, code, "--data", "new")
         verdict, code = page()[command]["another folder"]
-        if verdict == "nothing":
+        if verdict == "no effect":
             nowhere(table, command, empty, ["--config", "copy.toml"])
         else:
             begun(table, command, empty, code, "--config", "copy.toml")
