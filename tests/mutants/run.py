@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs mutants: faults that are patched into a copy of the sources, which a test must notice.
 
-    run.py            five mutants of different areas, all in one build (what ./test.sh runs)
-    run.py --full     each mutant alone; writes tests/results/mutants.jsonl
+    run.py            all mutants, in one build (what ./test.sh runs)
+    run.py --full     each mutant in a build of its own; writes tests/results/mutants.jsonl
     run.py NAME...    these mutants, each alone
     run.py --check    builds nothing: each patch applies, and its test exists
 
@@ -13,11 +13,14 @@ A mutant is a file NAME.patch: a diff in git's format, below two header lines.
 
 The test is named as nextest names it: `token-shield::it` for tests/it, `token-shield` for a unit
 test of src. A mutant fails if its patch does not apply, if the patched sources do not compile, or
-if the test passes. A test that fails without a patch is a failure too. The exit status is then 1.
+if the test passes. A test that fails without a mutant is a failure too. The exit status is then 1.
+
+In the one build, each patched function has both bodies, and an environment variable chooses
+(switch.py). A patch that changes other places is built alone.
 
 The copy is target/mutants/tree. Only changed files are written to it, so cargo builds it
-incrementally. Its dependencies come from target/debug. The tests without a patch run in the sources
-themselves: there the ordinary tests have built them already.
+incrementally. Its dependencies come from target/debug. The crate is built without optimization:
+that takes a third of the time.
 """
 
 from __future__ import annotations
@@ -30,9 +33,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import switch
 
 ROOT = Path(__file__).resolve().parents[2]
 PATCHES = ROOT / "tests/mutants"
@@ -41,14 +47,6 @@ WORK = ROOT / "target/mutants"
 TREE = WORK / "tree"
 BUILD = WORK / "build"
 
-# They are in different files, and no test below reaches the code of another mutant.
-CI = (
-    "calls-let-go",
-    "clock-goes-back",
-    "former-checkpoint-unchecked",
-    "media-type-unchecked",
-    "suffix-without-dot",
-)
 # The same features as the ordinary test build: dependencies are then built in the same way.
 CARGO = ("cargo", "test", "--no-run", "--features", "failpoints")
 TEST_SECONDS_MAX = 300
@@ -141,12 +139,8 @@ def faults(mutant: Mutant) -> list[str]:
 
 
 def check(mutants: dict[str, Mutant]) -> int:
-    """Checks all patches, and that those of CI are independent."""
+    """Checks all patches."""
     found = [fault for mutant in mutants.values() for fault in faults(mutant)]
-    chosen = [mutants[name] for name in CI]
-    files = [file for mutant in chosen for file in mutant.files]
-    if len(set(files)) < len(files) or len({mutant.test for mutant in chosen}) < len(chosen):
-        found.append("two mutants of CI have a file or a test in common")
     print("\n".join(found) or f"{len(mutants)} mutants apply, and their tests exist")
     return 1 if found else 0
 
@@ -182,31 +176,27 @@ def copy_dependencies() -> None:
             shutil.copytree(built, BUILD / "debug" / name, symlinks=True, ignore=own)
 
 
-def apply(mutant: Mutant) -> None:
-    """Patches the copy."""
-    folder = str(TREE.relative_to(ROOT))
-    applied = git("apply", f"--directory={folder}", str(mutant.patch))
+def apply(mutant: Mutant, folder: Path = TREE) -> None:
+    """Patches a copy."""
+    applied = git("apply", f"--directory={folder.relative_to(ROOT)}", str(mutant.patch))
     if applied.returncode != 0:
         raise Failure(f"{mutant.name} does not apply: {applied.stderr.strip()}")
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment of cargo and of the tests: campaigns have their small size."""
     own = dict(os.environ)
     own.pop("TOKEN_SHIELD_FULL", None)
-    if folder == TREE:
-        own["CARGO_TARGET_DIR"] = str(BUILD)
-    return own
+    return own | {"CARGO_TARGET_DIR": str(BUILD), "CARGO_PROFILE_DEV_OPT_LEVEL": "0"}
 
 
-def build(tests: set[Test], folder: Path) -> dict[str, str]:
-    """Builds the test programs that have these tests; gives their paths by target."""
+def build(tests: set[Test]) -> dict[str, str]:
+    """Builds the test programs of the copy that have these tests; gives their paths by target."""
     kinds = {("--lib",) if test.target == "token_shield" else ("--test", "it") for test in tests}
     flags = [flag for kind in sorted(kinds) for flag in kind]
     command = [*CARGO, "--message-format=json-render-diagnostics", *flags]
-    environ = environment(folder)
     ran = subprocess.run(
-        command, cwd=folder, env=environ, capture_output=True, text=True, check=False
+        command, cwd=TREE, env=environment(), capture_output=True, text=True, check=False
     )
     if ran.returncode != 0:
         raise Failure(f"does not compile:\n{ran.stderr}")
@@ -218,14 +208,13 @@ def build(tests: set[Test], folder: Path) -> dict[str, str]:
     }
 
 
-def run(test: Test, programs: dict[str, str], folder: Path) -> str:
-    """Runs one test: `passed`, `failed`, `hung`, or `absent`."""
-    command = [programs[test.target], "--exact", test.path]
+def run(test: Test, programs: dict[str, str], number: int = 0) -> str:
+    """Runs one test with a mutant, 0 for none: `passed`, `failed`, `hung`, or `absent`."""
     try:
         ran = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment(folder),
+            [programs[test.target], "--exact", test.path],
+            cwd=TREE,
+            env=environment() | {switch.VARIABLE: str(number)},
             capture_output=True,
             text=True,
             errors="replace",
@@ -239,11 +228,10 @@ def run(test: Test, programs: dict[str, str], folder: Path) -> str:
     return "passed" if ran.returncode == 0 else "failed"
 
 
-def check_clean(tests: set[Test]) -> None:
-    """Runs the tests on the sources as they are. All must pass."""
+def check_clean(tests: set[Test], programs: dict[str, str]) -> None:
+    """Runs the tests without a mutant. All must pass."""
     begun = time.monotonic()
-    programs = build(tests, ROOT)
-    results = {str(test): run(test, programs, ROOT) for test in sorted(tests, key=str)}
+    results = {str(test): run(test, programs) for test in sorted(tests, key=str)}
     wrong = [f"{test}: {result}" for test, result in results.items() if result != "passed"]
     if wrong:
         raise Failure("without a mutant:\n" + "\n".join(wrong))
@@ -268,7 +256,7 @@ def run_alone(mutant: Mutant) -> Outcome:
     try:
         copy_tree()
         apply(mutant)
-        result = verdict(run(mutant.test, build({mutant.test}, TREE), TREE))
+        result = verdict(run(mutant.test, build({mutant.test})))
     except Failure as failure:
         print(failure)
         result = "FAILED"
@@ -304,21 +292,58 @@ def line_of(outcome: Outcome, commit: str) -> dict[str, object]:
     }
 
 
-def run_together(mutants: list[Mutant]) -> list[Outcome]:
-    """Applies all the mutants, builds once, and runs the test of each."""
+def patched(mutant: Mutant) -> dict[str, str]:
+    """The texts of the files that a mutant changes."""
+    with tempfile.TemporaryDirectory(dir=WORK) as folder:
+        for name in mutant.files:
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target)
+        apply(mutant, Path(folder))
+        return {name: Path(folder, name).read_text() for name in mutant.files}
+
+
+def has_switch(texts: dict[str, str]) -> bool:
+    """Whether these texts differ from the sources in the bodies of functions alone."""
+    try:
+        for name, text in texts.items():
+            switch.changes((ROOT / name).read_text(), text)
+    except switch.OutsideOfFunctions:
+        return False
+    return True
+
+
+def write_switched(mutants: dict[int, dict[str, str]]) -> dict[str, switch.Switched]:
+    """Writes the copy with all these mutants, texts by file; gives the changed files."""
     copy_tree()
-    for mutant in mutants:
-        apply(mutant)
+    files = {}
+    for name in sorted({name for texts in mutants.values() for name in texts}):
+        texts = {number: new[name] for number, new in mutants.items() if name in new}
+        files[name] = switch.switched((ROOT / name).read_text(), texts)
+        (TREE / name).write_text(files[name].text)
+    root = TREE / "src/lib.rs"
+    root.write_text(root.read_text() + switch.MODULE)
+    return files
+
+
+def run_together(mutants: list[Mutant]) -> list[Outcome]:
+    """Runs all the mutants: in one build, but for those that need one of their own."""
+    texts = {number: patched(mutant) for number, mutant in enumerate(mutants, 1)}
+    switched = {number: new for number, new in texts.items() if has_switch(new)}
+    write_switched(switched)
     begun = time.monotonic()
-    programs = build({mutant.test for mutant in mutants}, TREE)
-    print(f"with the mutants: built in {time.monotonic() - begun:.0f} s", flush=True)
+    programs = build({mutant.test for mutant in mutants})
+    print(f"{len(switched)} mutants in one build, {time.monotonic() - begun:.0f} s", flush=True)
+    check_clean({mutant.test for mutant in mutants}, programs)
     outcomes = []
-    for mutant in mutants:
+    for number in switched:
+        mutant = mutants[number - 1]
         begun = time.monotonic()
-        result = verdict(run(mutant.test, programs, TREE))
+        result = verdict(run(mutant.test, programs, number))
         outcomes.append(Outcome(mutant, result, time.monotonic() - begun))
         show(outcomes[-1])
-    return outcomes
+    left = [mutant for number, mutant in enumerate(mutants, 1) if number not in switched]
+    return outcomes + run_each(left, record=False)
 
 
 def arguments() -> argparse.Namespace:
@@ -335,17 +360,21 @@ def main() -> int:
     """Does what the command line says; gives the exit status."""
     asked = arguments()
     mutants = {path.stem: read(path) for path in sorted(PATCHES.glob("*.patch"))}
-    unknown = [name for name in (*asked.names, *CI) if name not in mutants]
+    unknown = [name for name in asked.names if name not in mutants]
     if unknown:
         raise Failure(f"no such mutant: {', '.join(unknown)}")
     if asked.check:
         return check(mutants)
-    together = not asked.full and not asked.names
-    names = CI if together else asked.names or mutants
-    chosen = [mutants[name] for name in names]
-    check_clean({mutant.test for mutant in chosen})
+    chosen = [mutants[name] for name in asked.names or mutants]
     copy_dependencies()
-    outcomes = run_together(chosen) if together else run_each(chosen, asked.full)
+    WORK.mkdir(parents=True, exist_ok=True)
+    if asked.full or asked.names:
+        copy_tree()
+        tests = {mutant.test for mutant in chosen}
+        check_clean(tests, build(tests))
+        outcomes = run_each(chosen, asked.full)
+    else:
+        outcomes = run_together(chosen)
     missed = [outcome for outcome in outcomes if outcome.result != "noticed"]
     print(f"{len(outcomes)} mutants, {len(missed)} not noticed")
     return 1 if missed else 0

@@ -1,0 +1,322 @@
+#!/usr/bin/env python3
+"""Measures how many random mutants the tests notice, with the mutants of cargo-mutants.
+
+    sample.py [AREA...]    runs the sample of each area (token, guard, audit-format)
+    sample.py --report     adds up what tests/results/mutation-sample.jsonl has
+
+`cargo mutants --list` gives the mutants of an area. The sample has 80 of them, chosen with a fixed
+seed. They are put into one build (switch.py), and each is then chosen by its number. Those that
+have no such form are built alone. A run continues where an earlier run of the same commit stopped.
+
+Tests run from the nearest to the furthest, until one fails: the unit tests of the area, all unit
+tests, tests/it. A mutant is `caught` if a test fails or does not end, else `missed`. A mutant that
+does not compile alone is `unviable` and does not count.
+
+Needs cargo-mutants and cargo-nextest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import run
+import switch
+from run import BUILD, ROOT, TREE, Failure
+
+RESULTS = ROOT / "tests/results/mutation-sample.jsonl"
+SEED = 18
+SIZE = 80
+# Unit tests and tests of an ordinary run take less than a minute together.
+SECONDS_MAX = 240
+# Campaigns, and tests that compile or read the sources: they say nothing of one mutant.
+LEFT_OUT = ("tamper::", "kill::", "faults::", "turn::", "compile_fail::", "corpus::")
+
+
+@dataclass(frozen=True)
+class Area:
+    """A part of the sources that a sample is taken of."""
+
+    name: str
+    files: str
+    # Files that are no part of it.
+    without: str | None
+    # The unit tests that are nearest to it.
+    tests: str
+
+
+AREAS = {
+    area.name: area
+    for area in (
+        Area("token", "src/token/**", None, "token::"),
+        # The response filter is measured by its own campaigns.
+        Area("guard", "src/guard/**", "src/guard/egress/text/**", "guard::"),
+        Area("audit-format", "src/audit/format/**", None, "audit::"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mutant of cargo-mutants, and the text of its file."""
+
+    number: int
+    name: str
+    file: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """Where nextest finds the test programs."""
+
+    cargo: Path
+    binaries: Path
+
+
+def position(text: str, place: dict[str, int]) -> int:
+    """The index in a text of a line and a column, both from 1."""
+    lines = text.split("\n")[: place["line"] - 1]
+    return sum(len(line) + 1 for line in lines) + place["column"] - 1
+
+
+def sample(area: Area) -> list[Mutant]:
+    """The mutants of an area's sample."""
+    command = ["cargo", "mutants", "--list", "--json", "--file", area.files]
+    if area.without is not None:
+        command += ["--exclude", area.without]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        raise Failure(f"`cargo install cargo-mutants` is needed:\n{listed.stderr}")
+    found = sorted(json.loads(listed.stdout), key=lambda mutant: mutant["name"])
+    chosen = random.Random(SEED).sample(found, min(SIZE, len(found)))
+    mutants = []
+    for number, mutant in enumerate(chosen, 1):
+        text = (ROOT / mutant["file"]).read_text()
+        start, end = (position(text, mutant["span"][side]) for side in ("start", "end"))
+        new = text[:start] + mutant["replacement"] + text[end:]
+        mutants.append(Mutant(number, mutant["name"], mutant["file"], new))
+    return mutants
+
+
+def cargo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs cargo in the copy."""
+    command = ["cargo", *arguments]
+    environment = run.environment()
+    return subprocess.run(
+        command, cwd=TREE, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def errors() -> list[tuple[str, int]]:
+    """Files and lines of the copy that do not compile."""
+    checked = cargo("check", "--lib", "--features", "failpoints", "--message-format=json")
+    found = []
+    for line in checked.stdout.splitlines():
+        message = json.loads(line).get("message")
+        if message is None or message["level"] != "error":
+            continue
+        spans = [span for span in message["spans"] if span["is_primary"]]
+        found += [(span["file_name"], span["line_start"]) for span in spans]
+    if checked.returncode != 0 and not found:
+        raise Failure(checked.stderr)
+    return found
+
+
+def together(mutants: list[Mutant]) -> list[Mutant]:
+    """Writes the copy with as many of the mutants as compile in one build; gives these."""
+    chosen = []
+    for mutant in mutants:
+        try:
+            switch.changes((ROOT / mutant.file).read_text(), mutant.text)
+            chosen.append(mutant)
+        except switch.OutsideOfFunctions:
+            continue
+    while True:
+        files = run.write_switched({one.number: {one.file: one.text} for one in chosen})
+        wrong = errors()
+        if not wrong:
+            return chosen
+        numbers = set()
+        for file, line in wrong:
+            places = files[file].lines if file in files else {}
+            for number, lines in places.items():
+                if any(line in one for one in lines):
+                    numbers.add(number)
+        if not numbers:
+            raise Failure(f"no mutant explains these errors: {wrong}")
+        chosen = [mutant for mutant in chosen if mutant.number not in numbers]
+
+
+def build() -> Built:
+    """Builds the tests of the copy."""
+    listing = ("--features", "failpoints", "--lib", "--bins", "--test", "it")
+    listed = cargo(
+        "nextest", "list", *listing, "--list-type", "binaries-only", "--message-format", "json"
+    )
+    if listed.returncode != 0:
+        raise Failure(f"does not compile:\n{listed.stderr}")
+    built = Built(BUILD / "cargo.json", BUILD / "binaries.json")
+    built.binaries.write_text(listed.stdout)
+    built.cargo.write_text(cargo("metadata", "--format-version", "1").stdout)
+    return built
+
+
+def rounds(area: Area) -> list[str]:
+    """The tests, from the nearest to the furthest, as expressions of nextest."""
+    left_out = " | ".join(f"test(/^{name}/)" for name in LEFT_OUT)
+    near = f"test(/^{area.tests}/) - ({left_out})"
+    return [
+        f"kind(lib) & {near}",
+        f"kind(lib) - {near}",
+        f"kind(test) - ({left_out})",
+    ]
+
+
+def first_failure(built: Built, area: Area, number: int) -> str | None:
+    """The first test that notices a mutant; 0 is the original."""
+    environment = run.environment() | {switch.VARIABLE: str(number)}
+    for expression in rounds(area):
+        command = ["cargo", "nextest", "run", "--cargo-metadata", str(built.cargo)]
+        command += ["--binaries-metadata", str(built.binaries), "-E", expression]
+        command += ["--status-level", "fail", "--final-status-level", "none"]
+        process = subprocess.Popen(
+            [*command, "--no-tests", "pass", "--color", "never"],
+            cwd=TREE,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            said, _ = process.communicate(timeout=SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.communicate()
+            return f"no end after {SECONDS_MAX} s: {expression}"
+        if process.returncode != 0:
+            named = re.search(r"(?:FAIL|SIGABRT|SIGSEGV|TIMEOUT) \[[^]]*\] (?:\([^)]*\) )?(.+)", said)
+            if named is None:
+                raise Failure(said)
+            return named.group(1).strip()
+    return None
+
+
+def known(area: Area, commit: str) -> set[str]:
+    """The names of the mutants of this commit that have a result."""
+    if not RESULTS.exists():
+        return set()
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return {
+        line["mutant"] for line in lines if (line["area"], line["commit"]) == (area.name, commit)
+    }
+
+
+def record(area: Area, commit: str, mutant: Mutant, result: str, by: str | None) -> None:
+    """Adds a line to the results, and prints it."""
+    line = {
+        "area": area.name,
+        "commit": commit,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "seed": SEED,
+        "mutant": mutant.name,
+        "result": result,
+        "by": by,
+    }
+    with RESULTS.open("a") as results:
+        results.write(json.dumps(line, ensure_ascii=False) + "\n")
+    print(f"{result:9} {mutant.name}  {by or ''}", flush=True)
+
+
+def alone(area: Area, mutant: Mutant) -> tuple[str, str | None]:
+    """The result of a mutant that is built alone."""
+    run.copy_tree()
+    (TREE / mutant.file).write_text(mutant.text)
+    if errors():
+        return "unviable", None
+    by = first_failure(build(), area, 0)
+    return ("missed" if by is None else "caught"), by
+
+
+def measure(area: Area, commit: str) -> None:
+    """Runs the sample of an area."""
+    before = known(area, commit)
+    left = [mutant for mutant in sample(area) if mutant.name not in before]
+    if not left:
+        return
+    begun = time.monotonic()
+    switched = together(left)
+    built = build()
+    print(f"{area.name}: {len(switched)} of {len(left)} in one build, {time.monotonic() - begun:.0f} s")
+    by = first_failure(built, area, 0)
+    if by is not None:
+        raise Failure(f"without a mutant, a test fails: {by}")
+    for mutant in switched:
+        by = first_failure(built, area, mutant.number)
+        record(area, commit, mutant, "missed" if by is None else "caught", by)
+    for mutant in left:
+        if mutant not in switched:
+            record(area, commit, mutant, *alone(area, mutant))
+
+
+def interval(caught: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    z = 1.959964
+    share = caught / count
+    middle = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
+
+
+def report() -> None:
+    """Prints the shares of all commits and areas in the results, and the mutants missed."""
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    for area, commit in sorted({(line["area"], line["commit"]) for line in lines}):
+        own = [line for line in lines if (line["area"], line["commit"]) == (area, commit)]
+        counted = [line for line in own if line["result"] != "unviable"]
+        caught = sum(line["result"] == "caught" for line in counted)
+        low, high = interval(caught, len(counted))
+        print(
+            f"{area} at {commit}: {caught} of {len(counted)} caught, "
+            f"{caught / len(counted):.1%} (95 %: {low:.1%} to {high:.1%}), "
+            f"{len(own) - len(counted)} unviable"
+        )
+        for line in counted:
+            if line["result"] == "missed":
+                print(f"    missed: {line['mutant']}")
+
+
+def main() -> None:
+    """Does what the command line says."""
+    parser = argparse.ArgumentParser(description="Runs a sample (see the head of this file).")
+    parser.add_argument("--report", action="store_true", help="add up the results")
+    parser.add_argument("areas", nargs="*", metavar="AREA", help=" ".join(AREAS))
+    asked = parser.parse_args()
+    unknown = [name for name in asked.areas if name not in AREAS]
+    if unknown:
+        raise Failure(f"no area {', '.join(unknown)}; there are: {' '.join(AREAS)}")
+    if not asked.report:
+        commit = run.git("rev-parse", "--short=12", "HEAD").stdout.strip()
+        run.copy_dependencies()
+        for name in asked.areas or AREAS:
+            measure(AREAS[name], commit)
+    report()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Failure as fault:
+        sys.exit(str(fault))
