@@ -39,6 +39,7 @@ SEED = 18
 SIZE = 80
 # Unit tests and tests of an ordinary run take less than a minute together.
 SECONDS_MAX = 240
+TESTS = ("--features", "failpoints", "--lib", "--bins", "--test", "it")
 # Campaigns, and tests that compile or read the sources: they say nothing of one mutant.
 LEFT_OUT = ("tamper::", "kill::", "faults::", "turn::", "compile_fail::", "corpus::")
 
@@ -73,6 +74,8 @@ class Mutant:
     number: int
     name: str
     file: str
+    # The name of its function, without its type; empty outside of functions.
+    function: str
     text: str
 
 
@@ -105,7 +108,8 @@ def sample(area: Area) -> list[Mutant]:
         text = (ROOT / mutant["file"]).read_text()
         start, end = (position(text, mutant["span"][side]) for side in ("start", "end"))
         new = text[:start] + mutant["replacement"] + text[end:]
-        mutants.append(Mutant(number, mutant["name"], mutant["file"], new))
+        function = (mutant["function"] or {"function_name": ""})["function_name"].split("::")[-1]
+        mutants.append(Mutant(number, mutant["name"], mutant["file"], function, new))
     return mutants
 
 
@@ -118,17 +122,38 @@ def cargo(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def errors() -> list[tuple[str, int]]:
-    """Files and lines of the copy that do not compile."""
-    # Not `cargo check`: that would check all dependencies, which are built already.
-    checked = cargo("build", "--lib", "--features", "failpoints", "--message-format=json")
+@dataclass(frozen=True)
+class CompileError:
+    """What a compiler says of a line of the copy."""
+
+    file: str
+    line: int
+    message: str
+
+    def concerns(self, mutant: Mutant, files: dict[str, switch.Switched]) -> bool:
+        """Whether a mutant among these files explains it."""
+        # A constant function with a switch is not constant any more, which its callers need.
+        called = re.search(r"cannot call non-const .*`.*?(\w+)`", self.message)
+        if called is not None:
+            return mutant.function == called.group(1)
+        if mutant.file != self.file:
+            return False
+        return any(self.line in lines for lines in files[self.file].lines[mutant.number])
+
+
+def errors() -> list[CompileError]:
+    """What does not compile in the copy."""
+    # `cargo check` would check all dependencies, which are built already.
+    checked = cargo("test", "--no-run", *TESTS, "--message-format=json")
     found = []
     for line in checked.stdout.splitlines():
         message = json.loads(line).get("message")
         if message is None or message["level"] != "error":
             continue
-        spans = [span for span in message["spans"] if span["is_primary"]]
-        found += [(span["file_name"], span["line_start"]) for span in spans]
+        for span in message["spans"]:
+            if span["is_primary"]:
+                error = CompileError(span["file_name"], span["line_start"], message["message"])
+                found.append(error)
     if checked.returncode != 0 and not found:
         raise Failure(checked.stderr)
     return found
@@ -148,22 +173,17 @@ def together(mutants: list[Mutant]) -> list[Mutant]:
         wrong = errors()
         if not wrong:
             return chosen
-        numbers = set()
-        for file, line in wrong:
-            places = files[file].lines if file in files else {}
-            for number, lines in places.items():
-                if any(line in one for one in lines):
-                    numbers.add(number)
-        if not numbers:
+        left = [one for one in chosen if not any(error.concerns(one, files) for error in wrong)]
+        if len(left) == len(chosen):
             raise Failure(f"no mutant explains these errors: {wrong}")
-        chosen = [mutant for mutant in chosen if mutant.number not in numbers]
+        print(f"{len(chosen) - len(left)} do not compile with the others", flush=True)
+        chosen = left
 
 
 def build() -> Built:
     """Builds the tests of the copy."""
-    listing = ("--features", "failpoints", "--lib", "--bins", "--test", "it")
     listed = cargo(
-        "nextest", "list", *listing, "--list-type", "binaries-only", "--message-format", "json"
+        "nextest", "list", *TESTS, "--list-type", "binaries-only", "--message-format", "json"
     )
     if listed.returncode != 0:
         raise Failure(f"does not compile:\n{listed.stderr}")
