@@ -1,7 +1,7 @@
 //! Data that an epoch is compared with: the head, an earlier checkpoint, and its own first record.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::fault::{FaultLocation, VerifyFault};
 use super::{Nobody, TRIES};
@@ -16,7 +16,9 @@ use crate::durable;
 
 /// The content of the head.
 pub(super) struct HeadContent {
+    path: PathBuf,
     pub(super) head: Head,
+    /// The newest checkpoint. A head has none before the first checkpoint of its epoch.
     pub(super) note: Option<String>,
 }
 
@@ -26,7 +28,28 @@ impl HeadContent {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         let head = Head::decode(&bytes)
             .map_err(|fault| VerifyFault::of(FaultLocation::file(path), fault))?;
-        Ok(Self { head, note: HeadNote::decode(&bytes).map(|note| note.note) })
+        let note = HeadNote::decode(&bytes).map(|note| note.note);
+        Ok(Self { path: path.to_owned(), head, note })
+    }
+
+    /// Reads the head again, after its epoch has got a checkpoint. The head gets every checkpoint
+    /// before the folder does, so one without a checkpoint was read before the first one, or during
+    /// its write. `None` where the head still has no checkpoint, and is not that of a later epoch.
+    pub(super) fn newer(&self) -> Option<Self> {
+        for _ in 0..TRIES {
+            if let Ok(newer) = Self::read(&self.path) {
+                // A number that cannot be read is no later epoch.
+                let is_later =
+                    tiles::epoch_in(&newer.head.origin) > tiles::epoch_in(&self.head.origin);
+                let is_complete = newer.note.is_some() && newer.head.origin == self.head.origin;
+                if is_complete || is_later {
+                    return Some(newer);
+                }
+            }
+            // A read is not atomic: the write of the checkpoint may be in progress.
+            std::thread::yield_now();
+        }
+        None
     }
 }
 

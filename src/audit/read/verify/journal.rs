@@ -1,5 +1,6 @@
 //! Verifies the journal after a checkpoint, the head, and the files of an interrupted checkpoint.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -121,6 +122,32 @@ fn root_of(left: &Left) -> Option<Hash> {
     STANDARD.decode(&left.root).ok()?.try_into().ok()
 }
 
+/// The checkpoint in the head. The head gets every checkpoint before the folder does, so a head
+/// that still has none under the checkpoint `signed` was replaced. That is a fault.
+fn head_note<'h>(
+    one: &One<'_>,
+    heads: &'h HeadContent,
+    signed: &Checkpoint,
+) -> Result<Option<Cow<'h, str>>, VerifyFault> {
+    if let Some(note) = &heads.note {
+        return Ok(Some(Cow::Borrowed(note)));
+    }
+    if signed.size == 0 {
+        return Ok(None);
+    }
+    let Some(newer) = heads.newer() else {
+        return Err(VerifyFault::of(
+            FaultLocation::epoch(&one.name()),
+            "the head has no checkpoint any more",
+        ));
+    };
+    // The head of a later epoch has no checkpoint of this one.
+    if newer.head.origin != signed.origin {
+        return Ok(None);
+    }
+    Ok(newer.note.map(Cow::Owned))
+}
+
 /// The sizes of the tree whose roots are known.
 fn marks(
     one: &One<'_>,
@@ -131,16 +158,8 @@ fn marks(
     let mut marks = vec![mark(signed)];
     if let Some(heads) = head {
         marks.push(AcknowledgedTree { size: heads.head.size, root: heads.head.root });
-        // The head gets every checkpoint before the folder does, so a head without one was
-        // replaced.
-        if heads.note.is_none() && signed.size > 0 {
-            return Err(VerifyFault::of(
-                FaultLocation::epoch(&one.name()),
-                "the head has no checkpoint any more",
-            ));
-        }
-        if let Some(note) = &heads.note {
-            let noted = keys.open(note).map_err(|fault| {
+        if let Some(note) = head_note(one, heads, signed)? {
+            let noted = keys.open(&note).map_err(|fault| {
                 VerifyFault::of(
                     FaultLocation::epoch(&one.name()),
                     format!("the head's checkpoint: {fault}"),
