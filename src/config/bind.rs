@@ -310,6 +310,12 @@ fn listen<'t>(
             text.parse().ok()
         });
     let address: SocketAddr = read.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700)));
+    // Both are read before a missing value ends the function. Otherwise they would count as unknown.
+    let publish_keys = section.truth("publish_keys").unwrap_or(false);
+    let danger = section.truth("danger_plaintext").unwrap_or(false);
+    if danger {
+        warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
+    }
     let tls = match section.optional_table("tls", empty) {
         None => None,
         Some(tls) => {
@@ -322,11 +328,6 @@ fn listen<'t>(
             Some(Tls { cert: base.join(cert?), key: key? })
         }
     };
-    let publish_keys = section.truth("publish_keys").unwrap_or(false);
-    let danger = section.truth("danger_plaintext").unwrap_or(false);
-    if danger {
-        warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
-    }
     // Tokens are bearer tokens. Without TLS, anyone on the network path could read and use them.
     if tls.is_none() && !address.ip().is_loopback() && !danger {
         section.fault(

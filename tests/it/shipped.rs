@@ -107,6 +107,15 @@ fn every_fault_is_said_at_once() {
 }
 
 #[test]
+fn keys_after_a_faulty_tls_are_known_and_checked() {
+    faults(
+        "name = \"x\"\n[listen]\ntls = { key = \"env:KEY\" }\npublish_keys = \
+            1\ndanger_plaintext = true\n",
+        &["3 listen.tls.cert: is required", "4 listen.publish_keys: must be true or false"],
+    );
+}
+
+#[test]
 fn promtool_takes_the_rules() {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/token-shield.rules.yml");
