@@ -30,20 +30,16 @@ pub(super) fn model(
     {
         section.fault("route", format!("{wanted:?} is not the name of an [[upstream]]"));
     }
-    let model = Model {
-        aliases: section.texts("aliases"),
-        namespaces: section.texts("namespaces"),
-        route,
-        upstream_name: section.text("as"),
-        caps: caps(&section),
-        weights: section.texts("weights").iter().map(|path| base.join(path)).collect(),
-        pin: section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| {
-            is_sha256(text).then(|| text.to_owned())
-        }),
-        name: name?,
-    };
+    let (aliases, namespaces) = (section.texts("aliases"), section.texts("namespaces"));
+    let upstream_name = section.text("as");
+    let caps = caps(&section);
+    let weights = section.texts("weights").iter().map(|path| base.join(path)).collect();
+    let pin = section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| {
+        is_sha256(text).then(|| text.to_owned())
+    });
+    // A missing name ends the function only here, after unknown keys were found.
     section.close();
-    Some(model)
+    Some(Model { name: name?, aliases, namespaces, route, upstream_name, caps, weights, pin })
 }
 
 /// Reads one `[[upstream]]`; `None` if its name is missing.
@@ -94,22 +90,26 @@ pub(super) fn upstream<'t>(
             unix: or a loopback address",
         );
     }
-    let upstream = UpstreamSettings {
+    let controlled = section.truth("controlled").unwrap_or(false);
+    let jurisdiction = section.text("jurisdiction");
+    let credential_as_api_key = choice(&section, "credential_header", &headers).unwrap_or(false);
+    let pools = [("shared", false), ("principal", true)];
+    let pool_by_principal = choice(&section, "pool", &pools).unwrap_or(false);
+    // As in `model`: the name comes last.
+    section.close();
+    Some(UpstreamSettings {
+        name: name?,
         target,
         base_path,
         profile,
-        controlled: section.truth("controlled").unwrap_or(false),
-        jurisdiction: section.text("jurisdiction"),
+        controlled,
+        jurisdiction,
         credential,
-        credential_as_api_key: choice(&section, "credential_header", &headers).unwrap_or(false),
+        credential_as_api_key,
         caps,
         wait,
-        pool_by_principal: choice(&section, "pool", &[("shared", false), ("principal", true)])
-            .unwrap_or(false),
-        name: name?,
-    };
-    section.close();
-    Some(upstream)
+        pool_by_principal,
+    })
 }
 
 /// True if a host is this machine: `localhost` (RFC 6761, section 6.3) or a loopback address.
