@@ -239,10 +239,12 @@ impl Sockets {
 
 /// The length limits of answers.
 fn answers(limits: &Section<'_>) -> AnswerLimits {
-    AnswerLimits {
-        each: limits.number("answer_bytes_per_token").filter(|each| *each > 0).unwrap_or(256),
-        bytes: limits.bytes("answer").unwrap_or(64 << 20),
+    let each = limits.number("answer_bytes_per_token").unwrap_or(256);
+    // With 0 every answer would be cut off after the fixed part of its limit.
+    if each == 0 {
+        limits.fault("answer_bytes_per_token", "must be 1 or more");
     }
+    AnswerLimits { each, bytes: limits.bytes("answer").unwrap_or(64 << 20) }
 }
 
 /// The settings of the log, of its retention, and of the auditors.

@@ -122,6 +122,14 @@ fn a_table_without_a_name_does_not_hide_unknown_keys() {
 }
 
 #[test]
+fn an_answer_needs_bytes_for_its_tokens() {
+    faults(
+        "name = \"x\"\n[limits]\nanswer_bytes_per_token = 0\n",
+        &["3 limits.answer_bytes_per_token: must be 1 or more"],
+    );
+}
+
+#[test]
 fn keys_after_a_faulty_tls_are_known_and_checked() {
     faults(
         "name = \"x\"\n[listen]\ntls = { key = \"env:KEY\" }\npublish_keys = \
