@@ -77,8 +77,12 @@ pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     // this path is never deleted.
     let left_over =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    // If a process listens there, the connection succeeds, and `bind` below fails.
-    if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
+    // Only a refused connection shows that no process listens there. After success or any other
+    // error, such as a full backlog, the socket stays, and `bind` below fails.
+    if left_over
+        && let Err(error) = std::os::unix::net::UnixStream::connect(path)
+        && error.kind() == std::io::ErrorKind::ConnectionRefused
+    {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
@@ -153,4 +157,23 @@ pub async fn run(
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
     axum::serve(listener, service).with_graceful_shutdown(stop).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_stale_socket_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("admin.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        drop(bind(&path).expect("a stale socket is replaced"));
+        std::fs::remove_file(&path).expect("removed");
+        // A stream cannot connect to a datagram socket, but the error is not a refusal.
+        let used = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+        assert!(bind(&path).is_err());
+        assert!(path.exists(), "the socket is in use");
+        drop(used);
+    }
 }
