@@ -55,6 +55,21 @@ fn changed(name: &str, now: AgentStatus, verb: StatusVerb) -> Result<AgentStatus
     }
 }
 
+/// Names that an operator may have meant by `name`, at most [`NEAR_MAX`], each once. The one with
+/// the fewest edits is first.
+fn similar<'n>(known: &[&'n str], name: &str) -> Vec<&'n str> {
+    let mut near: Vec<&str> = Vec::new();
+    near.extend(nearest(known.iter().copied(), name));
+    let last = name.rsplit('/').next();
+    for known in known {
+        // An agent with the same last segment in another namespace is a likely mistake.
+        if near.len() < NEAR_MAX && known.rsplit('/').next() == last && !near.contains(known) {
+            near.push(known);
+        }
+    }
+    near
+}
+
 /// Whether a text can be the first part of an agent's name.
 fn is_namespace(text: &str) -> bool {
     format!("{text}/x").parse::<AgentName>().is_ok() && !text.contains('/')
@@ -190,16 +205,8 @@ impl Control {
     /// The error for an agent's name that is not registered.
     pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
         let rows = self.registry.agents();
-        let last = name.rsplit('/').next().unwrap_or_default();
-        // An agent with the same last segment in another namespace is a likely mistake.
-        let alike = rows
-            .iter()
-            .map(|row| row.name.as_str())
-            .filter(|known| known.rsplit('/').next() == Some(last));
-        let close = nearest(rows.iter().map(|row| row.name.as_str()), name);
-        let mut near: Vec<&str> = close.into_iter().chain(alike).collect();
-        near.dedup();
-        near.truncate(NEAR_MAX);
+        let known: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        let near = similar(&known, name);
         let near = if near.is_empty() {
             String::new()
         } else {
@@ -249,4 +256,16 @@ fn stopped(word: &str, name: &str, status: &StatusChange) -> Value {
         "since": reason.map(|(since, _)| since.to_string()),
         "reason": reason.map(|(_, why)| why),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_similar_name_is_listed_once() {
+        let known = ["acme/reader", "bcme/reader", "team/reader", "team/writer"];
+        assert_eq!(similar(&known, "bcmee/reader"), ["bcme/reader", "acme/reader", "team/reader"]);
+        assert_eq!(similar(&known, "team/nobody"), [""; 0]);
+    }
 }
