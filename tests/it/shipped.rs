@@ -112,9 +112,9 @@ fn a_table_without_a_name_does_not_hide_unknown_keys() {
         "name = \"x\"\n[[upstream]]\nurl = \"echo:\"\npoool = \"shared\"\n[[model]]\nroute = \
             []\nnaem = \"m\"\n",
         &[
-            "2 upstream[0].name: is required",
+            "upstream[0].name: is required",
             "4 upstream[0].poool: is not a key here; did you mean pool?",
-            "5 model[0].name: is required",
+            "model[0].name: is required",
             "6 model[0].route: must name",
             "7 model[0].naem: is not a key here; did you mean name?",
         ],
