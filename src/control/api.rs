@@ -55,7 +55,10 @@ struct Peer(Option<u32>);
 
 impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
-        Self(stream.io().get_ref().peer_cred().ok().map(|peer| peer.uid()))
+        match stream.io().get_ref().peer_cred() {
+            Ok(peer) => Self(Some(peer.uid())),
+            Err(_) => Self(None),
+        }
     }
 }
 
@@ -91,6 +94,11 @@ pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// The uid in the header [`SUDO_UID`], if there is a valid one.
+fn sudo_uid(headers: &HeaderMap) -> Option<u32> {
+    headers.get(SUDO_UID)?.to_str().ok()?.parse().ok()
+}
+
 /// Handles one request: checks the peer's uid, and executes the request in that user's name.
 async fn answer(
     ConnectInfo(Peer(uid)): ConnectInfo<Peer>,
@@ -109,12 +117,11 @@ async fn answer(
     };
     // Root may name the user who became root with sudo. This adds no risk, because root could write
     // any record.
-    let asker = headers
-        .get(SUDO_UID)
-        .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
-        .filter(|_| uid == 0);
-    let answer =
-        perform(&control, &Operator(format!("uid:{}", asker.unwrap_or(uid))), request).await;
+    let asker = match sudo_uid(&headers) {
+        Some(asker) if uid == 0 => asker,
+        Some(_) | None => uid,
+    };
+    let answer = perform(&control, &Operator(format!("uid:{asker}")), request).await;
     let status = if matches!(answer, AdminAnswer::Done(_)) {
         StatusCode::OK
     } else {
