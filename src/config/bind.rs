@@ -93,13 +93,11 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
     let sockets = Sockets::read(root.table("listen", empty), base, &data, empty, &mut warnings);
     // All sections are closed before a missing value ends the function. So one error lists all
     // faults.
-    let log = Log::of_data(
-        &data,
-        match &name {
-            Some(name) => name,
-            None => "",
-        },
-    );
+    let log_name: &str = match &name {
+        Some(name) => name,
+        None => "",
+    };
+    let log = Log::of_data(&data, log_name);
     let (audit, keep, auditors) = audit(root.table("audit", empty), log, base, &mut warnings);
     root.not_enforced(&["policy"]);
     root.close();
