@@ -45,12 +45,22 @@ impl<'a> Object<'a> {
     /// The member named `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+        for (name, value) in &self.0 {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// The member named `key`, to change it.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value<'a>> {
-        self.0.iter_mut().find(|(name, _)| name == key).map(|(_, value)| value)
+        for (name, value) in &mut self.0 {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// Puts `value` under `key`: in its former place if the key exists, otherwise at the end.
