@@ -24,7 +24,7 @@ use token_shield::registry::Registry;
 use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::delegate::{Narrowed, delegate};
 use token_shield::token::jwk::Jwk;
-use token_shield::token::mint::{MintRequest, mint};
+use token_shield::token::mint::{MintRequest, Parties, TokenSpan, mint};
 use token_shield::token::{IssuerPolicy, KeySource, KnownKey, PostQuantum, Presented, verify};
 
 /// A source of exactly one key.
@@ -47,13 +47,12 @@ fn token(
 ) -> Result<(String, One), Box<dyn std::error::Error>> {
     let key = SigningKey::generate(algorithm)?;
     let models = Value::Array(vec![Value::from_text("llama-3.1-8b"), Value::from_text("bge-m3")]);
-    let names = ("https://operator.example", "https://gateway.example");
-    let lifetime = (NOW, Duration::from_secs(3600));
+    let parties = Parties { iss: "https://operator.example", aud: "https://gateway.example" };
     let mut request = MintRequest::new(
-        names,
+        parties,
         "research/summarizer".parse()?,
         "team:research".parse()?,
-        lifetime,
+        TokenSpan { issued: NOW, lifetime: Duration::from_secs(3600) },
         1,
     )
     .limited(Constraint::new("model", ConstraintType::OneOf, models)?)

@@ -14,7 +14,7 @@ use token_shield::crypto::{Algorithm, SigningKey, entropy};
 use token_shield::json::Value;
 use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::jwk::{self, Jwk};
-use token_shield::token::mint::{MintRequest, mint};
+use token_shield::token::mint::{MintRequest, Parties, TokenSpan, mint};
 
 fn option(name: &str) -> Result<String, Box<dyn Error>> {
     let mut words = std::env::args().skip_while(|word| word != name).skip(1);
@@ -23,10 +23,11 @@ fn option(name: &str) -> Result<String, Box<dyn Error>> {
 
 fn token(key: &SigningKey, iss: &str, aud: &str, agent: u64) -> Result<String, Box<dyn Error>> {
     let now = SystemClock::start().now();
-    let times = (now, Duration::from_secs(86_400));
+    let parties = Parties { iss, aud };
+    let span = TokenSpan { issued: now, lifetime: Duration::from_secs(86_400) };
     let (agent, random) =
         (format!("loadtest/agent-{agent}").parse()?, u128::from_be_bytes(entropy()?));
-    let mut request = MintRequest::new((iss, aud), agent, "team:loadtest".parse()?, times, random);
+    let mut request = MintRequest::new(parties, agent, "team:loadtest".parse()?, span, random);
     for (key, kind, number) in [
         ("requests_per_second", ConstraintType::Rate, 100_000_000),
         ("requests_per_minute", ConstraintType::Rate, 1_000_000_000),

@@ -15,6 +15,12 @@ pub struct Timestamp(pub i64);
 pub struct TimestampFault;
 
 impl Timestamp {
+    /// The time that many seconds after 1970.
+    #[must_use]
+    pub const fn at_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1000))
+    }
+
     /// Whole seconds since 1970: a NumericDate (RFC 7519 section 2).
     #[must_use]
     pub const fn seconds(self) -> i64 {
@@ -92,7 +98,9 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the machine's clocks")]
     fn now(&self) -> Timestamp {
         // A clock before 1970 reads as 1970.
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let Ok(since) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else {
+            return Timestamp(0);
+        };
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 

@@ -117,7 +117,7 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// The error of the operating system.
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        File::open(path).and_then(|folder| folder.sync_all())
+        File::open(path)?.sync_all()
     }
 
     /// Renames a file, and replaces the one at `to`.
@@ -268,11 +268,11 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DiskFaul
 /// # Errors
 /// If the folder cannot be opened or synced.
 pub fn sync_dir(path: &Path) -> Result<(), DiskFault> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(DiskFault::of("sync", path))
+    SystemDisk.sync_dir(path).map_err(DiskFault::of("sync", path))
 }
 
 /// The folder that contains `path`.
-fn parent_of(path: &Path) -> &Path {
+pub(crate) fn parent_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
@@ -313,13 +313,17 @@ impl Temporary {
                     Err(error) => return Err(DiskFault::of("create", &passing)(error)),
                 };
             let temporary = Self(passing);
-            // `open` applies the umask to the mode, so it is set again.
-            file.set_permissions(Permissions::from_mode(mode))
-                .and_then(|()| file.write_all(bytes))
-                .and_then(|()| file.sync_all())
-                .map_err(DiskFault::of("write", &temporary.0))?;
+            Self::fill(&mut file, bytes, mode).map_err(DiskFault::of("write", &temporary.0))?;
             return Ok(temporary);
         }
+    }
+
+    /// Sets the mode of an open file, writes all of its bytes, and syncs it.
+    fn fill(file: &mut File, bytes: &[u8], mode: u32) -> io::Result<()> {
+        // `open` applies the umask to the mode, so it is set again.
+        file.set_permissions(Permissions::from_mode(mode))?;
+        file.write_all(bytes)?;
+        file.sync_all()
     }
 
     /// Gives the file its final name, and syncs the folder.
@@ -379,7 +383,10 @@ impl Lock {
         }
         let identity = Identity::of(&file, path)?;
         // If the file was unlinked between open and lock, this lock excludes no other process.
-        Ok(identity.check().is_ok().then_some(Self { file, identity }))
+        if identity.check().is_err() {
+            return Ok(None);
+        }
+        Ok(Some(Self { file, identity }))
     }
 
     /// A copy of the descriptor. The lock is held until the last copy is closed.

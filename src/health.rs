@@ -8,10 +8,11 @@
 //! upstream is up again. Otherwise it stays down for twice as long, at most a minute.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::lock::locked;
 
 /// Consecutive failed requests after which an upstream is down.
 const FAULTS_MAX: u32 = 3;
@@ -62,12 +63,16 @@ impl ServerState {
 impl Health {
     /// The state with all `names` up.
     pub fn new(names: impl IntoIterator<Item = Arc<str>>, clock: Arc<dyn Clock>) -> Self {
-        Self { upstreams: names.into_iter().map(|name| (name, Mutex::default())).collect(), clock }
+        let mut upstreams = HashMap::new();
+        for name in names {
+            upstreams.insert(name, Mutex::default());
+        }
+        Self { upstreams, clock }
     }
 
     /// The locked state of an upstream; none if it is unknown.
     fn state(&self, name: &str) -> Option<MutexGuard<'_, ServerState>> {
-        Some(self.upstreams.get(name)?.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(locked(self.upstreams.get(name)?))
     }
 
     /// Whether the upstream is up, or a trial is due.
@@ -124,7 +129,10 @@ impl Health {
     /// Whether the upstream is up, without a pending trial.
     #[must_use]
     pub fn serves(&self, name: &str) -> bool {
-        self.state(name).is_none_or(|state| state.up())
+        match self.state(name) {
+            Some(state) => state.up(),
+            None => true,
+        }
     }
 }
 

@@ -37,10 +37,23 @@ const AGENT_PARTS_MAX: usize = 6;
 /// Whether a text is a valid part of an agent's name: `[a-z0-9][a-z0-9._-]{0,62}`.
 fn is_segment(text: &str) -> bool {
     let mut bytes = text.bytes();
-    let first = bytes.next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    first
+    let Some(first) = bytes.next() else { return false };
+    (first.is_ascii_lowercase() || first.is_ascii_digit())
         && text.len() <= 63
         && bytes.all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}
+
+/// The agent that delegated to this one. A root agent has none.
+fn parent(agent: &str) -> Option<&str> {
+    let (parent, _) = agent.rsplit_once('/')?;
+    // The namespace alone is no agent.
+    if parent.contains('/') { Some(parent) } else { None }
+}
+
+/// The first characters of an invalid text. It comes from a caller and goes into logs, so its
+/// length is limited.
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
 }
 
 /// The name of the acting agent: `namespace/name`, and one more part for each delegation.
@@ -57,16 +70,16 @@ impl AgentName {
     /// The part before the first slash.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.0.split('/').next().unwrap_or_default()
+        match self.0.split_once('/') {
+            Some((namespace, _)) => namespace,
+            None => &self.0,
+        }
     }
 
     /// The agent itself, then its ancestors in the delegation, nearest first. The status of each
     /// ancestor applies to it too.
     pub fn lineage(&self) -> impl Iterator<Item = &str> {
-        let name = &*self.0;
-        // The first slash ends the namespace, which is no agent.
-        let roots = name.match_indices('/').map(|(place, _)| place).skip(1).collect::<Vec<_>>();
-        std::iter::once(name).chain(roots.into_iter().rev().map(move |place| &name[..place]))
+        std::iter::successors(Some(&*self.0), |name| parent(name))
     }
 
     /// The name of the agent that this one delegates to under `segment`.
@@ -89,8 +102,7 @@ impl FromStr for AgentName {
         if (2..=AGENT_PARTS_MAX).contains(&parts) && text.split('/').all(is_segment) {
             return Ok(Self(text.into()));
         }
-        // Limited, because the text comes from a caller and goes into logs.
-        Err(NameFault::Agent(text.chars().take(80).collect()))
+        Err(NameFault::Agent(shown(text)))
     }
 }
 
@@ -120,7 +132,7 @@ impl FromStr for Principal {
         if (1..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(Self(text.into()));
         }
-        Err(NameFault::Principal(text.chars().take(80).collect()))
+        Err(NameFault::Principal(shown(text)))
     }
 }
 
@@ -132,9 +144,12 @@ impl fmt::Display for Principal {
 
 /// Parses a SHA-256 in unpadded base64url.
 fn digest_of(text: &str) -> Result<[u8; 32], NameFault> {
-    let fault = || NameFault::Digest(text.chars().take(80).collect());
-    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| fault())?;
-    bytes.try_into().map_err(|_| fault())
+    if let Ok(bytes) = URL_SAFE_NO_PAD.decode(text)
+        && let Ok(digest) = bytes.try_into()
+    {
+        return Ok(digest);
+    }
+    Err(NameFault::Digest(shown(text)))
 }
 
 macro_rules! digests {
@@ -208,17 +223,26 @@ impl FromStr for RequestId {
     type Err = NameFault;
 
     fn from_str(text: &str) -> Result<Self, NameFault> {
-        let fault = || NameFault::Request(text.chars().take(80).collect());
-        let digits =
-            text.strip_prefix("rq_").filter(|digits| digits.len() == 26).ok_or_else(fault)?;
-        let mut number: u128 = 0;
-        for digit in digits.bytes() {
-            let value = CROCKFORD.iter().position(|&known| known == digit).ok_or_else(fault)?;
-            // 26 digits have 130 bits: a value above 128 bits is refused.
-            number = number.checked_mul(32).ok_or_else(fault)? + value as u128;
+        match request_number(text) {
+            Some(number) => Ok(Self(number)),
+            None => Err(NameFault::Request(shown(text))),
         }
-        Ok(Self(number))
     }
+}
+
+/// The number of a request id, from its 26 digits.
+fn request_number(text: &str) -> Option<u128> {
+    let digits = text.strip_prefix("rq_")?;
+    if digits.len() != 26 {
+        return None;
+    }
+    let mut number: u128 = 0;
+    for digit in digits.bytes() {
+        let value = CROCKFORD.iter().position(|&known| known == digit)?;
+        // 26 digits have 130 bits: a value above 128 bits is refused.
+        number = number.checked_mul(32)? + value as u128;
+    }
+    Some(number)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! JWKS file therefore cannot make a revoked key valid again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -16,6 +17,7 @@ use crate::audit::format::record::Record;
 use crate::clock::Timestamp;
 use crate::id::KeyId;
 use crate::json;
+use crate::lock::locked;
 use crate::refusal::{Code, Refusal};
 use crate::token::jwk;
 use crate::token::{IssuerPolicy, KeySource, KnownKey};
@@ -88,13 +90,78 @@ pub struct IssuerKeys {
 #[derive(Default)]
 struct KeyringState {
     /// The issuers of the config, with the keys of their files.
-    issuers: Vec<(Arc<IssuerPolicy>, Vec<jwk::Jwk>)>,
+    issuers: Vec<IssuerKeys>,
     /// The keys from the issuers' URLs, by `iss`.
     fetched: HashMap<String, Vec<jwk::Jwk>>,
-    /// The imported keys, with their issuer and the time of the import.
-    added: Vec<(String, jwk::Jwk, Timestamp)>,
+    /// The imported keys, in the order of their records.
+    added: Vec<ImportedKey>,
     /// The states that control records set.
     states: HashMap<KeyId, KeyState>,
+}
+
+/// A key that an operator imported.
+struct ImportedKey {
+    /// The issuer that it belongs to.
+    iss: String,
+    key: jwk::Jwk,
+    /// The time of the import.
+    at: Timestamp,
+}
+
+impl KeyringState {
+    /// The state that records give a key.
+    fn state(&self, id: &KeyId) -> KeyState {
+        match self.states.get(id) {
+            Some(state) => state.clone(),
+            None => KeyState::Active,
+        }
+    }
+
+    /// The time of a key's first import, if it was imported.
+    fn added_at(&self, id: KeyId) -> Option<Timestamp> {
+        Some(self.added.iter().find(|imported| imported.key.id() == id)?.at)
+    }
+
+    /// Every listing of a key with the rules of its issuer. Files and imports of the operator come
+    /// before fetched keys.
+    fn listed(&self) -> Vec<ListedKey<'_>> {
+        let mut listed = Vec::new();
+        for IssuerKeys { policy, keys } in &self.issuers {
+            for key in keys {
+                listed.push(ListedKey { policy, key });
+            }
+        }
+        for ImportedKey { iss, key, .. } in &self.added {
+            // The keys of an issuer that the config no longer has are unknown.
+            if let Some(issuer) = self.issuers.iter().find(|issuer| issuer.policy.iss == *iss) {
+                listed.push(ListedKey { policy: &issuer.policy, key });
+            }
+        }
+        for IssuerKeys { policy, .. } in &self.issuers {
+            for key in self.fetched.get(&policy.iss).into_iter().flatten() {
+                listed.push(ListedKey { policy, key });
+            }
+        }
+        listed
+    }
+
+    /// The revoked keys, with the time and the reason.
+    fn revoked(&self) -> HashMap<KeyId, (Timestamp, String)> {
+        let mut revoked = HashMap::new();
+        for (kid, state) in &self.states {
+            if let KeyState::Revoked { since, why } = state {
+                revoked.insert(*kid, (*since, why.clone()));
+            }
+        }
+        revoked
+    }
+}
+
+/// One listing of a key.
+struct ListedKey<'k> {
+    /// The rules of the issuer that lists it.
+    policy: &'k Arc<IssuerPolicy>,
+    key: &'k jwk::Jwk,
 }
 
 /// The keys as requests read them, without a lock.
@@ -113,10 +180,15 @@ pub struct Keyring {
     generation: AtomicU64,
 }
 
-/// The locked state. A poisoned lock is used too: a panic in another thread must not stop the
-/// verification of tokens.
-fn lock(book: &std::sync::Mutex<KeyringState>) -> std::sync::MutexGuard<'_, KeyringState> {
-    book.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+/// A revoked key that belongs to no issuer: the key of a token's holder.
+#[derive(Clone, Debug)]
+pub struct RevokedHolder {
+    /// Its thumbprint.
+    pub kid: KeyId,
+    /// The time of the revocation.
+    pub since: Timestamp,
+    /// The operator's reason.
+    pub why: String,
 }
 
 impl Keyring {
@@ -128,30 +200,29 @@ impl Keyring {
 
     /// Replaces the issuers of the config. States and imported keys stay.
     pub fn set_issuers(&self, issuers: Vec<IssuerKeys>) {
-        let mut book = lock(&self.book);
-        book.issuers = issuers.into_iter().map(|issuer| (issuer.policy, issuer.keys)).collect();
+        let mut book = locked(&self.book);
+        book.issuers = issuers;
         self.publish(&book);
     }
 
     /// Keeps the issuers for which `stays` is true. The keys of all others are unknown from now on.
     pub fn retain_issuers(&self, stays: impl Fn(&str) -> bool) {
-        let mut book = lock(&self.book);
-        book.issuers.retain(|(policy, _)| stays(&policy.iss));
+        let mut book = locked(&self.book);
+        book.issuers.retain(|issuer| stays(&issuer.policy.iss));
         self.publish(&book);
     }
 
     /// Replaces the keys of an issuer's file. False if the keys are the same, or the issuer is
     /// unknown.
     pub fn set_keys(&self, iss: &str, keys: &[jwk::Jwk]) -> bool {
-        let mut book = lock(&self.book);
-        let Some((_, former)) = book.issuers.iter_mut().find(|(policy, _)| policy.iss == iss)
-        else {
+        let mut book = locked(&self.book);
+        let Some(issuer) = book.issuers.iter_mut().find(|issuer| issuer.policy.iss == iss) else {
             return false;
         };
-        if former.iter().map(jwk::Jwk::id).eq(keys.iter().map(jwk::Jwk::id)) {
+        if same_ids(&issuer.keys, keys) {
             return false;
         }
-        *former = keys.to_vec();
+        issuer.keys = keys.to_vec();
         self.publish(&book);
         true
     }
@@ -159,25 +230,25 @@ impl Keyring {
     /// The keys from the last fetch, by `iss`.
     #[must_use]
     pub fn fetched(&self) -> HashMap<String, Vec<jwk::Jwk>> {
-        lock(&self.book).fetched.clone()
+        locked(&self.book).fetched.clone()
     }
 
     /// Replaces the fetched keys, by `iss`.
     pub fn set_fetched(&self, fetched: HashMap<String, Vec<jwk::Jwk>>) {
-        let mut book = lock(&self.book);
+        let mut book = locked(&self.book);
         book.fetched = fetched;
         self.publish(&book);
     }
 
     /// Applies one record. Records about other state have no effect here.
     pub fn apply(&self, record: &Record) {
-        let mut book = lock(&self.book);
+        let mut book = locked(&self.book);
         match &record.event {
             Event::KeyAdded { issuer, jwk, .. } => {
                 // The key was valid when it was recorded. If this version cannot parse it, the key
                 // is absent and its tokens are refused.
                 if let Ok(key) = read_jwk(jwk) {
-                    book.added.push((issuer.clone(), key, record.at));
+                    book.added.push(ImportedKey { iss: issuer.clone(), key, at: record.at });
                 }
             }
             Event::KeyRetired { kid, from, .. } => {
@@ -230,34 +301,21 @@ impl Keyring {
     /// Publishes a new snapshot of `book`, and increments the generation.
     fn publish(&self, book: &KeyringState) {
         let (mut rows, former) = (HashMap::new(), self.snapshot.load());
-        let from_files = book
-            .issuers
-            .iter()
-            .flat_map(|(policy, keys)| keys.iter().map(move |key| (policy, key)));
-        let from_urls = book.issuers.iter().flat_map(|(policy, _)| {
-            book.fetched.get(&policy.iss).into_iter().flatten().map(move |key| (policy, key))
-        });
-        let from_records = book.added.iter().filter_map(|(iss, key, _)| {
-            let policy =
-                book.issuers.iter().map(|(policy, _)| policy).find(|policy| policy.iss == *iss)?;
-            Some((policy, key))
-        });
-        for (policy, key) in from_files.chain(from_records).chain(from_urls) {
+        for ListedKey { policy, key } in book.listed() {
             let id = key.id();
-            let state = book.states.get(&id).cloned().unwrap_or(KeyState::Active);
-            let known = KnownKey { id, key: key.key().clone(), issuer: Arc::clone(policy) };
             // The first issuer that lists a key owns it: a second listing cannot move it to other
-            // namespaces. Files and imports of the operator come before fetched keys.
-            let added = book.added.iter().find(|(_, key, _)| key.id() == id).map(|(_, _, at)| *at);
+            // namespaces.
+            let Entry::Vacant(place) = rows.entry(id) else { continue };
+            let known = KnownKey { id, key: key.key().clone(), issuer: Arc::clone(policy) };
             // The counter of uses is shared with the former snapshot, so that no use is lost.
-            let used = former.rows.get(&id).map(|row| Arc::clone(&row.used)).unwrap_or_default();
-            rows.entry(id).or_insert_with(|| KeyRow { known: Arc::new(known), state, added, used });
+            let used = match former.rows.get(&id) {
+                Some(row) => Arc::clone(&row.used),
+                None => Arc::default(),
+            };
+            let (state, added) = (book.state(&id), book.added_at(id));
+            place.insert(KeyRow { known: Arc::new(known), state, added, used });
         }
-        let revoked = book.states.iter().filter_map(|(kid, state)| match state {
-            KeyState::Revoked { since, why } => Some((*kid, (*since, why.clone()))),
-            KeyState::Active | KeyState::Retiring { .. } => None,
-        });
-        self.snapshot.store(Arc::new(Snapshot { rows, revoked: revoked.collect() }));
+        self.snapshot.store(Arc::new(Snapshot { rows, revoked: book.revoked() }));
         // After the store: a reader that sees the new number also sees the new snapshot.
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -295,15 +353,19 @@ impl Keyring {
     /// The keys whose tokens are accepted, as a JWK Set (RFC 7517 section 5).
     #[must_use]
     pub fn published(&self) -> String {
-        let rows =
-            self.rows().into_iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }));
-        jwk::write_set(&rows.map(|row| jwk::Jwk::of(row.known.key.clone())).collect::<Vec<_>>())
+        let mut keys = Vec::new();
+        for row in self.rows() {
+            if !matches!(row.state, KeyState::Revoked { .. }) {
+                keys.push(jwk::Jwk::of(row.known.key.clone()));
+            }
+        }
+        jwk::write_set(&keys)
     }
 
     /// The issuers of the config.
     #[must_use]
     pub fn issuers(&self) -> Vec<Arc<IssuerPolicy>> {
-        lock(&self.book).issuers.iter().map(|(policy, _)| Arc::clone(policy)).collect()
+        locked(&self.book).issuers.iter().map(|issuer| Arc::clone(&issuer.policy)).collect()
     }
 
     /// Checks whether a token that `kid` signed at `issued` is still accepted.
@@ -311,15 +373,18 @@ impl Keyring {
     /// # Errors
     /// `token-key-unknown` or `key-revoked`.
     pub fn may_sign(&self, kid: &KeyId, issued: Timestamp) -> Result<(), Refusal> {
-        match self.snapshot.load().rows.get(kid).map(|row| &row.state) {
-            None => Err(Refusal::new(Code::TokenKeyUnknown)),
-            Some(KeyState::Active) => Ok(()),
+        let snapshot = self.snapshot.load();
+        let Some(row) = snapshot.rows.get(kid) else {
+            return Err(Refusal::new(Code::TokenKeyUnknown));
+        };
+        match &row.state {
+            KeyState::Active => Ok(()),
             // Whole seconds, because `iat` has that resolution (RFC 7519 section 2).
-            Some(KeyState::Retiring { since }) if issued.seconds() <= since.seconds() => Ok(()),
-            Some(KeyState::Retiring { since }) => Err(Refusal::new(Code::KeyRevoked)
+            KeyState::Retiring { since } if issued.seconds() <= since.seconds() => Ok(()),
+            KeyState::Retiring { since } => Err(Refusal::new(Code::KeyRevoked)
                 .saying("The key that signed the token was retired before the token was issued.")
                 .because(since)),
-            Some(KeyState::Revoked { since, why }) => {
+            KeyState::Revoked { since, why } => {
                 Err(Refusal::new(Code::KeyRevoked).because(format_args!("since {since}: {why}")))
             }
         }
@@ -341,22 +406,31 @@ impl Keyring {
         }
     }
 
-    /// Revoked keys that belong to no issuer, by thumbprint, with time and reason: keys of holders.
+    /// Revoked keys that belong to no issuer, by thumbprint.
     #[must_use]
-    pub fn revoked_holders(&self) -> Vec<(KeyId, Timestamp, String)> {
+    pub fn revoked_holders(&self) -> Vec<RevokedHolder> {
         let snapshot = self.snapshot.load();
-        let strange = snapshot.revoked.iter().filter(|(kid, _)| !snapshot.rows.contains_key(kid));
-        let mut keys: Vec<_> =
-            strange.map(|(kid, (since, why))| (*kid, *since, why.clone())).collect();
-        keys.sort_by_key(|(kid, ..)| *kid);
+        let mut keys = Vec::new();
+        for (kid, (since, why)) in &snapshot.revoked {
+            if !snapshot.rows.contains_key(kid) {
+                keys.push(RevokedHolder { kid: *kid, since: *since, why: why.clone() });
+            }
+        }
+        keys.sort_by_key(|key| key.kid);
         keys
     }
 }
 
 impl KeySource for Keyring {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>> {
-        self.snapshot.load().rows.get(kid).map(|row| Arc::clone(&row.known))
+        let snapshot = self.snapshot.load();
+        Some(Arc::clone(&snapshot.rows.get(kid)?.known))
     }
+}
+
+/// Whether two lists have the same keys in the same order.
+fn same_ids(one: &[jwk::Jwk], other: &[jwk::Jwk]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.id() == other.id())
 }
 
 /// Parses one public JWK.

@@ -11,6 +11,7 @@ pub mod durable;
 pub mod failpoint;
 pub mod id;
 pub mod json;
+pub mod lock;
 pub mod log_lines;
 pub mod merkle;
 pub mod refusal;

@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::lock::locked;
+
 /// Bytes that are written without waiting for more lines.
 const ENOUGH: usize = 32 << 10;
 /// Bytes that may wait in the queue. The writing thread may hold the same amount again.
@@ -49,6 +51,18 @@ struct PendingLines {
     dropped: u64,
     /// Dropped lines that are not reported yet.
     unsaid: u64,
+}
+
+impl PendingLines {
+    /// Whether lines wait or are being written.
+    const fn is_busy(&self) -> bool {
+        self.writing || !self.bytes.is_empty()
+    }
+
+    /// Whether the writer may wait for more lines.
+    const fn may_grow(&self) -> bool {
+        !self.at_once && self.bytes.len() < ENOUGH
+    }
 }
 
 /// The queue of standard error.
@@ -131,16 +145,17 @@ impl LogLines {
         let mut queue = self.0.lock();
         queue.at_once = true;
         self.0.wake.notify_one();
-        let busy = |queue: &mut PendingLines| queue.writing || !queue.bytes.is_empty();
-        let waited = self.0.idle.wait_timeout_while(queue, within, busy);
-        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        let waited = self.0.idle.wait_timeout_while(queue, within, |queue| queue.is_busy());
+        let (_queue, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
     }
 }
 
 impl SharedLines {
+    /// Locks the queue.
     fn lock(&self) -> MutexGuard<'_, PendingLines> {
         // The code under the lock cannot panic.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.queue)
     }
 
     /// The loop of the writing thread.
@@ -162,10 +177,9 @@ impl SharedLines {
 
     /// Waits for lines and takes all of them.
     fn take(&self) -> Vec<u8> {
-        let none = |queue: &mut PendingLines| queue.bytes.is_empty();
-        let queue = self.wake.wait_while(self.lock(), none).unwrap_or_else(PoisonError::into_inner);
-        let few = |queue: &mut PendingLines| !queue.at_once && queue.bytes.len() < ENOUGH;
-        let waited = self.wake.wait_timeout_while(queue, WAIT, few);
+        let woken = self.wake.wait_while(self.lock(), |queue| queue.bytes.is_empty());
+        let queue = woken.unwrap_or_else(PoisonError::into_inner);
+        let waited = self.wake.wait_timeout_while(queue, WAIT, |queue| queue.may_grow());
         let (mut queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let mut lines = std::mem::take(&mut queue.bytes);
         if queue.unsaid > 0 {

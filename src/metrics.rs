@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::model::usage::Absurd;
@@ -118,6 +119,21 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gaug
     register(registry, Gauge::new(name, help))
 }
 
+/// Registers a gauge of whole numbers.
+fn int_gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    register(registry, IntGauge::new(name, help))
+}
+
+/// Registers gauges of whole numbers with one label.
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+) -> prometheus::Result<IntGaugeVec> {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), &[label]))
+}
+
 /// Registers counters with labels.
 fn counters(
     registry: &Registry,
@@ -161,10 +177,8 @@ impl Metrics {
     ) -> prometheus::Result<Self> {
         let registry = Registry::new();
         build_info(&registry)?;
-        let gauges = |name: &str, help: &str, label: &str| {
-            register(&registry, IntGaugeVec::new(Opts::new(name, help), &[label]))
-        };
         let upstream_up = gauges(
+            &registry,
             "token_shield_upstream_up",
             "1 where the last dial to the upstream succeeded",
             "upstream",
@@ -186,7 +200,7 @@ impl Metrics {
             connections: Connections::new(&registry)?,
             reports: reports::Reports::new(&registry, upstreams)?,
             audit: Audit::new(&registry)?,
-            agents: gauges("token_shield_agents", "Registered agents", "status")?,
+            agents: gauges(&registry, "token_shield_agents", "Registered agents", "status")?,
             per_agent,
             process: ProcessMetrics::new(&registry)?,
             registry,
@@ -309,13 +323,9 @@ impl Metrics {
         self.audit.sync.observe(seconds);
     }
 
-    /// Sets the numbers of registered agents by status.
-    pub fn agents(&self, counts: &[(&'static str, usize)]) {
-        for (status, count) in counts {
-            self.agents
-                .with_label_values(&[*status])
-                .set(i64::try_from(*count).unwrap_or(i64::MAX));
-        }
+    /// Sets the number of registered agents with a status.
+    pub fn agents(&self, status: &str, count: usize) {
+        self.agents.with_label_values(&[status]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The names of all metrics, including those without values.
@@ -330,10 +340,16 @@ impl Metrics {
             &self.audit.records,
             &self.agents,
         ];
-        let named = vectors
-            .iter()
-            .flat_map(|vector| vector.desc().into_iter().map(|about| about.fq_name.clone()));
-        named.chain(self.registry.gather().iter().map(|family| family.name().to_owned())).collect()
+        let mut names = Vec::new();
+        for vector in vectors {
+            for about in vector.desc() {
+                names.push(about.fq_name.clone());
+            }
+        }
+        for family in self.registry.gather() {
+            names.push(family.name().to_owned());
+        }
+        names
     }
 
     /// All metrics in the Prometheus text format.

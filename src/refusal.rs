@@ -70,7 +70,9 @@ pub enum Retry {
 }
 
 macro_rules! codes {
-    ($($variant:ident $code:literal $stage:ident $status:literal $retry:ident $meaning:literal;)+) => {
+    ($(
+        $variant:ident $code:literal $stage:ident $status:literal $retry:ident $meaning:literal;
+    )+) => {
         /// Every reason for a refusal. The code is stable: clients and alerts may depend on it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Code { $(#[doc = $meaning] $variant,)+ }
@@ -81,11 +83,15 @@ macro_rules! codes {
 
             /// The stable code.
             #[must_use]
-            pub const fn as_str(self) -> &'static str { match self { $(Self::$variant => $code,)+ } }
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
 
             /// The step that refuses with this code.
             #[must_use]
-            pub const fn stage(self) -> Stage { match self { $(Self::$variant => Stage::$stage,)+ } }
+            pub const fn stage(self) -> Stage {
+                match self { $(Self::$variant => Stage::$stage,)+ }
+            }
 
             /// The HTTP status.
             #[must_use]
@@ -93,11 +99,15 @@ macro_rules! codes {
 
             /// Whether a retry can help.
             #[must_use]
-            pub const fn retry(self) -> Retry { match self { $(Self::$variant => Retry::$retry,)+ } }
+            pub const fn retry(self) -> Retry {
+                match self { $(Self::$variant => Retry::$retry,)+ }
+            }
 
             /// One sentence: the meaning, and the action to take.
             #[must_use]
-            pub const fn meaning(self) -> &'static str { match self { $(Self::$variant => $meaning,)+ } }
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)+ }
+            }
         }
     };
 }

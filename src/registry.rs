@@ -5,10 +5,12 @@
 //! without an entry is valid if its signature and times are. A change wakes the requests that
 //! depend on its subject, and they check their status again.
 
+mod rows;
 mod status;
 mod wakeups;
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -19,6 +21,7 @@ use crate::audit::format::record::Record;
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
+pub use rows::{Agent, Handle, KeyUse, Token};
 pub use status::StatusChange;
 use status::Wide;
 use wakeups::Wakeups;
@@ -26,87 +29,6 @@ pub use wakeups::{ChangeSubject, Changes, Subscription};
 
 /// The class of an agent without a registration.
 pub const DEFAULT_CLASS: &str = "default";
-
-/// A registered agent.
-#[derive(Clone, Debug)]
-pub struct Agent {
-    /// Its name.
-    pub name: AgentName,
-    /// The principal that it usually acts for, if the command named one.
-    pub principal: Option<Principal>,
-    /// Its class, a key of the config's `[class.…]`.
-    pub class: Arc<str>,
-    /// Its status.
-    pub status: StatusChange,
-    /// When a record first named it.
-    pub registered: Timestamp,
-}
-
-/// A registered root token.
-#[derive(Clone, Debug)]
-pub struct Token {
-    /// Its identity.
-    pub id: TokenId,
-    /// Its label.
-    pub jti: String,
-    /// The agent that it belongs to.
-    pub agent: AgentName,
-    /// The principal that it acts for, if it is known.
-    pub principal: Option<Principal>,
-    /// The key that signed it.
-    pub kid: Option<KeyId>,
-    /// When it expires.
-    pub expires: Option<Timestamp>,
-    /// The time and the reason of its revocation.
-    pub revoked: Option<(Timestamp, String)>,
-    /// The handle that represents it. Then only the handle is accepted, and not the token itself.
-    pub handle: Option<HandleId>,
-}
-
-impl Token {
-    /// An entry without the facts of a registration.
-    fn new(id: TokenId, jti: &str, agent: &AgentName) -> Self {
-        let (jti, agent) = (jti.to_owned(), agent.clone());
-        Self {
-            id,
-            jti,
-            agent,
-            principal: None,
-            kid: None,
-            expires: None,
-            revoked: None,
-            handle: None,
-        }
-    }
-}
-
-/// The use of a signing key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyUse {
-    /// Its tokens that are neither expired nor revoked.
-    pub live: usize,
-    /// The latest end of all its tokens, live or ended.
-    pub last_end: Timestamp,
-}
-
-/// A handle and the token that it represents.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    /// Its identity.
-    pub id: HandleId,
-    /// The signed token.
-    pub text: Box<str>,
-    /// The token's identity.
-    pub token: TokenId,
-    /// The agent that it belongs to.
-    pub agent: AgentName,
-    /// The principal that the agent acts for.
-    pub principal: Principal,
-    /// Until when a new token may be set for it.
-    pub until: Option<Timestamp>,
-    /// The time and the reason of its revocation.
-    pub revoked: Option<(Timestamp, String)>,
-}
 
 /// The registry.
 pub struct Registry {
@@ -144,7 +66,9 @@ impl Registry {
 
     /// Applies one record. Records about other state have no effect here.
     pub fn apply(&self, record: &Record) {
-        if let Some(principal) = record.event.principal().filter(|_| record.event.is_control()) {
+        if record.event.is_control()
+            && let Some(principal) = record.event.principal()
+        {
             self.principals.insert(principal.clone(), ());
         }
         // Woken after the change: a request that checks at once must see the new state.
@@ -265,7 +189,9 @@ impl Registry {
             .or_insert_with(|| Token::new(row.token, "", &row.agent))
             .handle = Some(row.id);
         // A revoked handle stays revoked if it is set again.
-        row.revoked = self.revoked_handles.get(&row.id).map(|revoked| revoked.value().clone());
+        if let Some(revoked) = self.revoked_handles.get(&row.id) {
+            row.revoked = Some(revoked.clone());
+        }
         let subjects = vec![ChangeSubject::Token(row.token), ChangeSubject::agent(&row.agent)];
         self.handles.insert(row.id, Arc::new(row));
         subjects
@@ -323,15 +249,28 @@ impl Registry {
     /// The entry of an agent.
     #[must_use]
     pub fn agent(&self, name: &str) -> Option<Agent> {
-        self.agents.get(name).map(|row| row.clone())
+        Some(self.agents.get(name)?.clone())
     }
 
     /// All entries, by name.
     #[must_use]
     pub fn agents(&self) -> Vec<Agent> {
-        let mut rows: Vec<Agent> = self.agents.iter().map(|row| row.clone()).collect();
+        let mut rows = copies(&self.agents, |_| true);
         rows.sort_by(|left, right| left.name.cmp(&right.name));
         rows
+    }
+
+    /// The names of the agents that usually act for a principal, in order.
+    #[must_use]
+    pub fn agents_for(&self, principal: &Principal) -> Vec<AgentName> {
+        let mut names = Vec::new();
+        for row in &self.agents {
+            if row.principal.as_ref() == Some(principal) {
+                names.push(row.name.clone());
+            }
+        }
+        names.sort();
+        names
     }
 
     /// The stopped namespaces, by name.
@@ -361,8 +300,10 @@ impl Registry {
     /// The principals of registered agents, tokens and handles, by name.
     #[must_use]
     pub fn principals(&self) -> Vec<Principal> {
-        let mut known: Vec<Principal> =
-            self.principals.iter().map(|row| row.key().clone()).collect();
+        let mut known = Vec::new();
+        for row in &self.principals {
+            known.push(row.key().clone());
+        }
         known.sort();
         known
     }
@@ -382,24 +323,19 @@ impl Registry {
     /// The entry of a token.
     #[must_use]
     pub fn token(&self, id: &TokenId) -> Option<Token> {
-        self.tokens.get(id).map(|row| row.clone())
+        Some(self.tokens.get(id)?.clone())
     }
 
     /// The entry of a handle.
     #[must_use]
     pub fn handle(&self, id: &HandleId) -> Option<Arc<Handle>> {
-        self.handles.get(id).map(|row| Arc::clone(&row))
+        Some(Arc::clone(&*self.handles.get(id)?))
     }
 
     /// The handles of an agent, by identity.
     #[must_use]
     pub fn handles_of(&self, agent: &AgentName) -> Vec<Arc<Handle>> {
-        let mut rows: Vec<_> = self
-            .handles
-            .iter()
-            .filter(|row| row.agent == *agent)
-            .map(|row| Arc::clone(&row))
-            .collect();
+        let mut rows = copies(&self.handles, |row| row.agent == *agent);
         rows.sort_by_key(|row| row.id);
         rows
     }
@@ -407,24 +343,19 @@ impl Registry {
     /// The registered tokens with the label `jti`.
     #[must_use]
     pub fn tokens_labelled(&self, jti: &str) -> Vec<Token> {
-        self.tokens.iter().filter(|row| row.jti == jti).map(|row| row.clone()).collect()
+        copies(&self.tokens, |row| row.jti == jti)
     }
 
     /// The registered tokens that act for a principal.
     #[must_use]
     pub fn tokens_for(&self, principal: &Principal) -> Vec<Token> {
-        self.tokens
-            .iter()
-            .filter(|row| row.principal.as_ref() == Some(principal))
-            .map(|row| row.clone())
-            .collect()
+        copies(&self.tokens, |row| row.principal.as_ref() == Some(principal))
     }
 
     /// The registered tokens of an agent. The one that expires last is first.
     #[must_use]
     pub fn tokens_of(&self, agent: &AgentName) -> Vec<Token> {
-        let mut rows: Vec<Token> =
-            self.tokens.iter().filter(|row| row.agent == *agent).map(|row| row.clone()).collect();
+        let mut rows = copies(&self.tokens, |row| row.agent == *agent);
         rows.sort_by_key(|row| std::cmp::Reverse(row.expires));
         rows
     }
@@ -436,7 +367,10 @@ impl Registry {
         for row in &self.tokens {
             let (Some(kid), Some(expires)) = (row.kid, row.expires) else { continue };
             // A revocation ends a token early, but cannot extend it.
-            let end = row.revoked.as_ref().map_or(expires, |(since, _)| expires.min(*since));
+            let end = match &row.revoked {
+                Some((since, _)) => expires.min(*since),
+                None => expires,
+            };
             let signed = keys.entry(kid).or_insert(KeyUse { live: 0, last_end: end });
             signed.live += usize::from(end > now);
             signed.last_end = signed.last_end.max(end);
@@ -447,10 +381,12 @@ impl Registry {
     /// The class of an agent: from its own entry, or the nearest ancestor's, or `default`.
     #[must_use]
     pub fn class(&self, agent: &AgentName) -> Arc<str> {
-        agent
-            .lineage()
-            .find_map(|name| self.agents.get(name).map(|row| Arc::clone(&row.class)))
-            .unwrap_or_else(|| DEFAULT_CLASS.into())
+        for name in agent.lineage() {
+            if let Some(row) = self.agents.get(name) {
+                return Arc::clone(&row.class);
+            }
+        }
+        DEFAULT_CLASS.into()
     }
 
     /// Checks that `tokens`, the agent with its ancestors, its namespace and its principal may act
@@ -466,11 +402,9 @@ impl Registry {
     ) -> Result<Option<HandleId>, Refusal> {
         let mut behind = None;
         for token in tokens {
-            let Some((revoked, handle)) =
-                self.tokens.get(token).map(|row| (row.revoked.clone(), row.handle))
-            else {
-                continue;
-            };
+            let Some(row) = self.tokens.get(token) else { continue };
+            let (revoked, handle) = (row.revoked.clone(), row.handle);
+            drop(row);
             // The handle's revocation comes first: callers with a handle know only the handle.
             if let Some((since, why)) =
                 handle.and_then(|handle| self.handle(&handle)?.revoked.clone())
@@ -487,13 +421,29 @@ impl Registry {
             }
         }
         for name in agent.lineage() {
-            if let Some(refusal) = self.agents.get(name).and_then(|row| row.status.refusal()) {
+            if let Some(row) = self.agents.get(name)
+                && let Some(refusal) = row.status.refusal()
+            {
                 return Err(refusal.about(format_args!("agent {name}")));
             }
         }
         self.wide.may_act(agent, principal)?;
         Ok(behind)
     }
+}
+
+/// Copies of the values that `keep` accepts, in no order.
+fn copies<K: Eq + Hash, V: Clone>(
+    rows: &DashMap<K, V, RandomState>,
+    keep: impl Fn(&V) -> bool,
+) -> Vec<V> {
+    let mut kept = Vec::new();
+    for row in rows {
+        if keep(row.value()) {
+            kept.push(row.value().clone());
+        }
+    }
+    kept
 }
 
 #[cfg(test)]

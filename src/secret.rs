@@ -41,7 +41,10 @@ impl SecretRef {
     /// Parses `file:`, `env:` or `cred:`. A relative path is relative to `base`.
     #[must_use]
     pub fn read(text: &str, base: &Path) -> Option<Self> {
-        let (scheme, rest) = text.split_once(':').filter(|(_, rest)| !rest.is_empty())?;
+        let (scheme, rest) = text.split_once(':')?;
+        if rest.is_empty() {
+            return None;
+        }
         match scheme {
             "file" => Some(Self::File(base.join(rest))),
             "env" => Some(Self::Env(rest.to_owned())),
@@ -74,9 +77,9 @@ impl SecretRef {
 
 /// Reads a file into memory that is erased on drop.
 fn read(path: &Path) -> Result<Zeroizing<String>, SecretFault> {
-    std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|error| SecretFault::Read { path: path.to_owned(), error })
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| SecretFault::Read { path: path.to_owned(), error })?;
+    Ok(Zeroizing::new(text))
 }
 
 /// Reads a file that only its owner may read.

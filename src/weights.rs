@@ -7,13 +7,14 @@ pub mod servers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
 use crate::audit::format::event::Event;
 use crate::audit::format::record::Record;
 use crate::audit::format::request::ModelDigest;
+use crate::lock::locked;
 
 /// The gateway or Ollama hashed the weights.
 pub const MEASURED: &str = "measured";
@@ -99,6 +100,22 @@ struct ModelWeights {
     seen: HashMap<Arc<str>, Arc<ModelDigest>>,
 }
 
+impl ModelWeights {
+    /// The known digests that are valid for another declaration of the model too. Only its pin may
+    /// differ. Another server or other files are checked again.
+    fn valid_for(&self, declared: &Declared) -> HashMap<Arc<str>, Arc<ModelDigest>> {
+        let mut valid = HashMap::new();
+        for place in &self.declared.places {
+            if self.declared.same(place, declared)
+                && let Some(digest) = self.seen.get(&place.upstream)
+            {
+                valid.insert(Arc::clone(&place.upstream), Arc::clone(digest));
+            }
+        }
+        valid
+    }
+}
+
 /// All models, and the accepted digests by model.
 #[derive(Clone, Default)]
 struct WeightsState {
@@ -114,15 +131,23 @@ impl WeightsState {
 
     /// Whether the pin of a model permits a server.
     fn passes(&self, model: &str, upstream: &str) -> bool {
-        let Some(pin) = self.models.get(model).and_then(|entry| entry.declared.pin.as_ref()) else {
-            return true;
-        };
-        let accepted = |value: &String| {
-            value == pin || self.accepted.get(model).is_some_and(|known| known.contains(value))
-        };
+        let Some(pin) = self.pin(model) else { return true };
         // A pinned model needs a known digest: an unknown one is refused, not trusted.
-        self.seen(model, upstream)
-            .is_some_and(|seen| seen.source != UNKNOWN && accepted(&seen.value))
+        let Some(seen) = self.seen(model, upstream) else { return false };
+        seen.source != UNKNOWN && (seen.value == *pin || self.is_accepted(model, &seen.value))
+    }
+
+    /// The digest that a model must have, if it has a pin.
+    fn pin(&self, model: &str) -> Option<&String> {
+        self.models.get(model)?.declared.pin.as_ref()
+    }
+
+    /// Whether operators have accepted a digest for a model.
+    fn is_accepted(&self, model: &str, digest: &str) -> bool {
+        match self.accepted.get(model) {
+            Some(accepted) => accepted.contains(digest),
+            None => false,
+        }
     }
 }
 
@@ -150,7 +175,7 @@ impl Default for Weights {
 impl Weights {
     /// Makes a changed copy of the state, and publishes it.
     fn change(&self, change: impl FnOnce(&mut WeightsState)) {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = locked(&self.writing);
         // Readers continue with the old snapshot. The copy is cheap, because changes are rare.
         let mut book = WeightsState::clone(&self.book.load());
         change(&mut book);
@@ -163,21 +188,10 @@ impl Weights {
         self.change(|book| {
             let former = std::mem::take(&mut book.models);
             for declared in models {
-                let mut seen = HashMap::new();
-                if let Some(before) = former.get(&declared.name) {
-                    // Only the pin and the accepted digests may differ. Another server or other
-                    // files are checked again.
-                    let stays = before
-                        .declared
-                        .places
-                        .iter()
-                        .filter(|place| before.declared.same(place, &declared));
-                    let stays =
-                        stays.filter_map(|place| before.seen.get_key_value(&place.upstream));
-                    seen.extend(
-                        stays.map(|(upstream, digest)| (Arc::clone(upstream), Arc::clone(digest))),
-                    );
-                }
+                let seen = match former.get(&declared.name) {
+                    Some(before) => before.valid_for(&declared),
+                    None => HashMap::new(),
+                };
                 book.models.insert(
                     Arc::clone(&declared.name),
                     ModelWeights { declared: Arc::new(declared), seen },
@@ -203,11 +217,10 @@ impl Weights {
         self.change(|book| {
             // Hashing takes long. In the meantime a reload may have changed the files or the
             // server.
-            let Some(entry) =
-                book.models.get_mut(&about.name).filter(|entry| about.same(place, &entry.declared))
-            else {
+            let Some(entry) = book.models.get_mut(&about.name) else { return };
+            if !about.same(place, &entry.declared) {
                 return;
-            };
+            }
             news = true;
             // An unknown digest removes the known one: a server that stopped reporting must not
             // keep its pass.
@@ -223,15 +236,25 @@ impl Weights {
     /// The digest of a model at a server.
     #[must_use]
     pub fn digest(&self, model: &str, upstream: &str) -> Arc<ModelDigest> {
-        Arc::clone(self.book.load().seen(model, upstream).unwrap_or(&self.unknown))
+        self.digest_in(&self.book.load(), model, upstream)
+    }
+
+    /// The digest of a model at a server in one snapshot.
+    fn digest_in(&self, book: &WeightsState, model: &str, upstream: &str) -> Arc<ModelDigest> {
+        match book.seen(model, upstream) {
+            Some(seen) => Arc::clone(seen),
+            None => Arc::clone(&self.unknown),
+        }
     }
 
     /// The digest of a model at a server, if requests for it may go there now.
     #[must_use]
     pub fn passing(&self, model: &str, upstream: &str) -> Option<Arc<ModelDigest>> {
         let book = self.book.load();
-        book.passes(model, upstream)
-            .then(|| Arc::clone(book.seen(model, upstream).unwrap_or(&self.unknown)))
+        if !book.passes(model, upstream) {
+            return None;
+        }
+        Some(self.digest_in(&book, model, upstream))
     }
 
     /// Whether requests for the model may go to that server: it has no pin, or its digest is the
@@ -254,19 +277,19 @@ impl Weights {
     #[must_use]
     pub fn rows(&self) -> Vec<ModelRow> {
         let book = self.book.load();
-        let row = |(model, entry): (&Arc<str>, &ModelWeights), place: &ModelServer| ModelRow {
-            model: Arc::clone(model),
-            upstream: Arc::clone(&place.upstream),
-            digest: Arc::clone(entry.seen.get(&place.upstream).unwrap_or(&self.unknown)),
-            pin: entry.declared.pin.clone(),
-            accepted: book.accepted.get(&**model).cloned().unwrap_or_default(),
-        };
-        book.models
-            .iter()
-            .flat_map(|(name, entry)| {
-                entry.declared.places.iter().map(move |place| row((name, entry), place))
-            })
-            .collect()
+        let mut rows = Vec::new();
+        for (model, entry) in &book.models {
+            for place in &entry.declared.places {
+                rows.push(ModelRow {
+                    model: Arc::clone(model),
+                    upstream: Arc::clone(&place.upstream),
+                    digest: self.digest_in(&book, model, &place.upstream),
+                    pin: entry.declared.pin.clone(),
+                    accepted: book.accepted.get(&**model).cloned().unwrap_or_default(),
+                });
+            }
+        }
+        rows
     }
 }
 

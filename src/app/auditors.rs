@@ -54,7 +54,10 @@ async fn answer(method: Method, uri: Uri, State(tree): State<Arc<LogTree>>) -> R
     if method != Method::GET {
         return (StatusCode::METHOD_NOT_ALLOWED, "the log is read with GET\n").into_response();
     }
-    let file = uri.path().strip_prefix(PATH).and_then(|path| tree.file(path));
+    let file = match uri.path().strip_prefix(PATH) {
+        Some(path) => tree.file(path),
+        None => None,
+    };
     let Some(file) = file else {
         let say = "there is no such file: /audit/log.vkeys, /audit/NAME/EPOCH/checkpoint, \
             /audit/NAME/EPOCH/tile/...\n";

@@ -36,23 +36,23 @@ pub(super) struct Certificate {
 pub(super) fn read(tls: &Tls, now: Timestamp) -> Result<Certificate, String> {
     let validity = tls::validity(tls)?;
     let shown = tls.cert.display();
-    let at = |seconds: i64| Timestamp(seconds.saturating_mul(1000));
     if now.seconds() < validity.not_before {
         return Err(format!(
             "{shown}: the certificate is not valid before {}; this machine's clock says {now}",
-            at(validity.not_before)
+            Timestamp::at_seconds(validity.not_before)
         ));
     }
     if now.seconds() >= validity.not_after {
         return Err(format!(
             "{shown}: the certificate expired at {}; this machine's clock says {now}. Renew it",
-            at(validity.not_after)
+            Timestamp::at_seconds(validity.not_after)
         ));
     }
     // Early enough for a manual renewal.
     let soon = validity.not_after - now.seconds() < SOON;
     let warning = soon.then(|| {
-        format!("{shown}: the certificate expires at {}; renew it", at(validity.not_after))
+        let end = Timestamp::at_seconds(validity.not_after);
+        format!("{shown}: the certificate expires at {end}; renew it")
     });
     Ok(Certificate { server: tls::server(tls)?, not_after: validity.not_after, warning })
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::audit::format::request::ModelDigest;
 use crate::config::Config;
+use crate::guard::settings::Model;
 use crate::proxy::forward::UpstreamClient;
 use crate::proxy::settings::{ServerAddress, UpstreamSettings};
 use crate::proxy::{DataPlaneConfig, Gateway};
@@ -27,34 +28,47 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// The models of a config, each with the source of its digest.
 pub(super) fn declared(config: &Config) -> Vec<Declared> {
-    let upstreams = &config.proxy.upstreams;
-    let place = |upstream: &UpstreamSettings, files: bool| {
-        let way = match (&upstream.target, upstream.profile.as_str()) {
-            // It has no weights, even if files are configured for the model.
-            (ServerAddress::Echo, _) => DigestSource::None,
-            // Ollama has its own store and reports the digest itself.
-            (_, "ollama") => DigestSource::Ollama,
-            (_, _) if files => DigestSource::Files,
-            (_, _) => DigestSource::Listed,
-        };
-        // Passed digests count only for the same address: a new one is another server (passed.rs).
-        let address = format!("{:?} {}", upstream.target, upstream.base_path);
-        ModelServer { upstream: upstream.name.as_str().into(), address, way }
+    let mut declared = Vec::new();
+    for model in &config.guard.models {
+        declared.push(declared_model(model, &config.proxy.upstreams));
+    }
+    declared
+}
+
+/// One model with the servers of its route. A name in the route without an upstream is left out.
+fn declared_model(model: &Model, upstreams: &[UpstreamSettings]) -> Declared {
+    let mut places = Vec::new();
+    for name in &model.route {
+        if let Some(upstream) = upstreams.iter().find(|upstream| upstream.name == *name) {
+            places.push(model_server(upstream, !model.weights.is_empty()));
+        }
+    }
+    let upstream_name = match &model.upstream_name {
+        Some(name) => name.clone(),
+        None => model.name.clone(),
     };
-    let model = |model: &crate::guard::settings::Model| Declared {
+    Declared {
         name: model.name.as_str().into(),
-        upstream_name: model.upstream_name.clone().unwrap_or_else(|| model.name.clone()),
+        upstream_name,
         files: model.weights.clone(),
         pin: model.pin.clone(),
-        places: {
-            let named = model
-                .route
-                .iter()
-                .filter_map(|name| upstreams.iter().find(|upstream| upstream.name == *name));
-            named.map(|upstream| place(upstream, !model.weights.is_empty())).collect()
-        },
+        places,
+    }
+}
+
+/// A server of a model. `has_files`: the config names the files of the model's weights.
+fn model_server(upstream: &UpstreamSettings, has_files: bool) -> ModelServer {
+    let way = match (&upstream.target, upstream.profile.as_str()) {
+        // It has no weights, even if files are configured for the model.
+        (ServerAddress::Echo, _) => DigestSource::None,
+        // Ollama has its own store and reports the digest itself.
+        (_, "ollama") => DigestSource::Ollama,
+        (_, _) if has_files => DigestSource::Files,
+        (_, _) => DigestSource::Listed,
     };
-    config.guard.models.iter().map(model).collect()
+    // Passed digests count only for the same address: a new one is another server (passed.rs).
+    let address = format!("{:?} {}", upstream.target, upstream.base_path);
+    ModelServer { upstream: upstream.name.as_str().into(), address, way }
 }
 
 /// Watches as long as the gateway runs.
@@ -129,13 +143,12 @@ impl WeightsWatch {
 
     /// Checks every set of the config. A changed set loses its digest.
     async fn look(&mut self) {
-        let sets: HashSet<Vec<PathBuf>> = self
-            .weights
-            .declared()
-            .iter()
-            .map(|model| model.files.clone())
-            .filter(|files| !files.is_empty())
-            .collect();
+        let mut sets: HashSet<Vec<PathBuf>> = HashSet::new();
+        for model in self.weights.declared() {
+            if !model.files.is_empty() {
+                sets.insert(model.files.clone());
+            }
+        }
         // A reload may have removed a model.
         self.known.retain(|files, _| sets.contains(files));
         for files in sets {
@@ -143,17 +156,24 @@ impl WeightsWatch {
             // Files of weights may be on a slow network disk.
             let looked = tokio::task::spawn_blocking(move || look(&paths)).await;
             let seen = looked.unwrap_or_else(|error| Err(error.to_string()));
-            if self.known.get(&files).is_some_and(|known| known.seen == seen) {
+            if let Some(known) = self.known.get(&files)
+                && known.seen == seen
+            {
                 continue;
             }
             if let Err(fault) = &seen {
                 tracing::warn!(fault, "the files of weights cannot be read");
             }
             // The files changed during the hash, so its result would mix two versions.
-            if self.hashing.as_ref().is_some_and(|hashing| hashing.files == files) {
+            if let Some(hashing) = &self.hashing
+                && hashing.files == files
+            {
                 self.hashing = None;
             }
-            let digest = seen.as_ref().ok().and_then(|seen| self.weights.hashed(&files, seen));
+            let digest = match &seen {
+                Ok(seen) => self.weights.hashed(&files, seen),
+                Err(_) => None,
+            };
             self.known.insert(files, WatchedFiles { seen, digest });
         }
     }
@@ -163,16 +183,29 @@ impl WeightsWatch {
         if self.hashing.is_some() {
             return;
         }
-        let mut open = self.known.iter().filter(|(_, known)| known.digest.is_none());
-        let Some((files, seen)) = open
-            .find_map(|(files, known)| Some((files.clone(), known.seen.as_ref().ok()?.clone())))
-        else {
-            return;
-        };
+        let Some((files, seen)) = self.next_open() else { return };
         let stop = Arc::new(AtomicBool::new(false));
         let (sets, stopped) = (seen.clone(), Arc::clone(&stop));
         let task = tokio::task::spawn_blocking(move || measure(&sets, &stopped));
         self.hashing = Some(Hashing { files, seen, stop, task });
+    }
+
+    /// A set that has no digest yet, with its files at the last check.
+    fn next_open(&self) -> Option<(Vec<PathBuf>, Vec<SeenFile>)> {
+        for (files, known) in &self.known {
+            if let (None, Ok(seen)) = (&known.digest, &known.seen) {
+                return Some((files.clone(), seen.clone()));
+            }
+        }
+        None
+    }
+
+    /// The digest of a set of files. It is unknown until the set is hashed.
+    fn digest(&self, files: &[PathBuf]) -> ModelDigest {
+        match self.known.get(files) {
+            Some(WatchedFiles { digest: Some(digest), .. }) => digest.clone(),
+            Some(_) | None => unknown(),
+        }
     }
 
     /// Takes the result of a hash. After a failure, the set is checked and hashed again.
@@ -199,13 +232,11 @@ impl WeightsWatch {
     /// Stores the digests for every server that answers with these files.
     fn publish(&self) {
         for model in self.weights.declared() {
-            let digest = self
-                .known
-                .get(&model.files)
-                .and_then(|known| known.digest.clone())
-                .unwrap_or_else(unknown);
-            for place in model.places.iter().filter(|place| place.way == DigestSource::Files) {
-                note(&self.weights, &model, place, &digest);
+            let digest = self.digest(&model.files);
+            for place in &model.places {
+                if place.way == DigestSource::Files {
+                    note(&self.weights, &model, place, &digest);
+                }
             }
         }
     }
@@ -216,9 +247,10 @@ async fn ask(gateway: &Gateway) {
     let mut asked: Option<(Arc<DataPlaneConfig>, Instant)> = None;
     loop {
         let wiring = gateway.config.load_full();
-        let due = asked
-            .as_ref()
-            .is_none_or(|(known, at)| !Arc::ptr_eq(known, &wiring) || at.elapsed() >= ASK);
+        let due = match &asked {
+            Some((known, at)) => !Arc::ptr_eq(known, &wiring) || at.elapsed() >= ASK,
+            None => true,
+        };
         if due {
             asked = Some((Arc::clone(&wiring), Instant::now()));
             ask_once(gateway, &wiring).await;
@@ -230,11 +262,14 @@ async fn ask(gateway: &Gateway) {
 /// Asks all servers at once, so that a slow one does not delay the others.
 async fn ask_once(gateway: &Gateway, wiring: &Arc<DataPlaneConfig>) {
     let models = gateway.weights.declared();
-    let asked: HashSet<(Arc<str>, &str)> = models
-        .iter()
-        .flat_map(|model| &model.places)
-        .filter_map(|place| Some((Arc::clone(&place.upstream), path(place.way)?)))
-        .collect();
+    let mut asked: HashSet<(Arc<str>, &str)> = HashSet::new();
+    for model in &models {
+        for place in &model.places {
+            if let Some(path) = path(place.way) {
+                asked.insert((Arc::clone(&place.upstream), path));
+            }
+        }
+    }
     let mut answers = JoinSet::new();
     for (upstream, path) in asked {
         let Some(remote) = wiring.upstreams.get(&upstream).cloned() else { continue };
@@ -243,21 +278,17 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<DataPlaneConfig>) {
     while let Some(Ok((answer, upstream, path))) = answers.join_next().await {
         // A server may repeat the credential here too, and records and commands show its answer.
         let answer = answer.map(|told| wiring.redactor.whole(&told, false).unwrap_or(told));
-        let told =
-            models.iter().flat_map(|model| model.places.iter().map(move |place| (model, place)));
         // An answer to the former config must not count for the servers of this one.
         if !Arc::ptr_eq(wiring, &gateway.config.load()) {
             return;
         }
-        for (model, place) in told
-            .filter(|(_, place)| place.upstream == upstream && self::path(place.way) == Some(path))
-        {
-            note(
-                &gateway.weights,
-                model,
-                place,
-                &read(place.way, answer.as_deref(), &model.upstream_name),
-            );
+        for model in &models {
+            for place in &model.places {
+                if place.upstream == upstream && self::path(place.way) == Some(path) {
+                    let digest = read(place.way, answer.as_deref(), &model.upstream_name);
+                    note(&gateway.weights, model, place, &digest);
+                }
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The reasons why a gateway does not start.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use crate::audit::store::log::LogFault;
@@ -80,8 +81,7 @@ pub enum StartFault {
     /// A service manager has passed on a socket that the config does not name.
     #[error(
         "LISTEN_FDS: a socket at {0} was passed on, but [listen] and [audit] of the config do not \
-            name it; \
-         change the socket unit or the config"
+            name it; change the socket unit or the config"
     )]
     Inherited(String),
     /// A running gateway does not hand over.
@@ -98,4 +98,16 @@ pub enum StartFault {
         /// The reason.
         error: std::io::Error,
     },
+}
+
+impl StartFault {
+    /// The fault of a take-over, from an error or a text.
+    pub(super) fn take_over(why: impl Display) -> Self {
+        Self::TakeOver(why.to_string())
+    }
+}
+
+/// The text of an error, for a log line or the other process.
+pub(super) fn text_of(error: impl Display) -> String {
+    error.to_string()
 }

@@ -5,13 +5,14 @@
 //! config, keys, certificates            hello →
 //!                                                   closes the admin socket, lets requests wait,
 //!                                                   records `handover`, closes the log
-//!                                     ← passed      listeners, the lock's descriptor, counts, open work
+//!                                     ← passed      listeners, the lock's descriptor, counts,
+//!                                                   open work
 //! opens the log, computes the state     ready →     (after 5 s it is killed, and the predecessor
 //!                                                   opens its log again)
 //!                                     ← go
 //! serves                              changes →     from here on the successor is the gateway
-//! records for both                    records ↔     drains: outcomes, requests on kept connections,
-//!                                                   revocations
+//! records for both                    records ↔     drains: outcomes, requests on kept
+//!                                                   connections, revocations
 //! ```
 //!
 //! Before `go`, the successor acknowledges no record and answers no request. The predecessor
@@ -23,14 +24,15 @@ mod link;
 mod process;
 mod reopen;
 mod take;
+mod upgrade;
 mod wire;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(super) use give::Giver;
-pub use give::Program;
 pub(super) use link::{Predecessor, Successor, serve_requests};
+pub use process::Program;
 pub use take::{Over, TakeOver, ask};
 pub(super) use wire::Published;
 pub use wire::{Upgraded, Word, receive, send};

@@ -1,11 +1,14 @@
 //! Work in parallel with the requests: metrics and readiness, removal of idle state, probes of
 //! upstreams.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::TcpListener;
@@ -17,6 +20,7 @@ use crate::audit::format::event::Event;
 use crate::clock::{Clock as _, Ratchet};
 use crate::config::Config;
 use crate::control::bounded::Bounded;
+use crate::guard::settings::Jwks;
 use crate::metrics::Metrics;
 use crate::proxy::Gateway;
 use crate::proxy::connect::DialFault;
@@ -33,6 +37,32 @@ const BEHIND_SAID: Duration = Duration::from_secs(1);
 /// The maximum of scrapes and probes that are answered at once. Others wait.
 const SCRAPES_MAX: usize = 8;
 
+/// What `/metrics` and `/readyz` answer from.
+#[derive(Clone)]
+struct ScrapeSources {
+    metrics: Arc<Metrics>,
+    ready: Readiness,
+}
+
+/// Answers `/metrics` in the text format of Prometheus.
+async fn scrape(State(sources): State<ScrapeSources>) -> Response {
+    sources.ready.measure(&sources.metrics);
+    match sources.metrics.text() {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => {
+            let kind = [(CONTENT_TYPE, "text/plain")];
+            (StatusCode::INTERNAL_SERVER_ERROR, kind, error.to_string()).into_response()
+        }
+    }
+}
+
+/// Answers `/readyz`: 200 if new requests are accepted, otherwise 503 with the reasons.
+async fn readiness(State(sources): State<ScrapeSources>) -> Response {
+    let now = sources.ready.now();
+    let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(now)).into_response()
+}
+
 /// Serves `/metrics`, `/healthz` and `/readyz`.
 pub(super) async fn metrics(
     listener: TcpListener,
@@ -40,32 +70,13 @@ pub(super) async fn metrics(
     ready: Readiness,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let looked = ready.clone();
-    let scrape = move || {
-        looked.measure(&metrics);
-        let text = metrics.text();
-        async move {
-            match text {
-                Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], text),
-                Err(error) => (
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    [(CONTENT_TYPE, "text/plain")],
-                    error.to_string(),
-                ),
-            }
-        }
-    };
-    let readiness = move || {
-        let now = ready.now();
-        let status = if now.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        async move { (status, Json(now)) }
-    };
     let router = Router::new()
         .route("/metrics", get(scrape))
         // Liveness has no conditions: a restart does not repair a full disk or a dead upstream.
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readiness))
-        .layer(GlobalConcurrencyLimitLayer::new(SCRAPES_MAX));
+        .layer(GlobalConcurrencyLimitLayer::new(SCRAPES_MAX))
+        .with_state(ScrapeSources { metrics, ready });
     let stop = async move {
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
@@ -77,7 +88,7 @@ pub(super) async fn metrics(
 }
 
 /// Removes idle subjects of the rate limits, probes upstreams, counts agents.
-pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>, Arc<Ratchet>)) {
+pub(super) async fn run(gateway: Arc<Gateway>, registry: Arc<Registry>, clock: Arc<Ratchet>) {
     let mut ticks = tokio::time::interval(EVERY);
     let mut said = false;
     loop {
@@ -100,8 +111,9 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
         gateway.limiter.sweep();
         gateway.fetch_quota.sweep();
         gateway.authenticator.sweep();
-        let counts = registry.agents_by_status().map(|(status, count)| (status.as_str(), count));
-        gateway.metrics.agents(&counts);
+        for (status, count) in registry.agents_by_status() {
+            gateway.metrics.agents(status.as_str(), count);
+        }
         let wiring = gateway.config.load_full();
         // All at once, because a probe without an answer takes a whole timeout.
         let mut probes = tokio::task::JoinSet::new();
@@ -110,8 +122,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
             let (gateway, wiring) = (Arc::clone(&gateway), Arc::clone(&wiring));
             let (name, remote) = (Arc::clone(name), Arc::clone(remote));
             probes.spawn(async move {
-                // A probe must not take the connection of a request. Without a free one it is left
-                // Probes come last when descriptors are short.
+                // A probe must not take the descriptor of a request. Without a free one it is left
                 // out.
                 let Some(_place) = spare_place() else { return };
                 match remote.pool().probe().await {
@@ -140,21 +151,30 @@ pub(super) async fn run(gateway: Arc<Gateway>, (registry, clock): (Arc<Registry>
 /// Warns about signing keys that this process can read. A gateway needs none, and a thief of such a
 /// key can sign tokens.
 pub(super) fn warn_of_private_keys(config: &Config) {
-    let beside =
-        config.guard.issuers.iter().filter_map(|issuer| issuer.jwks.as_ref()?.file()?.parent());
-    let folders: std::collections::BTreeSet<_> =
-        beside.map(std::path::Path::to_owned).chain([config.data.join("keys")]).collect();
-    for entry in
-        folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten()
-    {
-        let path = entry.path();
-        // A private JWK is far smaller than 16 KiB. Larger files are not read.
-        let small = entry.metadata().is_ok_and(|about| about.is_file() && about.len() < 16 << 10);
-        if small
-            && std::fs::read_to_string(&path).is_ok_and(|text| jwk::read_private(&text).is_ok())
+    let mut folders = BTreeSet::from([config.data.join("keys")]);
+    for issuer in &config.guard.issuers {
+        if let Some(Jwks::File(path)) = &issuer.jwks
+            && let Some(folder) = path.parent()
         {
-            tracing::warn!(path = %path.display(), "this process can read a signing key; keep it \
-                on the machine where tokens are issued");
+            folders.insert(folder.to_owned());
         }
     }
+    for folder in &folders {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for entry in entries.flatten() {
+            if is_private_key(&entry) {
+                let path = entry.path();
+                tracing::warn!(path = %path.display(), "this process can read a signing key; keep \
+                    it on the machine where tokens are issued");
+            }
+        }
+    }
+}
+
+/// Whether an entry of a folder is a private JWK that this process can read.
+fn is_private_key(entry: &std::fs::DirEntry) -> bool {
+    // A private JWK is far smaller than 16 KiB. Larger files are not read.
+    let small = entry.metadata().is_ok_and(|about| about.is_file() && about.len() < 16 << 10);
+    small
+        && std::fs::read_to_string(entry.path()).is_ok_and(|text| jwk::read_private(&text).is_ok())
 }

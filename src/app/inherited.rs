@@ -47,16 +47,17 @@ impl Inherited {
     /// # Errors
     /// When it cannot be used.
     pub(super) fn tcp(&mut self, address: SocketAddr) -> Result<Option<TcpListener>, StartFault> {
-        let here = |listener: &std::net::TcpListener| {
-            listener.local_addr().is_ok_and(|found| found == address)
-        };
         // The address decides, and not the order in which the service manager lists its sockets.
-        let Some(place) = self.tcp.iter().position(here) else { return Ok(None) };
+        let place = self
+            .tcp
+            .iter()
+            .position(|listener| listener.local_addr().is_ok_and(|found| found == address));
+        let Some(place) = place else { return Ok(None) };
         let listener = self.tcp.swap_remove(place);
         // The service manager may pass a blocking socket, which would block a worker of the
         // runtime.
         listener.set_nonblocking(true).map_err(fault)?;
-        TcpListener::from_std(listener).map(Some).map_err(fault)
+        Ok(Some(TcpListener::from_std(listener).map_err(fault)?))
     }
 
     /// The listener at `path`, if one was passed on.
@@ -64,15 +65,12 @@ impl Inherited {
     /// # Errors
     /// When it cannot be used.
     pub(super) fn unix(&mut self, path: &Path) -> Result<Option<UnixListener>, StartFault> {
-        let here = |listener: &StdUnixListener| {
-            listener
-                .local_addr()
-                .is_ok_and(|found| found.as_pathname().is_some_and(|found| is_same(found, path)))
+        let Some(place) = self.unix.iter().position(|listener| is_at(listener, path)) else {
+            return Ok(None);
         };
-        let Some(place) = self.unix.iter().position(here) else { return Ok(None) };
         let listener = self.unix.swap_remove(place);
         listener.set_nonblocking(true).map_err(fault)?;
-        UnixListener::from_std(listener).map(Some).map_err(fault)
+        Ok(Some(UnixListener::from_std(listener).map_err(fault)?))
     }
 
     /// Checks that every socket is used. A socket that the config does not name would never answer.
@@ -80,22 +78,36 @@ impl Inherited {
     /// # Errors
     /// If a socket is left, with its address.
     pub(super) fn end(self) -> Result<(), StartFault> {
-        let tcp =
-            self.tcp.iter().filter_map(|listener| Some(listener.local_addr().ok()?.to_string()));
-        let path = |listener: &StdUnixListener| {
-            Some(listener.local_addr().ok()?.as_pathname()?.display().to_string())
-        };
-        let Some(left) = tcp.chain(self.unix.iter().filter_map(path)).next() else { return Ok(()) };
-        Err(StartFault::Inherited(left))
+        for listener in &self.tcp {
+            if let Ok(address) = listener.local_addr() {
+                return Err(StartFault::Inherited(address.to_string()));
+            }
+        }
+        for listener in &self.unix {
+            if let Ok(address) = listener.local_addr()
+                && let Some(path) = address.as_pathname()
+            {
+                return Err(StartFault::Inherited(path.display().to_string()));
+            }
+        }
+        Ok(())
     }
+}
+
+/// Whether a socket listens at `path`. A socket without a path does not.
+fn is_at(listener: &StdUnixListener, path: &Path) -> bool {
+    let Ok(address) = listener.local_addr() else { return false };
+    let Some(found) = address.as_pathname() else { return false };
+    is_same(found, path)
 }
 
 /// Whether two paths name the same file.
 fn is_same(one: &Path, other: &Path) -> bool {
-    one == other
-        || one
-            .canonicalize()
-            .ok()
-            .zip(other.canonicalize().ok())
-            .is_some_and(|(one, other)| one == other)
+    if one == other {
+        return true;
+    }
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        (Err(_), _) | (_, Err(_)) => false,
+    }
 }

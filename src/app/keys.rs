@@ -2,6 +2,7 @@
 //! fetched at intervals, and the gateway warns about keys without live tokens.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::fault::text_of;
 use super::tls;
 use crate::audit::format::event::Event;
 use crate::clock::Timestamp;
@@ -36,8 +38,13 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// The maximum of bytes of a JWK Set.
 const SET_BYTES_MAX: usize = 1 << 20;
 
-/// What a watch needs: the issuers in force, which a reload changes, the keyring, and the gateway.
-type KeyWatchInputs = (watch::Receiver<Arc<Vec<Issuer>>>, Arc<Keyring>, Arc<Gateway>);
+/// What a watch over keys works with.
+pub(super) struct KeyWatchInputs {
+    /// The issuers in force. A reload changes them.
+    pub(super) issuers: watch::Receiver<Arc<Vec<Issuer>>>,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) gateway: Arc<Gateway>,
+}
 
 /// The watch over files and idle keys.
 pub(super) struct FileWatch {
@@ -56,7 +63,8 @@ pub(super) struct FileWatch {
 
 impl FileWatch {
     /// A watch that has seen no file yet.
-    pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
+    pub(super) fn new(inputs: KeyWatchInputs) -> Self {
+        let KeyWatchInputs { issuers, keyring, gateway } = inputs;
         let (faults, first_seen, idle) = (HashMap::new(), HashMap::new(), BTreeSet::new());
         Self { issuers, keyring, gateway, faults, first_seen, idle, idle_due: Instant::now() }
     }
@@ -79,9 +87,8 @@ impl FileWatch {
     /// may not show in a file's time or length. A fault of one issuer does not affect the others.
     fn files(&mut self, issuers: &[Issuer]) {
         for issuer in issuers {
-            let Some(path) = issuer.jwks.as_ref().and_then(Jwks::file) else { continue };
-            let read = std::fs::read_to_string(path).map_err(|error| error.to_string());
-            match read.and_then(|text| jwk::read_set(&text).map_err(|fault| fault.to_string())) {
+            let Some(Jwks::File(path)) = &issuer.jwks else { continue };
+            match read_file(path) {
                 Ok(keys) => {
                     self.faults.remove(&issuer.iss);
                     if self.keyring.set_keys(&issuer.iss, &keys) {
@@ -110,16 +117,20 @@ impl FileWatch {
         if self.idle_due > Instant::now() {
             return;
         }
-        let soonest = issuers.iter().map(|issuer| issuer.idle_key / 4).min().unwrap_or(IDLE);
         // A quarter of the shortest limit finds an idle key early enough. The bounds prevent a busy
         // loop.
-        self.idle_due = Instant::now() + soonest.clamp(LOOK, IDLE);
+        let mut soonest = IDLE;
+        for issuer in issuers {
+            soonest = soonest.min(issuer.idle_key / 4);
+        }
+        self.idle_due = Instant::now() + soonest.max(LOOK);
         let now = self.gateway.clock.now();
         let mut idle = BTreeSet::new();
         let mut signed = None;
-        for row in
-            self.keyring.rows().iter().filter(|row| !matches!(row.state, KeyState::Revoked { .. }))
-        {
+        for row in self.keyring.rows() {
+            if matches!(row.state, KeyState::Revoked { .. }) {
+                continue;
+            }
             let kid = row.known.id;
             // The issuer may have been removed by a reload.
             let Some(issuer) = issuers.iter().find(|issuer| issuer.iss == row.known.issuer.iss)
@@ -127,15 +138,21 @@ impl FileWatch {
                 continue;
             };
             let first = *self.first_seen.entry(kid).or_insert(now);
-            let over = |at: Timestamp| at.plus(issuer.idle_key) <= now;
-            // The count of registered tokens is slow, so it comes last.
-            if !over(row.added.map_or(first, |added| added.max(first)))
-                || row.used().is_some_and(|used| !over(used))
-            {
+            // A key that was imported or used within the limit is not idle.
+            let mut last = row.added.map_or(first, |added| added.max(first));
+            if let Some(used) = row.used() {
+                last = last.max(used);
+            }
+            if last.plus(issuer.idle_key) > now {
                 continue;
             }
+            // The count of registered tokens is slow, so it comes last.
             let signed = signed.get_or_insert_with(|| self.gateway.registry.signed(now));
-            if signed.get(&kid).is_none_or(|signed| signed.live == 0 && over(signed.last_end)) {
+            let is_idle = match signed.get(&kid) {
+                Some(signed) => signed.live == 0 && signed.last_end.plus(issuer.idle_key) <= now,
+                None => true,
+            };
+            if is_idle {
                 idle.insert(kid);
             }
         }
@@ -166,7 +183,8 @@ struct FetchedKeys {
 
 impl UrlWatch {
     /// A watch without fetched sets. [`UrlWatch::once`] fetches them.
-    pub(super) fn new((issuers, keyring, gateway): KeyWatchInputs) -> Self {
+    pub(super) fn new(inputs: KeyWatchInputs) -> Self {
+        let KeyWatchInputs { issuers, keyring, gateway } = inputs;
         Self { issuers, keyring, gateway, fetched: HashMap::new() }
     }
 
@@ -197,12 +215,12 @@ impl UrlWatch {
     /// Fetches all due sets at once, in at most the time of one fetch.
     pub(super) async fn once(&mut self) {
         let issuers = Arc::clone(&self.issuers.borrow_and_update());
-        let published: Vec<(&Issuer, &Jwks)> = issuers
-            .iter()
-            .filter_map(|issuer| {
-                Some((issuer, issuer.jwks.as_ref().filter(|jwks| jwks.file().is_none())?))
-            })
-            .collect();
+        let mut published: Vec<(&Issuer, &Jwks)> = Vec::new();
+        for issuer in issuers.iter() {
+            if let Some(jwks @ Jwks::Url { .. }) = &issuer.jwks {
+                published.push((issuer, jwks));
+            }
+        }
         let before = self.fetched.len();
         // A removed issuer, or one with a new URL, loses its keys before the fetch. A fetch may
         // take seconds.
@@ -214,7 +232,7 @@ impl UrlWatch {
         }
         let mut fetches = JoinSet::new();
         for (issuer, jwks) in published {
-            if self.fetched.get(&issuer.iss).is_none_or(|known| known.due <= Instant::now()) {
+            if self.is_due(&issuer.iss) {
                 let (issuer, jwks) = (issuer.clone(), jwks.clone());
                 fetches.spawn(async move { (fetch(&jwks).await, issuer, jwks) });
             }
@@ -226,10 +244,18 @@ impl UrlWatch {
         }
     }
 
+    /// Whether the set of an issuer has to be fetched now.
+    fn is_due(&self, iss: &str) -> bool {
+        match self.fetched.get(iss) {
+            Some(known) => known.due <= Instant::now(),
+            None => true,
+        }
+    }
+
     /// Takes the result of one fetch. After a failure the former keys stay, because an outage of
     /// the key server must not lock out all callers.
     fn take(&mut self, outcome: Result<Vec<Jwk>, String>, issuer: &Issuer, from: Jwks) {
-        let former = self.fetched.get(&issuer.iss).map(|known| known.keys.clone());
+        let former = self.fetched.remove(&issuer.iss);
         let (keys, next) = match outcome {
             Ok(keys) => {
                 self.gateway.metrics.jwks_read("ok");
@@ -242,13 +268,19 @@ impl UrlWatch {
                     fault,
                     "a JWK Set was not fetched; its former keys stay in force"
                 );
+                let keys = match &former {
+                    Some(former) => former.keys.clone(),
+                    None => Vec::new(),
+                };
                 // The next try comes sooner than a usual refresh.
-                (former.clone().unwrap_or_default(), issuer.jwks_refresh.min(AGAIN))
+                (keys, issuer.jwks_refresh.min(AGAIN))
             }
         };
         // Only a change of the set is recorded. A server may list the same keys in another order.
-        let ids = |keys: &[Jwk]| keys.iter().map(Jwk::id).collect::<BTreeSet<_>>();
-        let changed = former.is_none_or(|former| ids(&former) != ids(&keys));
+        let changed = match former {
+            Some(former) => ids(&former.keys) != ids(&keys),
+            None => true,
+        };
         let event = self::changed(issuer, &keys);
         self.fetched
             .insert(issuer.iss.clone(), FetchedKeys { from, keys, due: Instant::now() + next });
@@ -260,11 +292,27 @@ impl UrlWatch {
 
     /// Puts all fetched keys into force. Open streams are checked again.
     fn publish(&self) {
-        self.keyring.set_fetched(
-            self.fetched.iter().map(|(iss, known)| (iss.clone(), known.keys.clone())).collect(),
-        );
+        let mut fetched = HashMap::new();
+        for (iss, known) in &self.fetched {
+            fetched.insert(iss.clone(), known.keys.clone());
+        }
+        self.keyring.set_fetched(fetched);
         self.gateway.registry.announce();
     }
+}
+
+/// The ids of keys, without their order.
+fn ids(keys: &[Jwk]) -> BTreeSet<KeyId> {
+    keys.iter().map(Jwk::id).collect()
+}
+
+/// The keys of the JWK Set in a file.
+///
+/// # Errors
+/// The reason why the file or the set cannot be read, without the path.
+pub(super) fn read_file(path: &Path) -> Result<Vec<Jwk>, String> {
+    let text = std::fs::read_to_string(path).map_err(text_of)?;
+    jwk::read_set(&text).map_err(text_of)
 }
 
 /// The record of a change of an issuer's keys.
@@ -298,32 +346,27 @@ async fn fetch(jwks: &Jwks) -> Result<Vec<Jwk>, String> {
 }
 
 /// Gets the text at an `https` URL. Redirects are not followed.
-async fn get(url: &str, ca: Option<&std::path::Path>) -> Result<String, String> {
-    let said = |error: &dyn std::error::Error| error.to_string();
+async fn get(url: &str, ca: Option<&Path>) -> Result<String, String> {
     let (target, path) = upstream_url(url).ok_or("not a URL")?;
     // Keys over plain HTTP could be replaced on the network. The attacker could then sign tokens.
     let ServerAddress::Tls { host, .. } = &target else { return Err("not https".to_owned()) };
     let client = tls::client(host, ca)?;
     let (authority, dialler) = (target.authority(), Dialler::new(target, Some(client), FETCH_MAX));
-    let stream = dialler.dial().await.map_err(|error| said(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| said(&error))?;
+    let stream = dialler.dial().await.map_err(text_of)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text_of)?;
     let driver = tokio::spawn(connection);
     let request = hyper::Request::get(if path.is_empty() { "/" } else { &path })
         .header(HOST, authority)
         .header(ACCEPT, "application/jwk-set+json, application/json")
         .body(Empty::<Bytes>::new())
-        .map_err(|error| said(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| said(&error))?;
+        .map_err(text_of)?;
+    let answer = sender.send_request(request).await.map_err(text_of)?;
     if answer.status() != hyper::StatusCode::OK {
         return Err(format!("the answer is {}", answer.status()));
     }
     // A hostile or faulty key server must not fill the memory.
-    let body = Limited::new(answer.into_body(), SET_BYTES_MAX)
-        .collect()
-        .await
-        .map_err(|error| error.to_string())?;
+    let body = Limited::new(answer.into_body(), SET_BYTES_MAX).collect().await.map_err(text_of)?;
     driver.abort();
     String::from_utf8(body.to_bytes().to_vec()).map_err(|_| "not UTF-8".to_owned())
 }

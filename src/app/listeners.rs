@@ -70,8 +70,16 @@ impl Listeners {
 /// The sockets of a running gateway. Sockets that it closes and opens again keep a descriptor here.
 pub(super) struct RunningSockets {
     pub(super) management: Sockets,
-    /// Copies of the API's socket and of the socket for a take-over.
-    pub(super) handover: Option<(std::net::TcpListener, std::os::unix::net::UnixListener)>,
+    /// The sockets for a take-over, if one is possible.
+    pub(super) handover: Option<HandoverSockets>,
+}
+
+/// The sockets that the task for take-overs needs.
+pub(super) struct HandoverSockets {
+    /// A copy of the API's socket.
+    pub(super) api: std::net::TcpListener,
+    /// The socket at which a successor connects.
+    pub(super) handover: std::os::unix::net::UnixListener,
 }
 
 /// The fault if a descriptor cannot be copied.
@@ -88,13 +96,16 @@ impl RunningSockets {
         metrics: TcpListener,
         handover: Option<UnixListener>,
     ) -> Result<Self, StartFault> {
-        let auditors = auditors.map(UnixListener::into_std).transpose().map_err(copied)?;
+        let auditors = match auditors {
+            Some(auditors) => Some(auditors.into_std().map_err(copied)?),
+            None => None,
+        };
         let (admin, metrics) =
             (admin.into_std().map_err(copied)?, metrics.into_std().map_err(copied)?);
         let handover = match handover {
             Some(handover) => {
-                let api = api.as_fd().try_clone_to_owned().map_err(copied)?;
-                Some((api.into(), handover.into_std().map_err(copied)?))
+                let api = api.as_fd().try_clone_to_owned().map_err(copied)?.into();
+                Some(HandoverSockets { api, handover: handover.into_std().map_err(copied)? })
             }
             None => None,
         };

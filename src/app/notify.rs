@@ -16,10 +16,15 @@ pub(super) struct Notifier {
 
 /// The address in `NOTIFY_SOCKET`: a path, or `@` and a name in the abstract namespace.
 fn address(name: &str) -> Option<SocketAddr> {
-    match name.strip_prefix('@') {
-        Some(name) => SocketAddr::from_abstract_name(name).ok(),
-        None => name.starts_with('/').then(|| SocketAddr::from_pathname(name).ok())?,
+    if let Some(name) = name.strip_prefix('@') {
+        return SocketAddr::from_abstract_name(name).ok();
     }
+    if name.starts_with('/') { SocketAddr::from_pathname(name).ok() } else { None }
+}
+
+/// The value of an environment variable, if it is set and UTF-8.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Half of the time after which a service manager kills a silent process (sd_watchdog_enabled(3)).
@@ -29,7 +34,10 @@ fn watchdog(micros: &str, pid: Option<&str>, is_successor: bool) -> Option<Durat
     // A successor inherits the variable with the pid of the former process, so the pid does not
     // match.
     let meant = is_successor || pid.is_none_or(|pid| pid == own);
-    let micros = micros.parse().ok().filter(|micros| *micros > 0 && meant)?;
+    let micros: u64 = micros.parse().ok()?;
+    if micros == 0 || !meant {
+        return None;
+    }
     // Half of the limit leaves room for one late message.
     Some(Duration::from_micros(micros) / 2)
 }
@@ -39,8 +47,7 @@ impl Notifier {
     /// one has taken over.
     #[must_use]
     pub(super) fn from_environment(is_successor: bool) -> Self {
-        let text = |name| std::env::var(name).ok();
-        let way = text("NOTIFY_SOCKET").and_then(|name| {
+        let way = variable("NOTIFY_SOCKET").and_then(|name| {
             let way = address(&name).and_then(|to| Some((UnixDatagram::unbound().ok()?, to)));
             if way.is_none() {
                 tracing::warn!(
@@ -50,8 +57,8 @@ impl Notifier {
             }
             way
         });
-        let pid = text("WATCHDOG_PID");
-        let watchdog = text("WATCHDOG_USEC")
+        let pid = variable("WATCHDOG_PID");
+        let watchdog = variable("WATCHDOG_USEC")
             .and_then(|micros| watchdog(&micros, pid.as_deref(), is_successor));
         Self { way, watchdog }
     }

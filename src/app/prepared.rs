@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::handover::{Over, Predecessor, Published};
 use super::keys::fetch_all;
-use super::state::{GatewayState, clocks};
+use super::state::{Clocks, GatewayState};
 use super::wiring::tree;
 use super::{App, Listeners, StartFault, certificate, issuers, wiring};
 use crate::audit::store::entry::AuditRecorder;
@@ -27,7 +27,7 @@ use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::fetch_quota::FetchQuota;
 use crate::guard::limiter::Limiter;
 use crate::guard::passed::RemoteWork;
-use crate::guard::settings::{Issuer, Jwks};
+use crate::guard::settings::Jwks;
 use crate::guard::slots::Slots;
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
@@ -170,18 +170,19 @@ impl PreparedGateway {
     /// Continues where the former process has stopped. It opens the log under the passed lock,
     /// takes in the rate limit state, and waits for `go`. Blocks.
     ///
+    /// # Errors
     /// If this process cannot continue. Then the former process resumes.
-    /// If this process cannot continue. Then the other one does.
     pub fn take(self, keyring: Arc<Keyring>, over: Over) -> Result<(App, Listeners), StartFault> {
         let asked = over.asked()?;
-        let taken = self.go_on(keyring, over);
-        match taken {
-            Ok(taken) => asked.ready().map(|()| taken),
+        let taken = match self.go_on(keyring, over) {
+            Ok(taken) => taken,
             Err(fault) => {
                 asked.failed(&fault);
-                Err(fault)
+                return Err(fault);
             }
-        }
+        };
+        asked.ready()?;
+        Ok(taken)
     }
 
     /// Checks that the file still has the config that this process has read. The former process may
@@ -189,14 +190,24 @@ impl PreparedGateway {
     fn is_current(&self) -> Result<(), StartFault> {
         // A config without a file cannot change.
         let Some(source) = &self.source else { return Ok(()) };
-        let said = |why: &dyn std::fmt::Display| {
-            StartFault::TakeOver(format!("{}: {why}", source.display()))
-        };
-        let text = std::fs::read_to_string(source).map_err(|error| said(&error))?;
+        let shown = source.display();
+        let text = std::fs::read_to_string(source)
+            .map_err(|error| StartFault::take_over(format_args!("{shown}: {error}")))?;
         if crate::config::policy(&text) == self.config.policy {
             return Ok(());
         }
-        Err(said(&"the config has changed while this process started: try again"))
+        Err(StartFault::take_over(format_args!(
+            "{shown}: the config has changed while this process started: try again"
+        )))
+    }
+
+    /// Whether the config has an issuer `iss` with its keys at `url`.
+    fn has_issuer(&self, iss: &str, url: &str) -> bool {
+        self.config.guard.issuers.iter().any(|issuer| match &issuer.jwks {
+            // The same URL is required. Keys of an old URL must not count for a new one.
+            Some(Jwks::Url { url: own, .. }) => issuer.iss == iss && own == url,
+            Some(Jwks::File(_)) | None => false,
+        })
     }
 
     /// Takes in the former process's fetched keys, for issuers whose keys this process could not
@@ -208,16 +219,11 @@ impl PreparedGateway {
     ) -> Result<(), StartFault> {
         let mut fetched = keyring.fetched();
         for Published { iss, url, set } in published {
-            // The same URL is required. Keys of an old URL must not count for a new one.
-            let is_same = |issuer: &Issuer| {
-                issuer.iss == iss && issuer.jwks.as_ref().and_then(Jwks::url) == Some(url.as_str())
-            };
             // A set that this process has fetched itself is newer.
-            if fetched.contains_key(&iss) || !self.config.guard.issuers.iter().any(is_same) {
+            if fetched.contains_key(&iss) || !self.has_issuer(&iss, &url) {
                 continue;
             }
-            let keys =
-                jwk::read_set(&set).map_err(|fault| StartFault::TakeOver(fault.to_string()))?;
+            let keys = jwk::read_set(&set).map_err(StartFault::take_over)?;
             tracing::warn!(
                 issuer = iss,
                 "a JWK Set was not fetched; the former process's keys stay in force"
@@ -233,8 +239,9 @@ impl PreparedGateway {
         let Over { listeners, lock, state, records, requests, .. } = over;
         self.is_current()?;
         self.take_published(&keyring, state.published)?;
-        let (ratchet, clock) = clocks();
-        let (log, recovered) = Log::take_over(self.config.audit.clone(), Arc::clone(&clock), lock)?;
+        let clocks = Clocks::start();
+        let (log, recovered) =
+            Log::take_over(self.config.audit.clone(), Arc::clone(&clocks.clock), lock)?;
         // Set before the first append, so that the former process misses no revocation.
         let (tell, changes) = mpsc::unbounded_channel();
         log.on_control(move |record| {
@@ -242,16 +249,14 @@ impl PreparedGateway {
             line.push(b'\n');
             drop(tell.send(line));
         });
-        let gateway_state =
-            GatewayState::fold(&self.config, keyring, (log, recovered), (ratchet, clock))?;
+        let gateway_state = GatewayState::fold(&self.config, keyring, log, recovered, clocks)?;
         // The passed state has keyed hashes of subjects. Only the same seeds find them again.
         let limiter = Limiter::keyed(Arc::clone(&gateway_state.clock), state.tallies.seeds);
         // Without the passed state, each caller could spend its whole rate again.
         limiter.take_in(state.tallies.rates);
-        let salt = URL_SAFE_NO_PAD.decode(state.cache_salt.as_bytes()).map(Zeroizing::new);
-        let salt = salt.ok().and_then(|salt| salt.as_slice().try_into().ok().map(Zeroizing::new));
-        let salt = salt
-            .ok_or_else(|| StartFault::TakeOver("the key of the cache salts is none".to_owned()))?;
+        let Some(salt) = passed_salt(&state.cache_salt) else {
+            return Err(StartFault::take_over("the key of the cache salts is not a valid key"));
+        };
         let mut app = self.build(gateway_state, limiter, CacheSalts::keyed(salt))?;
         app.gateway.fetch_quota.take_in(state.fetched);
         app.gateway.weights.take_in(state.weights);
@@ -267,14 +272,22 @@ impl PreparedGateway {
             drain,
             changes,
         );
-        let way = |stream: std::os::unix::net::UnixStream| {
-            stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream))
-        };
-        let fault = |error: std::io::Error| StartFault::TakeOver(error.to_string());
-        let (records, requests) = (way(records).map_err(fault)?, way(requests).map_err(fault)?);
+        let (records, requests) = (channel(records)?, channel(requests)?);
         app.predecessor = Some(FormerProcess { process, records, requests });
         Ok((app, listeners))
     }
+}
+
+/// The key of the cache salts, from its passed text.
+fn passed_salt(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.as_bytes()).ok()?);
+    Some(Zeroizing::new(bytes.as_slice().try_into().ok()?))
+}
+
+/// A passed connection to the former process, for use with tokio.
+fn channel(stream: std::os::unix::net::UnixStream) -> Result<UnixStream, StartFault> {
+    stream.set_nonblocking(true).map_err(StartFault::take_over)?;
+    UnixStream::from_std(stream).map_err(StartFault::take_over)
 }
 
 impl App {

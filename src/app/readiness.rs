@@ -24,6 +24,13 @@ pub(super) struct Reason {
     pub(super) detail: String,
 }
 
+impl Reason {
+    /// The reason with that code. `detail` is a sentence for the operator.
+    fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into() }
+    }
+}
+
 /// The answer of `/readyz`.
 #[derive(Debug, Serialize)]
 pub(super) struct Ready {
@@ -46,21 +53,21 @@ impl Readiness {
     pub(super) fn now(&self) -> Ready {
         // All reasons are listed, so that an operator sees every cause at once.
         let mut reasons = self.of_log();
-        let mut add = |code, detail: &str| reasons.push(Reason { code, detail: detail.to_owned() });
         if *self.draining.borrow() {
-            add("draining", "the gateway stops: open requests finish, new ones are refused");
+            let detail = "the gateway stops: open requests finish, new ones are refused";
+            reasons.push(Reason::new("draining", detail));
         }
         if self.clock.behind() > BEHIND_MAX {
-            let what = "the clock has stepped back by more than five minutes: set it, or \
+            let detail = "the clock has stepped back by more than five minutes: set it, or \
                 token-shield clock accept";
-            add("clock", what);
+            reasons.push(Reason::new("clock", detail));
         }
         let wiring = self.gateway.config.load();
         if !wiring.upstreams.is_empty()
             // One upstream that is up is enough: routes with that upstream can still be served.
             && !wiring.upstreams.keys().any(|name| wiring.health.is_up(name))
         {
-            add("upstreams-down", "no upstream can be reached");
+            reasons.push(Reason::new("upstreams-down", "no upstream can be reached"));
         }
         Ready { ready: reasons.is_empty(), reasons }
     }
@@ -69,11 +76,10 @@ impl Readiness {
     fn of_log(&self) -> Vec<Reason> {
         let state = self.log.state();
         let mut reasons = Vec::new();
-        let mut add = |code: Code, detail| reasons.push(Reason { code: code.as_str(), detail });
         if let Some(fault) = &state.failed {
-            add(Code::AuditUnavailable, fault.to_string());
+            reasons.push(Reason::new(Code::AuditUnavailable.as_str(), fault.to_string()));
         } else if !self.log.healthy() {
-            add(Code::AuditUnavailable, "the audit log is closed".to_owned());
+            reasons.push(Reason::new(Code::AuditUnavailable.as_str(), "the audit log is closed"));
         }
         // Outcomes and commands still have the reserve. Only new requests are refused.
         if state.low {
@@ -82,18 +88,19 @@ impl Readiness {
                 .map_or_else(String::new, |free| format!("{free} bytes are free, "));
             let detail = format!(
                 "the disk of the audit log is full: {free}{} of {} bytes of the reserve are left. \
-                    The gateway continues by \
-                 itself when there is space",
+                    The gateway continues by itself when there is space",
                 state.reserve_bytes, state.reserve_whole_bytes
             );
-            add(Code::AuditFull, detail);
+            reasons.push(Reason::new(Code::AuditFull.as_str(), detail));
         }
         if let Some(fault) = &state.short {
             let code = if fault.is_full() { Code::AuditFull } else { Code::AuditResources };
-            add(code, format!("{fault}. The gateway continues by itself when this is over"));
+            let detail = format!("{fault}. The gateway continues by itself when this is over");
+            reasons.push(Reason::new(code.as_str(), detail));
         }
         if self.log.slow() {
-            add(Code::AuditSlow, "a sync of the audit log takes longer than 250 ms".to_owned());
+            let detail = "a sync of the audit log takes longer than 250 ms";
+            reasons.push(Reason::new(Code::AuditSlow.as_str(), detail));
         }
         reasons
     }

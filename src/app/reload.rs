@@ -8,11 +8,12 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::fault::text_of;
 use super::notify::Notifier;
 use super::{certificate, classes, digests, issuers, restart, wiring};
 use crate::audit::format::event::Event;
 use crate::audit::store::log::Log;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::Control;
 use crate::guard::settings::Issuer;
 use crate::keyring::Keyring;
@@ -70,14 +71,13 @@ impl Reload {
     /// One reload. Everything that can fail comes before the first change, and the record is the
     /// last of it. A refused reload therefore changes no setting.
     async fn once(&self, path: &Path) -> Result<(), String> {
-        let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-        let base = path.parent().unwrap_or(Path::new("."));
-        let mut config = crate::config::read(&text, base).map_err(|faults| faults.to_string())?;
+        let text = std::fs::read_to_string(path).map_err(text_of)?;
+        let mut config = config::read(&text, config::base_of(path)).map_err(text_of)?;
         // A partial reload would leave a mixture of two configs, so one such key refuses the whole.
         let fixed = restart::needed_for(&self.started, &config);
         if !fixed.is_empty() {
             return Err(format!(
-                "these keys have changed and need a restart: {}; nothing was reloaded",
+                "these keys have changed and need a restart: {}; no key was reloaded",
                 fixed.join(", ")
             ));
         }
@@ -85,17 +85,19 @@ impl Reload {
         // egress policy.
         config.proxy.listen.address = self.started.proxy.listen.address;
         config.proxy.metrics = self.started.proxy.metrics;
-        let wired = wiring(&config).map_err(|fault| fault.to_string())?;
-        let issuers = issuers(&config).map_err(|fault| fault.to_string())?;
+        let wired = wiring(&config).map_err(text_of)?;
+        let issuers = issuers(&config).map_err(text_of)?;
         let now = self.gateway.clock.now();
-        let read = config.proxy.listen.tls.as_ref().map(|tls| certificate::read(tls, now));
-        let read = read.transpose()?;
+        let read = match &config.proxy.listen.tls {
+            Some(tls) => Some(certificate::read(tls, now)?),
+            None => None,
+        };
         // The policy's digest is durable before the first request under it.
         self.log
             .append(Event::Reload { policy: config.policy.clone() }, None)
             .await
-            .map_err(|fault| fault.to_string())?;
-        if let Some((served, certificate)) = self.tls.as_ref().zip(read) {
+            .map_err(text_of)?;
+        if let (Some(served), Some(certificate)) = (&self.tls, read) {
             served.store(certificate.server);
             self.gateway.metrics.certificate_expiry(certificate.not_after as f64);
             if let Some(warning) = certificate.warning {

@@ -36,7 +36,13 @@ pub(super) fn needed_for(old: &Config, new: &Config) -> Vec<&'static str> {
         ("[audit] signing_key", before.signing_key != after.signing_key),
         ("[audit] keep and archive", old.keep != new.keep),
     ];
-    changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    let mut needed = Vec::new();
+    for (key, changed) in changes {
+        if changed {
+            needed.push(key);
+        }
+    }
+    needed
 }
 
 /// True if a listener would need another address. Port 0 matches every port that the system chose.

@@ -1,17 +1,15 @@
 //! The run of a gateway. It serves until it gets a stop or another process takes over, and then
 //! drains.
 
-use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::background::Background;
 use super::handover::{Giver, Predecessor, Successor, serve_requests};
-use super::keys::{FileWatch, UrlWatch};
-use super::listeners::{RunningSockets, copied};
+use super::keys::{FileWatch, KeyWatchInputs, UrlWatch};
+use super::listeners::{HandoverSockets, RunningSockets, copied};
 use super::management::{ManagementSockets, SocketHandlers, Sockets};
 use super::notify::Notifier;
 use super::prepared::FormerProcess;
@@ -20,6 +18,7 @@ use super::wiring::{tree, wiring};
 use super::{App, LAST_WORDS, Listeners, StartFault, certificate, digests, housekeeping, reload};
 use crate::audit::format::event::Event;
 use crate::guard::settings;
+use crate::lock::locked;
 use crate::proxy::descriptors;
 use crate::proxy::entrance::Entrance;
 use crate::proxy::listen;
@@ -113,7 +112,7 @@ impl App {
         let turn: Arc<tokio::sync::Mutex<()>> = Arc::default();
         let owed = Arc::new(watch::Sender::new(0));
         let successor: Arc<std::sync::Mutex<Option<Arc<Successor>>>> = Arc::default();
-        if let Some((api, handover)) = sockets.handover {
+        if let Some(passed) = sockets.handover {
             let serving = Serving {
                 own: own.clone(),
                 issuers: issuers_in_force,
@@ -126,7 +125,7 @@ impl App {
                 turn: Arc::clone(&turn),
                 owed: Arc::clone(&owed),
             };
-            background.until_the_end(giving(self.giver((api, handover), serving)));
+            background.until_the_end(giving(self.giver(passed, serving)));
         }
         background.watch(&entrance, &notifier, shutdown.clone());
         let service = Arc::new(Api { gateway: Arc::clone(&self.gateway), entrance });
@@ -137,7 +136,7 @@ impl App {
         self.gateway_state.log.closes_soon();
         let _turn = turn.lock().await;
         // Under `turn`, no take-over is in progress, so this value is final.
-        let successor = successor.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let successor = locked(&successor).take();
         // After the last answer, so that metrics and limits were correct until then.
         background.end();
         if let Some(successor) = successor {
@@ -161,22 +160,14 @@ impl App {
         stopping: &watch::Receiver<bool>,
     ) -> watch::Receiver<Arc<Vec<settings::Issuer>>> {
         let issuers = watch::Sender::new(Arc::new(self.config.guard.issuers.clone()));
-        // Each watch has its own receiver, so that none misses a reload.
-        let inputs = || {
-            (
-                issuers.subscribe(),
-                Arc::clone(&self.gateway_state.keyring),
-                Arc::clone(&self.gateway),
-            )
-        };
-        let mut urls = UrlWatch::new(inputs());
+        let mut urls = UrlWatch::new(self.key_watch_inputs(&issuers));
         fetched(&mut urls, is_successor, stopping.clone()).await;
-        let about =
-            (Arc::clone(&self.gateway_state.registry), Arc::clone(&self.gateway_state.ratchet));
+        let registry = Arc::clone(&self.gateway_state.registry);
+        let clock = Arc::clone(&self.gateway_state.ratchet);
         // Sweeps, metrics and key watches also serve streams that drain. Reloads, certificates and
         // weights belong to the process that serves.
-        background.until_the_end(housekeeping::run(Arc::clone(&self.gateway), about));
-        background.until_the_end(FileWatch::new(inputs()).run());
+        background.until_the_end(housekeeping::run(Arc::clone(&self.gateway), registry, clock));
+        background.until_the_end(FileWatch::new(self.key_watch_inputs(&issuers)).run());
         background.until_the_end(urls.run());
         background.while_it_serves(digests::watch(Arc::clone(&self.gateway)));
         let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
@@ -190,6 +181,19 @@ impl App {
         issuers_in_force
     }
 
+    /// The inputs of one watch over keys. Each watch has its own receiver, so that none misses a
+    /// reload.
+    fn key_watch_inputs(
+        &self,
+        issuers: &watch::Sender<Arc<Vec<settings::Issuer>>>,
+    ) -> KeyWatchInputs {
+        KeyWatchInputs {
+            issuers: issuers.subscribe(),
+            keyring: Arc::clone(&self.gateway_state.keyring),
+            gateway: Arc::clone(&self.gateway),
+        }
+    }
+
     /// Records the start, with the version and the policy.
     async fn record_start(&self) -> Result<(), StartFault> {
         let (version, policy) = (env!("CARGO_PKG_VERSION").to_owned(), self.config.policy.clone());
@@ -199,7 +203,8 @@ impl App {
 
     /// The task that hands over to another process. It has a copy of the API's socket, and the
     /// socket for take-overs.
-    fn giver(&self, (api, handover): (TcpListener, UnixListener), serving: Serving) -> Giver {
+    fn giver(&self, sockets: HandoverSockets, serving: Serving) -> Giver {
+        let HandoverSockets { api, handover } = sockets;
         let Serving {
             own,
             issuers,
@@ -295,14 +300,13 @@ impl App {
     /// Passes the real addresses of the listeners to the egress policy. They are never a
     /// destination, also with a port that the system has chosen.
     fn knows(&mut self, listeners: &Listeners) -> Result<(), StartFault> {
-        let fault = |error| StartFault::Bind {
-            address: self.config.proxy.listen.address.to_string(),
-            error,
+        let address = self.config.proxy.listen.address;
+        let real = match (listeners.api.local_addr(), listeners.metrics.local_addr()) {
+            (Ok(api), Ok(metrics)) => (api, metrics),
+            (Err(error), _) | (_, Err(error)) => {
+                return Err(StartFault::Bind { address: address.to_string(), error });
+            }
         };
-        let real = (
-            listeners.api.local_addr().map_err(fault)?,
-            listeners.metrics.local_addr().map_err(fault)?,
-        );
         let proxy = &mut self.config.proxy;
         if real != (proxy.listen.address, proxy.metrics) {
             (proxy.listen.address, proxy.metrics) = real;

@@ -11,9 +11,10 @@ use crate::audit::store::log::{Log, LogFault, LogSettings, Recovered};
 use crate::audit::store::retain::{PruneReason, is_clock_doubtful, prune};
 use crate::clock::{Clock, Ratchet, SystemClock, Timestamp};
 use crate::config::Config;
-use crate::control::{Control, GatewayIdentity};
+use crate::control::{Control, ControlParts, GatewayIdentity};
 use crate::durable;
 use crate::keyring::Keyring;
+use crate::lock::locked;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::weights::Weights;
@@ -59,21 +60,23 @@ impl GatewayState {
 
     /// Opens the log with its settings, and computes the state.
     fn open_log(config: &Config, log: LogSettings) -> Result<Self, StartFault> {
-        let (ratchet, clock) = clocks();
-        let opened = Log::open(log, Arc::clone(&clock))?;
+        let clocks = Clocks::start();
+        let (log, recovered) = Log::open(log, Arc::clone(&clocks.clock))?;
         let keyring = Arc::new(Keyring::new());
         // After the log: the lock shows first whether another process uses the folder.
         keyring.set_issuers(issuers(config)?);
-        Self::fold(config, keyring, opened, (ratchet, clock))
+        Self::fold(config, keyring, log, recovered, clocks)
     }
 
     /// The state of an opened log, with keys that were read before.
     pub(super) fn fold(
         config: &Config,
         keyring: Arc<Keyring>,
-        (log, recovered): (Log, Recovered),
-        (ratchet, clock): (Arc<Ratchet>, Arc<dyn Clock>),
+        log: Log,
+        recovered: Recovered,
+        clocks: Clocks,
     ) -> Result<Self, StartFault> {
+        let Clocks { ratchet, clock } = clocks;
         // No decision may use a time before the last record.
         ratchet.raise(clock_floor(&recovered.records, log.state().at));
         if let Some(torn) = recovered.torn {
@@ -94,14 +97,19 @@ impl GatewayState {
     /// The handler of commands over this state.
     #[must_use]
     pub fn control(&self, config: &Config, metrics: Option<Arc<Metrics>>) -> Control {
-        let gateway_state =
-            (Arc::clone(&self.registry), Arc::clone(&self.keyring), Arc::clone(&self.weights));
-        let clocks = (Arc::clone(&self.clock), Arc::clone(&self.ratchet));
         // Only a gateway that serves has metrics.
-        let pid = metrics.is_some().then(std::process::id);
+        let pid = if metrics.is_some() { Some(std::process::id()) } else { None };
         let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
-        let control =
-            Control::new(Arc::clone(&self.log), gateway_state, metrics, classes(config), clocks);
+        let control = Control::new(ControlParts {
+            log: Arc::clone(&self.log),
+            registry: Arc::clone(&self.registry),
+            keyring: Arc::clone(&self.keyring),
+            weights: Arc::clone(&self.weights),
+            metrics,
+            classes: classes(config),
+            clock: Arc::clone(&self.clock),
+            ratchet: Arc::clone(&self.ratchet),
+        });
         // A "." at the end of the config's path is not a folder.
         control.introduce(GatewayIdentity {
             name: config.name.clone(),
@@ -118,7 +126,10 @@ impl GatewayState {
 /// never decrease. Until the wall clock passes that time, the operator's decision counts: the floor
 /// is the wall clock as it was accepted.
 fn clock_floor(records: &[Record], last: Timestamp) -> Timestamp {
-    for record in records.iter().rev().take_while(|record| record.at == last) {
+    for record in records.iter().rev() {
+        if record.at != last {
+            break;
+        }
         if let Event::Clock { behind_ms, accepted: true } = record.event {
             return Timestamp(last.0.saturating_sub(i64::try_from(behind_ms).unwrap_or(i64::MAX)));
         }
@@ -126,11 +137,21 @@ fn clock_floor(records: &[Record], last: Timestamp) -> Timestamp {
     last
 }
 
-/// The clocks of a process with a log.
-pub(super) fn clocks() -> (Arc<Ratchet>, Arc<dyn Clock>) {
-    let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
-    let clock = Arc::clone(&ratchet) as Arc<dyn Clock>;
-    (ratchet, clock)
+/// The clock of a process with a log, in both of its forms.
+pub(super) struct Clocks {
+    /// The clock with its operations for operators.
+    ratchet: Arc<Ratchet>,
+    /// The same clock, for everything that only reads it.
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+impl Clocks {
+    /// A clock over the machine's clocks, without a floor.
+    pub(super) fn start() -> Self {
+        let ratchet = Arc::new(Ratchet::new(Box::new(SystemClock::start())));
+        let clock = Arc::clone(&ratchet) as Arc<dyn Clock>;
+        Self { ratchet, clock }
+    }
 }
 
 /// Destroys a record key again if the log has its destruction. A crash may have come between the
@@ -140,14 +161,17 @@ fn crypto_shred_again(log: &Log, event: &Event) -> Result<(), LogFault> {
     let Ok(id) = record_key.parse() else { return Ok(()) };
     // The record of the destruction is durable first. So a crash can only leave a key too long, and
     // this start removes it.
-    let mut vault = log.vault().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut vault = locked(log.vault());
     if matches!(vault.held(&id), KeyLookup::Key(_)) { Ok(vault.destroy(&id)?) } else { Ok(()) }
 }
 
 /// Prunes old records. A failure does not prevent a start: without the archive, all records stay.
 pub(super) fn retain(config: &Config) {
+    let Some(keep) = &config.keep else { return };
     // A data folder without public keys has no log yet.
-    let Some(keep) = config.keep.as_ref().filter(|_| config.audit.vkeys.exists()) else { return };
+    if !config.audit.vkeys.exists() {
+        return;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     // A wrong clock would prune records that are still within their retention period.
     match is_clock_doubtful(&config.audit, &*clock) {
@@ -155,8 +179,7 @@ pub(super) fn retain(config: &Config) {
         Ok(true) => {
             tracing::error!(
                 "the clock is more than 30 days ahead of the newest record: no records are pruned; \
-                    if it is right, \
-                 run token-shield audit prune"
+                    if it is right, run token-shield audit prune"
             );
             return;
         }
@@ -165,7 +188,12 @@ pub(super) fn retain(config: &Config) {
     match prune(&config.audit, &clock, keep, PruneReason::default(), |_, _| ()) {
         Ok(taken) => {
             for epoch in taken.epochs {
-                tracing::info!(epoch = epoch_name(epoch.number), records = epoch.size, to = ?keep.to, "old records were pruned");
+                tracing::info!(
+                    epoch = epoch_name(epoch.number),
+                    records = epoch.size,
+                    to = ?keep.to,
+                    "old records were pruned"
+                );
             }
         }
         Err(fault) => tracing::error!(%fault, "old records could not be pruned"),

@@ -29,7 +29,9 @@ pub(super) struct Validity {
 pub(super) fn validity(tls: &Tls) -> Result<Validity, String> {
     // Callers see the first certificate. Its validity decides whether they accept the connection.
     let chain = chain(tls)?;
-    let first = chain.first().ok_or_else(|| format!("{}: no certificate", tls.cert.display()))?;
+    let Some(first) = chain.first() else {
+        return Err(format!("{}: no certificate", tls.cert.display()));
+    };
     let (_, certificate) = x509_parser::parse_x509_certificate(first)
         .map_err(|error| format!("{}: {error}", tls.cert.display()))?;
     let validity = certificate.validity();

@@ -22,6 +22,11 @@ use crate::proxy::settings::{Endpoint, ServerAddress, UpstreamSettings};
 use crate::proxy::tree::{CREDENTIAL_BYTES_MIN, LogTree};
 use crate::secret::SecretRef;
 
+/// The fault of an upstream's settings.
+fn fault(upstream: &UpstreamSettings, why: impl std::fmt::Display) -> StartFault {
+    StartFault::Upstream { upstream: upstream.name.clone(), why: why.to_string() }
+}
+
 /// The client of one upstream of the config.
 ///
 /// # Errors
@@ -30,10 +35,9 @@ pub(super) fn remote(
     upstream: &UpstreamSettings,
     connect: Duration,
 ) -> Result<UpstreamClient, StartFault> {
-    let fault = |why: String| StartFault::Upstream { upstream: upstream.name.clone(), why };
     // The certificate must have the name in the config. An upstream without TLS has none.
     let tls = if let ServerAddress::Tls { host, ca, .. } = &upstream.target {
-        Some(tls::client(host, ca.as_deref()).map_err(fault)?)
+        Some(tls::client(host, ca.as_deref()).map_err(|why| fault(upstream, why))?)
     } else {
         None
     };
@@ -41,16 +45,14 @@ pub(super) fn remote(
         None => None,
         Some(secret) => {
             let secret = secret.load()?;
-            Some(
-                credential(&secret, upstream.credential_as_api_key)
-                    .map_err(|error| fault(error.to_string()))?,
-            )
+            let held = credential(&secret, upstream.credential_as_api_key);
+            Some(held.map_err(|error| fault(upstream, error))?)
         }
     };
     let dialler = Dialler::new(upstream.target.clone(), tls, connect);
     let place = (&*upstream.target.authority(), &*upstream.base_path);
     let remote = UpstreamClient::new(upstream.name.as_str().into(), place, dialler, held)
-        .map_err(|error| fault(error.to_string()))?;
+        .map_err(|error| fault(upstream, error))?;
     Ok(remote.by_principal(upstream.pool_by_principal))
 }
 
@@ -59,8 +61,8 @@ pub(super) fn remote(
 /// repeat them.
 fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     let mut secrets = Vec::new();
-    for (_, secret) in credentials(config) {
-        secrets.push(secret.load()?);
+    for credential in credentials(config) {
+        secrets.push(credential.secret.load()?);
     }
     let mut places = Vec::new();
     for upstream in &config.proxy.upstreams {
@@ -76,36 +78,40 @@ fn redactor(config: &Config) -> Result<Redactor, StartFault> {
     Ok(Redactor::new(&secrets, &places))
 }
 
-/// The credentials that are redacted in answers, and the key of the config that names each.
-fn credentials(config: &Config) -> impl Iterator<Item = (String, &SecretRef)> {
-    let upstreams = config.proxy.upstreams.iter();
-    let upstreams = upstreams.filter_map(|upstream| {
-        Some((
-            format!("the credential of the upstream {:?}", upstream.name),
-            upstream.credential.as_ref()?,
-        ))
-    });
-    upstreams.chain(
-        config
-            .proxy
-            .auditors
-            .credential
-            .as_ref()
-            .map(|secret| ("[audit] auditor".to_owned(), secret)),
-    )
+/// A credential that is redacted in answers.
+struct RedactedCredential<'c> {
+    /// The key of the config that names it, for a message.
+    key: String,
+    secret: &'c SecretRef,
+}
+
+/// The credentials that are redacted in answers.
+fn credentials(config: &Config) -> Vec<RedactedCredential<'_>> {
+    let mut credentials = Vec::new();
+    for upstream in &config.proxy.upstreams {
+        if let Some(secret) = &upstream.credential {
+            let key = format!("the credential of the upstream {:?}", upstream.name);
+            credentials.push(RedactedCredential { key, secret });
+        }
+    }
+    if let Some(secret) = &config.proxy.auditors.credential {
+        credentials.push(RedactedCredential { key: "[audit] auditor".to_owned(), secret });
+    }
+    credentials
 }
 
 /// Warnings about credentials. A credential that cannot be read is a fault elsewhere.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let short = credentials(config)
-        .filter(|(_, secret)| secret.load().is_ok_and(|secret| secret.len() < SECRET_MIN));
-    let warning = |(key, _): (String, &SecretRef)| {
-        format!(
-            "{key} has fewer than {SECRET_MIN} bytes: it is too short to be redacted, so an \
-                upstream that repeats it shows it to agents"
-        )
-    };
-    short.map(warning).collect()
+    let mut warnings = Vec::new();
+    for RedactedCredential { key, secret } in credentials(config) {
+        if secret.load().is_ok_and(|secret| secret.len() < SECRET_MIN) {
+            warnings.push(format!(
+                "{key} has fewer than {SECRET_MIN} bytes: it is too short to be redacted, so an \
+                    upstream that repeats it shows it to agents"
+            ));
+        }
+    }
+    warnings
 }
 
 /// The settings of the data plane. A reload replaces them as a whole.
@@ -117,10 +123,10 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
     let mut upstreams = HashMap::new();
     for upstream in &config.proxy.upstreams {
         let name: Arc<str> = upstream.name.as_str().into();
-        let profile = Profile::named(&upstream.profile).ok_or_else(|| StartFault::Upstream {
-            upstream: upstream.name.clone(),
-            why: format!("there is no profile {:?}", upstream.profile),
-        })?;
+        let Some(profile) = Profile::named(&upstream.profile) else {
+            let why = format!("there is no profile {:?}", upstream.profile);
+            return Err(fault(upstream, why));
+        };
         let jurisdiction = upstream.jurisdiction.as_deref().map(Arc::from);
         let server =
             Server { name: Arc::clone(&name), controlled: upstream.controlled, jurisdiction };
@@ -137,6 +143,7 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
     let health = Arc::new(Health::new(upstreams.keys().cloned(), Arc::new(SystemClock::start())));
     let tables =
         Arc::new(Tables::build(&config.guard, known, self_endpoints::self_endpoints(config))?);
+    let tree = tree(config)?;
     Ok(DataPlaneConfig {
         tables,
         upstreams,
@@ -144,7 +151,7 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
         timeouts: config.proxy.timeouts.clone(),
         answers: config.proxy.answers,
         publish_keys: config.proxy.listen.publish_keys,
-        tree: Some(tree(config)?).filter(|tree| tree.is_served()).map(Arc::new),
+        tree: if tree.is_served() { Some(Arc::new(tree)) } else { None },
         policy: config.policy.as_str().into(),
         fetcher: fetcher(config)?,
         redactor: Arc::new(redactor(config)?),
@@ -176,9 +183,14 @@ pub(super) fn fetcher(config: &Config) -> Result<Option<Fetcher>, StartFault> {
 /// The log's tree, with the rules that decide who may read it.
 pub(super) fn tree(config: &Config) -> Result<LogTree, StartFault> {
     let auditors = &config.proxy.auditors;
-    let credential = auditors.credential.as_ref().map(SecretRef::load).transpose()?;
+    let credential = match &auditors.credential {
+        Some(secret) => Some(secret.load()?),
+        None => None,
+    };
     // A short credential could be guessed over the network.
-    if credential.as_ref().is_some_and(|secret| secret.len() < CREDENTIAL_BYTES_MIN) {
+    if let Some(secret) = &credential
+        && secret.len() < CREDENTIAL_BYTES_MIN
+    {
         return Err(StartFault::Auditor);
     }
     let files = (&*config.audit.dir, &*config.audit.vkeys);

@@ -195,6 +195,7 @@ async fn renew(
     // revocation.
     ttl.map_or(Ok(()), |ttl| within(ttl, now, ttl_max, until))?;
     eprintln!("renewing a token of {agent}");
-    let token = mint::renew(former, key, now, (ttl, until), random()?)?;
+    let term = mint::RenewalTerm { lifetime: ttl, latest: until };
+    let token = mint::renew(former, key, now, term, random()?)?;
     client.send(AdminRequest::Command(Command::HandleRenew { handle: id.to_string(), token })).await
 }

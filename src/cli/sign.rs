@@ -67,10 +67,10 @@ pub(super) fn sign(
     // The random part makes the token's id (jti) unique.
     let random = u128::from_be_bytes(entropy()?);
     let mut request = mint::MintRequest::new(
-        (&issuer.iss, &issuer.aud),
+        mint::Parties { iss: &issuer.iss, aud: &issuer.aud },
         wanted.agent,
         principal,
-        (now, wanted.ttl),
+        mint::TokenSpan { issued: now, lifetime: wanted.ttl },
         random,
     );
     // For the same reason: the gateway refuses a principal that the issuer may not speak for.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::de::DeTable;
@@ -30,7 +29,11 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
     let root = match DeTable::parse(text) {
         Ok(root) => root,
         Err(error) => {
-            book.fault(error.span().map_or(0, |span| span.start), "toml", error.message());
+            let at = match error.span() {
+                Some(span) => span.start,
+                None => 0,
+            };
+            book.fault(at, "toml", error.message());
             // `close` returns the fault. The next line is only for the type.
             book.close()?;
             return Err(Faults(Vec::new()));
@@ -41,8 +44,9 @@ pub(super) fn config(text: &str, base: &Path) -> Result<Config, Faults> {
         read(section, base, &empty)
     };
     book.close()?;
+    let Some(config) = config else { return Err(Faults(Vec::new())) };
     // The hash covers the text as read, so records name exactly this config.
-    config.map(|config| Config { policy: policy(text), ..config }).ok_or(Faults(Vec::new()))
+    Ok(Config { policy: policy(text), ..config })
 }
 
 /// The hash of a config's text, as in records.
@@ -53,7 +57,10 @@ pub(super) fn policy(text: &str) -> String {
 /// Reads all sections; `None` if a required value is missing.
 fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Config> {
     let name = root.required("name");
-    let data = base.join(root.text("data").unwrap_or_else(|| "data".to_owned()));
+    let data = match root.path("data", base) {
+        Some(data) => data,
+        None => base.join("data"),
+    };
     let mut warnings = Vec::new();
     let (issuers, principals) = issuers(&root, base);
     let routes = Routes::read(&root, base, empty);
@@ -78,17 +85,20 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         fetch,
         fetch_tools,
     };
-    let agent_label = metrics.number("agent_label").and_then(|count| usize::try_from(count).ok());
+    let agent_label = match metrics.number("agent_label") {
+        Some(count) => usize::try_from(count).ok(),
+        None => None,
+    };
     metrics.close();
     let sockets = Sockets::read(root.table("listen", empty), base, &data, empty, &mut warnings);
     // All sections are closed before a missing value ends the function. So one error lists all
     // faults.
-    let (audit, keep, auditors) = audit(
-        root.table("audit", empty),
-        (&data, name.as_deref().unwrap_or_default()),
-        base,
-        &mut warnings,
-    );
+    let log_name: &str = match &name {
+        Some(name) => name,
+        None => "",
+    };
+    let log = Log::of_data(&data, log_name);
+    let (audit, keep, auditors) = audit(root.table("audit", empty), log, base, &mut warnings);
     root.not_enforced(&["policy"]);
     root.close();
     let proxy = Proxy {
@@ -118,21 +128,21 @@ struct Routes {
 impl Routes {
     /// Reads `[[upstream]]` and `[[model]]`.
     fn read<'t>(root: &Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Self {
-        let upstreams: Vec<UpstreamSettings> = root
-            .tables("upstream")
-            .into_iter()
-            .filter_map(|section| upstream(section, base, empty))
-            .collect();
-        let models: Vec<Model> = root
-            .tables("model")
-            .into_iter()
-            .filter_map(|section| model(section, &upstreams, base))
-            .collect();
+        let mut upstreams = Vec::new();
+        for section in root.tables("upstream") {
+            upstreams.extend(upstream(section, base, empty));
+        }
+        let mut models = Vec::new();
+        for section in root.tables("model") {
+            models.extend(model(section, &upstreams, base));
+        }
         unique(root, "upstream", upstreams.iter().map(|upstream| upstream.name.as_str()));
         let mut names = Vec::new();
         for model in &models {
             names.push(model.name.as_str());
-            names.extend(model.aliases.iter().map(String::as_str));
+            for alias in &model.aliases {
+                names.push(alias);
+            }
         }
         // An alias must be unique too, because a request names a model by it.
         unique(root, "model", names.into_iter());
@@ -175,20 +185,14 @@ struct Limits {
 impl Limits {
     /// Reads the section, with the default values.
     fn read(section: Section<'_>) -> Self {
-        let count = |key, fallback| {
-            section.number(key).and_then(|count| usize::try_from(count).ok()).unwrap_or(fallback)
-        };
-        let rate = |key, fallback| {
-            section.number(key).and_then(|rate| u32::try_from(rate).ok()).unwrap_or(fallback)
-        };
         let limits = Self {
-            peer_rps: rate("peer_rps", 200),
-            root_rps: rate("root_rps", 100),
-            token_cache: count("token_cache", 65_536),
-            body_max: section.bytes("body").unwrap_or(32 << 20),
-            bodies_max: section.bytes("bodies").unwrap_or(512 << 20),
-            connections_max: count("connections", 10_000),
-            peer_connections_max: count("peer_connections", 1000),
+            peer_rps: section.small_or("peer_rps", 200),
+            root_rps: section.small_or("root_rps", 100),
+            token_cache: section.small_or("token_cache", 65_536),
+            body_max: section.bytes_or("body", 32 << 20),
+            bodies_max: section.bytes_or("bodies", 512 << 20),
+            connections_max: section.small_or("connections", 10_000),
+            peer_connections_max: section.small_or("peer_connections", 1000),
             answers: answers(&section),
         };
         section.close();
@@ -223,9 +227,7 @@ impl Sockets {
             "an address with a port, such as \"127.0.0.1:9464\"",
             |text| text.parse().ok(),
         );
-        let admin = section.parsed("admin", "\"unix:PATH\"", |text| {
-            text.strip_prefix("unix:").map(|path| base.join(path))
-        });
+        let admin = section.socket("admin", base);
         let trusted_proxies = networks(&section, "trusted_proxies");
         section.close();
         Self {
@@ -239,20 +241,21 @@ impl Sockets {
 
 /// The length limits of answers.
 fn answers(limits: &Section<'_>) -> AnswerLimits {
-    AnswerLimits {
-        each: limits.number("answer_bytes_per_token").filter(|each| *each > 0).unwrap_or(256),
-        bytes: limits.bytes("answer").unwrap_or(64 << 20),
+    let each = limits.number_or("answer_bytes_per_token", 256);
+    // With 0 every answer would be cut off after the fixed part of its limit.
+    if each == 0 {
+        limits.fault("answer_bytes_per_token", "must be 1 or more");
     }
+    AnswerLimits { each, bytes: limits.bytes_or("answer", 64 << 20) }
 }
 
-/// The settings of the log, of its retention, and of the auditors.
+/// The settings of the log, of its retention, and of the auditors. `log` has the default values.
 fn audit(
     section: Section<'_>,
-    (data, name): (&Path, &str),
+    mut log: Log,
     base: &Path,
     warnings: &mut Vec<String>,
 ) -> (Log, Option<Keep>, Auditors) {
-    let mut log = Log::of_data(data, name);
     log.encrypted =
         choice(&section, "records", &[("encrypted", true), ("plain", false)]).unwrap_or(true);
     if !log.encrypted {
@@ -261,15 +264,18 @@ fn audit(
                 .to_owned(),
         );
     }
-    log.reserve = section.bytes("reserve").unwrap_or(log.reserve);
+    log.reserve = section.bytes_or("reserve", log.reserve);
     log.signing_key = secret(&section, "signing_key", base);
-    log.epoch_max = section.duration("epoch").unwrap_or(log.epoch_max);
-    let to = section.text("archive").map(|path| base.join(path));
-    let keep = section.duration("keep").map(|keep| Keep { keep, to: to.clone() });
+    if let Some(epoch) = section.duration("epoch") {
+        log.epoch_max = epoch;
+    }
+    let to = section.path("archive", base);
+    let age = section.duration("keep");
     // Without an age, no record would ever be moved.
-    if to.is_some() && keep.is_none() {
+    if to.is_some() && age.is_none() {
         section.fault("archive", "needs keep, the age at which records are moved there");
     }
+    let keep = age.map(|keep| Keep { keep, to });
     let auditors = auditors(&section, base);
     section.close();
     (log, keep, auditors)
@@ -277,14 +283,10 @@ fn audit(
 
 /// The access of auditors to the log's tree.
 fn auditors(section: &Section<'_>, base: &Path) -> Auditors {
-    let socket = section.parsed("listen", "\"unix:PATH\"", |text| {
-        text.strip_prefix("unix:").map(|path| base.join(path))
-    });
-    let credential = secret(section, "auditor", base);
     Auditors {
-        socket,
-        credential,
-        public_checkpoints: section.truth("public_checkpoints").unwrap_or(false),
+        socket: section.socket("listen", base),
+        credential: secret(section, "auditor", base),
+        public_checkpoints: section.is_true("public_checkpoints"),
     }
 }
 
@@ -310,6 +312,13 @@ fn listen<'t>(
             text.parse().ok()
         });
     let address: SocketAddr = read.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8700)));
+    // Both are read before a missing value ends the function. A key that was not read counts as
+    // unknown.
+    let publish_keys = section.is_true("publish_keys");
+    let danger = section.is_true("danger_plaintext");
+    if danger {
+        warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
+    }
     let tls = match section.optional_table("tls", empty) {
         None => None,
         Some(tls) => {
@@ -322,11 +331,6 @@ fn listen<'t>(
             Some(Tls { cert: base.join(cert?), key: key? })
         }
     };
-    let publish_keys = section.truth("publish_keys").unwrap_or(false);
-    let danger = section.truth("danger_plaintext").unwrap_or(false);
-    if danger {
-        warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
-    }
     // Tokens are bearer tokens. Without TLS, anyone on the network path could read and use them.
     if tls.is_none() && !address.ip().is_loopback() && !danger {
         section.fault(
@@ -340,18 +344,17 @@ fn listen<'t>(
 
 /// Reads the section `timeouts`, with the default values.
 fn timeouts(section: Section<'_>) -> Timeouts {
-    let time = |key, seconds| section.duration(key).unwrap_or(Duration::from_secs(seconds));
     let timeouts = Timeouts {
-        handshake: time("handshake", 10),
-        header: time("header", 10),
-        idle: time("idle", 75),
-        body_idle: time("body_idle", 30),
-        connect: time("connect", 5),
-        first_byte: time("first_byte", 300),
-        stream_idle: time("stream_idle", 120),
-        whole: time("total", 3600),
-        drain: time("drain", 30),
-        drain_streams: time("drain_streams", 900),
+        handshake: section.seconds_or("handshake", 10),
+        header: section.seconds_or("header", 10),
+        idle: section.seconds_or("idle", 75),
+        body_idle: section.seconds_or("body_idle", 30),
+        connect: section.seconds_or("connect", 5),
+        first_byte: section.seconds_or("first_byte", 300),
+        stream_idle: section.seconds_or("stream_idle", 120),
+        whole: section.seconds_or("total", 3600),
+        drain: section.seconds_or("drain", 30),
+        drain_streams: section.seconds_or("drain_streams", 900),
     };
     section.close();
     timeouts

@@ -60,11 +60,11 @@ pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>
         ("shared", CacheScope::Shared),
     ];
     let cache_scope = choice(&section, "cache_scope", &scopes).unwrap_or(tightest.cache_scope);
-    let output_tokens = section.number("output_tokens").unwrap_or(tightest.output_tokens);
+    let output_tokens = section.number_or("output_tokens", tightest.output_tokens);
     let requests = super::egress::requests(section.table("requests", empty));
     let answers = super::egress::answers(section.table("answers", empty));
-    let fetch_per_hour = section.bytes("fetch_per_hour").unwrap_or(tightest.fetch_per_hour);
-    let weight = section.number("weight").unwrap_or(1);
+    let fetch_per_hour = section.bytes_or("fetch_per_hour", tightest.fetch_per_hour);
+    let weight = section.number_or("weight", 1);
     if !(1..=1000).contains(&weight) {
         section.fault("weight", "must be from 1 to 1000");
     }

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -25,29 +24,11 @@ pub(super) fn lists<'t>(
     base: &Path,
     empty: &'t DeTable<'t>,
 ) -> (Lists, FetchSettings, Vec<Pattern>) {
-    let entries = |key| {
-        let mut entries: Vec<ListEntry> = Vec::new();
-        for text in section.texts(key) {
-            match text.parse() {
-                Ok(entry) => entries.push(entry),
-                Err(why) => {
-                    section.fault(
-                        key,
-                        format!(
-                            "{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (the \
-                            default port is 443): {why}"
-                        ),
-                    );
-                }
-            }
-        }
-        entries
-    };
     let networks = networks(&section, "networks");
     let lists = Lists {
-        media: entries("media"),
-        links: entries("links"),
-        tunnel: entries("tunnel"),
+        media: entries(&section, "media"),
+        links: entries(&section, "links"),
+        tunnel: entries(&section, "tunnel"),
         networks,
     };
     let fetch = fetch(section.table("fetch", empty), base);
@@ -70,26 +51,47 @@ pub(super) fn lists<'t>(
     (lists, fetch, tools)
 }
 
+/// The entries of one list. Each invalid one is a fault.
+fn entries(section: &Section<'_>, key: &'static str) -> Vec<ListEntry> {
+    let mut entries = Vec::new();
+    for text in section.texts(key) {
+        match text.parse() {
+            Ok(entry) => entries.push(entry),
+            Err(why) => {
+                section.fault(
+                    key,
+                    format!(
+                        "{text:?} is not HOST, HOST:PORT or *.SUFFIX:PORT (the default port is \
+                            443): {why}"
+                    ),
+                );
+            }
+        }
+    }
+    entries
+}
+
+/// The address of a resolver. Without a port it has the one of DNS.
+fn resolver(text: &str) -> Option<SocketAddr> {
+    if let Ok(address) = text.parse() {
+        return Some(address);
+    }
+    let ip: IpAddr = text.parse().ok()?;
+    Some(SocketAddr::new(ip, DNS_PORT))
+}
+
 /// Reads `egress.fetch`, with the default values.
 fn fetch(section: Section<'_>, base: &Path) -> FetchSettings {
-    let resolver = |text: &str| {
-        text.parse()
-            .ok()
-            .or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)))
-    };
     let fetch = FetchSettings {
-        bytes_max: section.bytes("bytes").unwrap_or(8 << 20),
-        count_max: section
-            .number("count")
-            .and_then(|count| usize::try_from(count).ok())
-            .unwrap_or(16),
-        time_max: section.duration("time").unwrap_or(Duration::from_secs(10)),
+        bytes_max: section.bytes_or("bytes", 8 << 20),
+        count_max: section.small_or("count", 16),
+        time_max: section.seconds_or("time", 10),
         resolver: section.parsed(
             "resolver",
             "an address, such as \"127.0.0.1\" or \"127.0.0.1:5353\"",
             resolver,
         ),
-        ca: section.text("ca").map(|path| base.join(path)),
+        ca: section.path("ca", base),
     };
     if fetch.count_max > COUNT_MAX {
         section.fault("count", format!("must be at most {COUNT_MAX}"));
@@ -100,17 +102,18 @@ fn fetch(section: Section<'_>, base: &Path) -> FetchSettings {
 
 /// The actions of a class's response filter.
 pub(super) fn answers(section: Section<'_>) -> Answers {
-    let reply = |key| {
-        let replies = [
-            ("report", ResponseFilterAction::Report),
-            ("strip", ResponseFilterAction::Strip),
-            ("block", ResponseFilterAction::Block),
-        ];
-        choice(&section, key, &replies).unwrap_or_default()
-    };
+    let replies = [
+        ("report", ResponseFilterAction::Report),
+        ("strip", ResponseFilterAction::Strip),
+        ("block", ResponseFilterAction::Block),
+    ];
     let tool_calls = [("report", Called::Report), ("block", Called::Block)];
     let tool_calls = choice(&section, "tool_calls", &tool_calls).unwrap_or_default();
-    let answers = Answers { fetched: reply("fetched"), clicked: reply("clicked"), tool_calls };
+    let answers = Answers {
+        fetched: choice(&section, "fetched", &replies).unwrap_or_default(),
+        clicked: choice(&section, "clicked", &replies).unwrap_or_default(),
+        tool_calls,
+    };
     section.close();
     answers
 }
@@ -123,11 +126,10 @@ pub(super) fn requests(section: Section<'_>) -> Requests {
         ("inline", RequestFilterAction::Inline),
     ];
     let tools = [("block", RequestFilterAction::Block), ("strip", RequestFilterAction::Strip)];
-    let action = |key, actions| choice(&section, key, actions).unwrap_or_default();
     let requests = Requests {
-        media: action("media", &content),
-        hosted_tools: action("hosted_tools", &tools),
-        mcp: action("mcp", &tools),
+        media: choice(&section, "media", &content).unwrap_or_default(),
+        hosted_tools: choice(&section, "hosted_tools", &tools).unwrap_or_default(),
+        mcp: choice(&section, "mcp", &tools).unwrap_or_default(),
     };
     section.close();
     requests

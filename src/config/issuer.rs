@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use super::class::caps_alone;
 use super::section::Section;
@@ -20,13 +19,7 @@ const LIST_CAP: usize = 4096;
 /// belong to one issuer.
 fn principals(section: &Section<'_>, several: bool) -> Principals {
     let principals = section.texts("principals");
-    let wrong = |pattern: &&String| {
-        let name = pattern.strip_suffix('*').unwrap_or(pattern);
-        name.contains('*')
-            || !pattern.bytes().all(|byte| byte.is_ascii_graphic())
-            || pattern.len() > 256
-    };
-    if let Some(pattern) = principals.iter().find(wrong) {
+    if let Some(pattern) = principals.iter().find(|pattern| !is_pattern(pattern)) {
         section.fault(
             "principals",
             format!("{pattern:?} is neither a principal nor a prefix with * at its end"),
@@ -34,11 +27,19 @@ fn principals(section: &Section<'_>, several: bool) -> Principals {
     }
     if principals.is_empty() && several {
         let fault = "must name the principals that this issuer may speak for, because there are \
-            several issuers \
-                     (\"team:research\", \"support:*\", or \"*\" for all)";
+            several issuers (\"team:research\", \"support:*\", or \"*\" for all)";
         section.fault("principals", fault);
     }
     if principals.is_empty() { Principals::all() } else { Principals::of(principals) }
+}
+
+/// Whether a text is the name of a principal, or a prefix with `*` at its end.
+fn is_pattern(text: &str) -> bool {
+    let name = match text.strip_suffix('*') {
+        Some(prefix) => prefix,
+        None => text,
+    };
+    !name.contains('*') && text.bytes().all(|byte| byte.is_ascii_graphic()) && text.len() <= 256
 }
 
 /// The caps of principals, by issuer and name.
@@ -49,12 +50,13 @@ pub(super) fn issuers(root: &Section<'_>, base: &Path) -> (Vec<Issuer>, CapsOfPr
     let sections = root.tables("issuer");
     let several = sections.len() > 1;
     let mut principals = CapsOfPrincipals::new();
-    let read =
-        sections.into_iter().filter_map(|section| issuer(section, base, several, &mut principals));
-    let mut issuers: Vec<Issuer> = read.collect();
+    let mut issuers = Vec::new();
+    for section in sections {
+        issuers.extend(issuer(section, base, several, &mut principals));
+    }
     divide(root, &mut issuers);
     for (name, section) in root.named("principal") {
-        principal(root, &issuers, (name, caps_alone(section)), &mut principals);
+        principal(root, &issuers, name, caps_alone(section), &mut principals);
     }
     (issuers, principals)
 }
@@ -66,11 +68,13 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
         issuers.iter().map(|issuer| issuer.principals.own().to_vec()).collect();
     // All patterns were copied before, because each issuer is changed here.
     for (place, issuer) in issuers.iter_mut().enumerate() {
-        let others = patterns.iter().enumerate().filter(|(other, _)| *other != place);
-        issuer.principals = issuer
-            .principals
-            .clone()
-            .beside(others.flat_map(|(_, patterns)| patterns.clone()).collect());
+        let mut others = Vec::new();
+        for (other, patterns) in patterns.iter().enumerate() {
+            if other != place {
+                others.extend_from_slice(patterns);
+            }
+        }
+        issuer.principals = issuer.principals.clone().beside(others);
     }
     for (place, one) in issuers.iter().enumerate() {
         for other in issuers.iter().skip(place + 1) {
@@ -84,8 +88,7 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
             };
             let fault = format!(
                 "{} and {} both have {pattern:?} in principals; a principal belongs to one issuer, \
-                    the one with the most exact \
-                 match (\"support:*\" before \"*\")",
+                    the one with the most exact match (\"support:*\" before \"*\")",
                 one.iss, other.iss
             );
             // Each pair is reported, so the operator sees all conflicts at once.
@@ -98,7 +101,8 @@ fn divide(root: &Section<'_>, issuers: &mut [Issuer]) {
 fn principal(
     root: &Section<'_>,
     issuers: &[Issuer],
-    (name, caps): (String, Caps),
+    name: String,
+    caps: Caps,
     into: &mut CapsOfPrincipals,
 ) {
     let Some(issuer) = issuers.iter().find(|issuer| issuer.principals.include(&name)) else {
@@ -113,7 +117,7 @@ fn principal(
     // Two sections for one principal would give it two sets of limits.
     let former = into.entry(issuer.iss.clone()).or_default().insert(name.clone(), caps);
     if former.is_some() {
-        root.fault("principal", format!("{name:?} already has caps of its own at its [[issuer]]"));
+        root.fault("principal", format!("{name:?} already has caps at its [[issuer]]"));
     }
 }
 
@@ -140,13 +144,14 @@ fn issuer(
         ("off", PostQuantum::Off),
     ];
     let post_quantum = choice(&section, "pq", &modes).unwrap_or(PostQuantum::RequiredRoot);
-    let ttl_max = section.duration("ttl_max").unwrap_or(Duration::from_secs(30 * 86_400));
-    let ca = section.text("jwks_ca").map(|path| base.join(path));
-    let jwks = section.text("jwks").map(|text| match text.contains("://") {
-        true => Jwks::Url { url: text, ca: ca.clone() },
+    let ttl_max = section.seconds_or("ttl_max", 30 * 86_400);
+    let ca = section.path("jwks_ca", base);
+    let jwks = match section.text("jwks") {
+        Some(url) if url.contains("://") => Some(Jwks::Url { url, ca }),
         // A text without a scheme is a path.
-        false => Jwks::File(base.join(text)),
-    });
+        Some(path) => Some(Jwks::File(base.join(path))),
+        None => None,
+    };
     // The keys decide which tokens are valid. Over plain HTTP anyone on the path could replace
     // them.
     if let Some(Jwks::Url { url, .. }) = &jwks
@@ -155,14 +160,11 @@ fn issuer(
     {
         section.fault("jwks", "must be a path or https://HOST[:PORT]/PATH");
     }
-    let jwks_refresh = section.duration("jwks_refresh").unwrap_or(Duration::from_secs(300));
-    let idle_key = section.duration("idle_key").unwrap_or(Duration::from_secs(30 * 86_400));
+    let jwks_refresh = section.seconds_or("jwks_refresh", 300);
+    let idle_key = section.seconds_or("idle_key", 30 * 86_400);
     let handles = choice(&section, "handles", &[("on", true), ("off", false)]).unwrap_or(true);
     let principals = principals(&section, several);
-    let token_list = section
-        .number("token_list")
-        .and_then(|count| usize::try_from(count).ok())
-        .unwrap_or(LIST_MAX);
+    let token_list = section.small_or("token_list", LIST_MAX);
     if !(1..=LIST_CAP).contains(&token_list) {
         section.fault(
             "token_list",
@@ -170,11 +172,10 @@ fn issuer(
         );
     }
     section.not_enforced(&["pop"]);
-    let own: BTreeMap<String, Caps> = section
-        .named("principal")
-        .into_iter()
-        .map(|(name, section)| (name, caps_alone(section)))
-        .collect();
+    let mut own: BTreeMap<String, Caps> = BTreeMap::new();
+    for (name, section) in section.named("principal") {
+        own.insert(name, caps_alone(section));
+    }
     section.close();
     // A missing value ends the function only here, after all other faults were found.
     let (iss, aud) = (iss?, aud?);

@@ -49,6 +49,12 @@ pub fn read(text: &str, base: &Path) -> Result<Config, Faults> {
     bind::config(text, base)
 }
 
+/// The folder at which the relative paths of the config in that file start.
+#[must_use]
+pub fn base_of(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new("."))
+}
+
 /// The hash of a config's text, as in records: SHA-256 in base64url.
 #[must_use]
 pub fn policy(text: &str) -> String {

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -69,6 +70,22 @@ impl<'t> FaultCollector<'t> {
     }
 }
 
+/// The text of a value, if it is a non-empty string.
+fn non_empty(value: &DeValue<'_>) -> Option<String> {
+    let text = value.as_str()?;
+    if text.is_empty() { None } else { Some(text.to_owned()) }
+}
+
+/// The number of a value, if it is a decimal one of 64 bits without a sign.
+fn decimal(value: &DeValue<'_>) -> Option<u64> {
+    let number = value.as_integer()?;
+    // `as_str` has no prefix. A number of another radix would parse as a wrong value.
+    if number.radix() != 10 {
+        return None;
+    }
+    number.as_str().parse().ok()
+}
+
 /// A table, and the keys that the program has looked up.
 pub(super) struct Section<'t> {
     /// The collector of the faults.
@@ -109,7 +126,10 @@ impl<'t> Section<'t> {
     /// Adds a fault about `key`.
     pub(super) fn fault(&self, key: &str, what: impl Into<String>) {
         // A missing key has no position, so the fault has the position of the table.
-        let at = self.table.get(key).map_or(self.span.start, |value| value.span().start);
+        let at = match self.table.get(key) {
+            Some(value) => value.span().start,
+            None => self.span.start,
+        };
         self.book.fault(at, &self.key(key), what);
     }
 
@@ -131,9 +151,7 @@ impl<'t> Section<'t> {
 
     /// A non-empty string.
     pub(super) fn text(&self, key: &'static str) -> Option<String> {
-        self.read(key, "a non-empty string", |value| {
-            value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
-        })
+        self.read(key, "a non-empty string", non_empty)
     }
 
     /// A non-empty string that must be present.
@@ -151,18 +169,34 @@ impl<'t> Section<'t> {
         allowed: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
-        self.read(key, allowed, |value| value.as_str().and_then(parse))
+        self.read(key, allowed, |value| parse(value.as_str()?))
+    }
+
+    /// A path. A relative one starts at the folder `base`.
+    pub(super) fn path(&self, key: &'static str, base: &Path) -> Option<PathBuf> {
+        Some(base.join(self.text(key)?))
+    }
+
+    /// The path of a Unix socket, written as `unix:PATH`.
+    pub(super) fn socket(&self, key: &'static str, base: &Path) -> Option<PathBuf> {
+        self.parsed(key, "\"unix:PATH\"", |text| Some(base.join(text.strip_prefix("unix:")?)))
     }
 
     /// A decimal number, 0 or more.
     pub(super) fn number(&self, key: &'static str) -> Option<u64> {
-        self.read(key, "a whole number, 0 or more", |value| {
-            value
-                .as_integer()
-                // `as_str` has no prefix. A number of another radix would parse as a wrong value.
-                .filter(|number| number.radix() == 10)
-                .and_then(|number| number.as_str().parse().ok())
-        })
+        self.read(key, "a whole number, 0 or more", decimal)
+    }
+
+    /// A decimal number. A missing or faulty one reads as `fallback`.
+    pub(super) fn number_or(&self, key: &'static str, fallback: u64) -> u64 {
+        self.number(key).unwrap_or(fallback)
+    }
+
+    /// A decimal number that fits the type. A missing or faulty one, or a larger one, reads as
+    /// `fallback`.
+    pub(super) fn small_or<T: TryFrom<u64>>(&self, key: &'static str, fallback: T) -> T {
+        let Some(number) = self.number(key) else { return fallback };
+        T::try_from(number).unwrap_or(fallback)
     }
 
     /// A boolean.
@@ -170,9 +204,19 @@ impl<'t> Section<'t> {
         self.read(key, "true or false", DeValue::as_bool)
     }
 
+    /// Whether a boolean is true. A missing or faulty one is not.
+    pub(super) fn is_true(&self, key: &'static str) -> bool {
+        self.truth(key) == Some(true)
+    }
+
     /// A duration with its unit.
     pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
         self.parsed(key, "a time with its unit, such as \"10s\" (ms, s, m, h, d)", units::duration)
+    }
+
+    /// A duration. A missing or faulty one reads as that many seconds.
+    pub(super) fn seconds_or(&self, key: &'static str, seconds: u64) -> Duration {
+        self.duration(key).unwrap_or(Duration::from_secs(seconds))
     }
 
     /// A size with its unit, in bytes.
@@ -180,16 +224,19 @@ impl<'t> Section<'t> {
         self.parsed(key, "a size with its unit, such as \"32MiB\" (B, KiB, MiB, GiB)", units::bytes)
     }
 
+    /// A size in bytes. A missing or faulty one reads as `fallback`.
+    pub(super) fn bytes_or(&self, key: &'static str, fallback: u64) -> u64 {
+        self.bytes(key).unwrap_or(fallback)
+    }
+
     /// An array of non-empty strings. A missing key reads as an empty array.
     pub(super) fn texts(&self, key: &'static str) -> Vec<String> {
         let read = self.read(key, "a list of non-empty strings", |value| {
-            value
-                .as_array()?
-                .iter()
-                .map(|item| {
-                    item.get_ref().as_str().filter(|text| !text.is_empty()).map(str::to_owned)
-                })
-                .collect()
+            let mut texts = Vec::new();
+            for item in value.as_array()? {
+                texts.push(non_empty(item.get_ref())?);
+            }
+            Some(texts)
         });
         read.unwrap_or_default()
     }
@@ -208,7 +255,7 @@ impl<'t> Section<'t> {
 
     /// The table under `key`, if it exists.
     pub(super) fn optional_table(&self, key: &'static str, empty: &'t DeTable<'t>) -> Option<Self> {
-        self.table.contains_key(key).then(|| self.table(key, empty))
+        if self.table.contains_key(key) { Some(self.table(key, empty)) } else { None }
     }
 
     /// The tables `[[key]]`.

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -25,25 +24,21 @@ pub(super) fn model(
     if route.is_empty() {
         section.fault("route", "must name at least one upstream");
     }
-    for wanted in
-        route.iter().filter(|wanted| !upstreams.iter().any(|upstream| upstream.name == **wanted))
-    {
-        section.fault("route", format!("{wanted:?} is not the name of an [[upstream]]"));
+    for wanted in &route {
+        if !upstreams.iter().any(|upstream| upstream.name == *wanted) {
+            section.fault("route", format!("{wanted:?} is not the name of an [[upstream]]"));
+        }
     }
-    let model = Model {
-        aliases: section.texts("aliases"),
-        namespaces: section.texts("namespaces"),
-        route,
-        upstream_name: section.text("as"),
-        caps: caps(&section),
-        weights: section.texts("weights").iter().map(|path| base.join(path)).collect(),
-        pin: section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| {
-            is_sha256(text).then(|| text.to_owned())
-        }),
-        name: name?,
-    };
+    let (aliases, namespaces) = (section.texts("aliases"), section.texts("namespaces"));
+    let upstream_name = section.text("as");
+    let caps = caps(&section);
+    let weights = section.texts("weights").iter().map(|path| base.join(path)).collect();
+    let pin = section.parsed("pin", "\"sha256:\" and 64 digits from 0 to f", |text| {
+        is_sha256(text).then(|| text.to_owned())
+    });
+    // A missing name ends the function only here, after unknown keys were found.
     section.close();
-    Some(model)
+    Some(Model { name: name?, aliases, namespaces, route, upstream_name, caps, weights, pin })
 }
 
 /// Reads one `[[upstream]]`; `None` if its name is missing.
@@ -53,32 +48,23 @@ pub(super) fn upstream<'t>(
     empty: &'t DeTable<'t>,
 ) -> Option<UpstreamSettings> {
     let name = section.required("name");
-    let ca = section.optional_table("tls", empty).and_then(|tls| {
-        let ca = tls.text("ca").map(|path| base.join(path));
+    let mut ca = None;
+    if let Some(tls) = section.optional_table("tls", empty) {
+        ca = tls.path("ca", base);
         tls.close();
-        ca
-    });
-    let allowed = "http://HOST:PORT, https://HOST:PORT, unix:PATH or echo:";
-    let url = section.required("url").and_then(|url| {
-        let read = target(&url, base, ca);
-        if read.is_none() {
-            section.fault("url", format!("must be {allowed}"));
-        }
-        read
-    });
-    let profile = section.text("profile").unwrap_or_else(|| "generic".to_owned());
+    }
+    let url = url(&section, base, ca);
+    let profile = match section.text("profile") {
+        Some(profile) => profile,
+        None => "generic".to_owned(),
+    };
     if Profile::named(&profile).is_none() {
         section.fault("profile", format!("must be one of {}", Profile::NAMES.join(", ")));
     }
     let mut caps = caps(&section);
     caps.in_flight = caps.in_flight.or(Some(64));
-    let wait = Wait {
-        length: section
-            .number("queue")
-            .and_then(|length| usize::try_from(length).ok())
-            .unwrap_or(64),
-        time: section.duration("queue_time").unwrap_or(Duration::from_secs(30)),
-    };
+    let wait =
+        Wait { length: section.small_or("queue", 64), time: section.seconds_or("queue_time", 30) };
     let headers = [("authorization", false), ("x-api-key", true)];
     // A faulty URL is replaced, so that the other faults of the config are found too.
     let (target, base_path) = url.unwrap_or((ServerAddress::Echo, String::new()));
@@ -94,22 +80,36 @@ pub(super) fn upstream<'t>(
             unix: or a loopback address",
         );
     }
-    let upstream = UpstreamSettings {
+    let controlled = section.is_true("controlled");
+    let jurisdiction = section.text("jurisdiction");
+    let credential_as_api_key = choice(&section, "credential_header", &headers).unwrap_or(false);
+    let pools = [("shared", false), ("principal", true)];
+    let pool_by_principal = choice(&section, "pool", &pools).unwrap_or(false);
+    // As in `model`: the name comes last.
+    section.close();
+    Some(UpstreamSettings {
+        name: name?,
         target,
         base_path,
         profile,
-        controlled: section.truth("controlled").unwrap_or(false),
-        jurisdiction: section.text("jurisdiction"),
+        controlled,
+        jurisdiction,
         credential,
-        credential_as_api_key: choice(&section, "credential_header", &headers).unwrap_or(false),
+        credential_as_api_key,
         caps,
         wait,
-        pool_by_principal: choice(&section, "pool", &[("shared", false), ("principal", true)])
-            .unwrap_or(false),
-        name: name?,
-    };
-    section.close();
-    Some(upstream)
+        pool_by_principal,
+    })
+}
+
+/// The target of the key `url`, and the part of its path before `/v1`. A missing or invalid URL is
+/// a fault.
+fn url(section: &Section<'_>, base: &Path, ca: Option<PathBuf>) -> Option<(ServerAddress, String)> {
+    let read = target(&section.required("url")?, base, ca);
+    if read.is_none() {
+        section.fault("url", "must be http://HOST:PORT, https://HOST:PORT, unix:PATH or echo:");
+    }
+    read
 }
 
 /// True if a host is this machine: `localhost` (RFC 6761, section 6.3) or a loopback address.
@@ -137,8 +137,11 @@ pub(super) fn target(
         return (!path.is_empty()).then(|| (ServerAddress::Unix(base.join(path)), String::new()));
     }
     let uri: http::Uri = url.parse().ok()?;
+    let authority = uri.authority()?;
     // Userinfo in a URL would be a secret in the config and in log lines.
-    let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+    if authority.as_str().contains('@') {
+        return None;
+    }
     // An IPv6 address is stored without its brackets.
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let path = uri.path().trim_end_matches('/');

@@ -15,7 +15,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         _ => return None,
     };
     // An overflow is a fault of the config, so that a long time never becomes a short one.
-    number.checked_mul(ms).map(Duration::from_millis)
+    Some(Duration::from_millis(number.checked_mul(ms)?))
 }
 
 /// Reads `512B`, `64KiB`, `32MiB`, `1GiB`.

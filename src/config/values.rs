@@ -13,18 +13,27 @@ pub(super) fn choice<T: Copy>(
 ) -> Option<T> {
     let names: Vec<String> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
     section.parsed(key, &names.join(" or "), |text| {
-        choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value)
+        let (_, value) = choices.iter().find(|(name, _)| *name == text)?;
+        Some(*value)
     })
+}
+
+/// A network, or a single address as a network with one address.
+fn network(text: &str) -> Option<ipnet::IpNet> {
+    if let Ok(network) = text.parse() {
+        return Some(network);
+    }
+    let address: std::net::IpAddr = text.parse().ok()?;
+    Some(address.into())
 }
 
 /// An array of networks. A single address is a network with one address.
 pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<ipnet::IpNet> {
     let mut networks = Vec::new();
     for text in section.texts(key) {
-        let one = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
-        match text.parse().or_else(|_| one()) {
-            Ok(network) => networks.push(network),
-            Err(_) => {
+        match network(&text) {
+            Some(network) => networks.push(network),
+            None => {
                 section.fault(key, format!("{text:?} is not a network such as \"10.0.0.0/28\""))
             }
         }

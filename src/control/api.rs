@@ -55,7 +55,10 @@ struct Peer(Option<u32>);
 
 impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {
-        Self(stream.io().get_ref().peer_cred().ok().map(|peer| peer.uid()))
+        match stream.io().get_ref().peer_cred() {
+            Ok(peer) => Self(Some(peer.uid())),
+            Err(_) => Self(None),
+        }
     }
 }
 
@@ -77,14 +80,23 @@ pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
     // this path is never deleted.
     let left_over =
         std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    // If a process listens there, the connection succeeds, and `bind` below fails.
-    if left_over && std::os::unix::net::UnixStream::connect(path).is_err() {
+    // Only a refused connection shows that no process listens there. After success or any other
+    // error, such as a full backlog, the socket stays, and `bind` below fails.
+    if left_over
+        && let Err(error) = std::os::unix::net::UnixStream::connect(path)
+        && error.kind() == std::io::ErrorKind::ConnectionRefused
+    {
         std::fs::remove_file(path)?;
     }
     let listener = UnixListener::bind(path)?;
     // Until this call, the umask determines the mode. `answer` checks the peer's uid in any case.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
+}
+
+/// The uid in the header [`SUDO_UID`], if there is a valid one.
+fn sudo_uid(headers: &HeaderMap) -> Option<u32> {
+    headers.get(SUDO_UID)?.to_str().ok()?.parse().ok()
 }
 
 /// Handles one request: checks the peer's uid, and executes the request in that user's name.
@@ -105,12 +117,11 @@ async fn answer(
     };
     // Root may name the user who became root with sudo. This adds no risk, because root could write
     // any record.
-    let asker = headers
-        .get(SUDO_UID)
-        .and_then(|value| value.to_str().ok()?.parse::<u32>().ok())
-        .filter(|_| uid == 0);
-    let answer =
-        perform(&control, &Operator(format!("uid:{}", asker.unwrap_or(uid))), request).await;
+    let asker = match sudo_uid(&headers) {
+        Some(asker) if uid == 0 => asker,
+        Some(_) | None => uid,
+    };
+    let answer = perform(&control, &Operator(format!("uid:{asker}")), request).await;
     let status = if matches!(answer, AdminAnswer::Done(_)) {
         StatusCode::OK
     } else {
@@ -153,4 +164,23 @@ pub async fn run(
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
     axum::serve(listener, service).with_graceful_shutdown(stop).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_stale_socket_is_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("admin.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        drop(bind(&path).expect("a stale socket is replaced"));
+        std::fs::remove_file(&path).expect("removed");
+        // A stream cannot connect to a datagram socket, but the error is not a refusal.
+        let used = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+        assert!(bind(&path).is_err());
+        assert!(path.exists(), "the socket is in use");
+        drop(used);
+    }
 }

@@ -117,9 +117,9 @@ impl<S> LimitedConnection<S> {
             idle.moved = Instant::now();
             return polled;
         }
-        idle.poll(cx).map(|()| {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was silent for too long"))
-        })
+        std::task::ready!(idle.poll(cx));
+        let why = "the connection was silent for too long";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
     }
 }
 

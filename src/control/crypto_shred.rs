@@ -1,24 +1,24 @@
 //! Forgets a principal: revokes everything that acts in its name, then destroys the key of its
 //! records.
 
-use std::sync::PoisonError;
-
 use super::{Control, ControlFault};
 use crate::audit::format::event::{AgentStatus, Event};
 use crate::audit::format::key::RecordKeyId;
-use crate::audit::store::vault::VaultFault;
+use crate::audit::store::vault::{Vault, VaultFault};
+use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal};
+use crate::lock::locked;
 use crate::registry::Token;
 
 /// A note for the operator that lists the data `audit forget` does not remove.
 pub(super) const STAYS: &str = "what stays: log lines of the gateway; exports and disclosures that \
-    were handed out; record keys in \
-    backups; the names of its agents in commands about them (token-shield agent list shows the \
-    stopped ones); and its own name \
-    and the reasons in records of principal suspend and release. Requests of stopped agents are \
-    counted by network, without a \
+    were handed out; record keys in backups; the names of its agents in commands about them \
+    (token-shield agent list shows the stopped ones); and its own name and the reasons in records \
+    of principal suspend and release. Requests of stopped agents are counted by network, without a \
     name. An unregistered token in its name brings the name back with its next request: revoke \
     that token, or its key";
+/// The reason in the records that revoke the agents and tokens of a forgotten principal.
+const FORGOTTEN: &str = "its principal is forgotten";
 /// The maximum number of names in a refusal.
 const LISTED: usize = 8;
 
@@ -39,14 +39,14 @@ impl Control {
         let Some((name, status)) = stopped.iter().find(|(name, _)| **name == *principal) else {
             return STAYS.to_owned();
         };
-        let reason = status
-            .reason()
-            .map(|(since, why)| format!(" since {since}: {why}"))
-            .unwrap_or_default();
+        let reason = match status.reason() {
+            Some((since, why)) => format!(" since {since}: {why}"),
+            None => String::new(),
+        };
         format!(
             "{STAYS}. Its status stays too, so that its requests are still refused: {name} is \
-                {}{reason} (token-shield principal \
-             list shows it, token-shield principal release ends it)",
+                {}{reason} (token-shield principal list shows it, token-shield principal release \
+                ends it)",
             status.as_str()
         )
     }
@@ -59,10 +59,8 @@ impl Control {
         revoke: bool,
         reason: Option<String>,
     ) -> Result<Vec<Event>, ControlFault> {
-        let id = {
-            let vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-            vault.id_of(principal.as_str()).ok_or(VaultFault::Unknown)?
-        };
+        let id = locked(self.log.vault()).id_of(principal.as_str());
+        let Some(id) = id else { return Err(VaultFault::Unknown.into()) };
         let acting = self.acting(principal);
         let active = !acting.agents.is_empty()
             || acting.tokens.iter().any(|token| self.is_active(&token.agent));
@@ -73,16 +71,15 @@ impl Control {
         }
         let mut events = Vec::new();
         if revoke {
-            let why = || "its principal is forgotten".to_owned();
             for agent in acting.agents {
                 events.push(Event::AgentStatus {
                     agent,
                     status: AgentStatus::Revoked,
-                    reason: why(),
+                    reason: FORGOTTEN.to_owned(),
                 });
             }
             for token in acting.tokens {
-                events.extend(self.row_revoked(token, why())?);
+                events.extend(self.row_revoked(token, FORGOTTEN.to_owned())?);
             }
         }
         // The revocations come before the record that destroys the key. After a crash between them,
@@ -94,55 +91,39 @@ impl Control {
     /// The agents and tokens that can still act in the principal's name.
     fn acting(&self, principal: &Principal) -> Acting {
         let now = self.clock.now();
-        let live = |token: &Token| {
-            token.revoked.is_none() && token.expires.is_none_or(|expires| expires > now)
-        };
-        let tokens: Vec<Token> =
-            self.registry.tokens_for(principal).into_iter().filter(live).collect();
+        let mut tokens = self.registry.tokens_for(principal);
+        tokens.retain(|token| token.is_live(now));
+        let mut agents = self.registry.agents_for(principal);
         // An agent with a valid token of another principal stays active.
-        let others = |agent: &AgentName| {
-            let mut tokens = self.registry.tokens_of(agent).into_iter().filter(live);
-            tokens.any(|token| token.principal.as_ref() != Some(principal))
-        };
-        let own = self
-            .registry
-            .agents()
-            .into_iter()
-            .filter(|row| row.principal.as_ref() == Some(principal));
-        let agents = own
-            .map(|row| row.name)
-            .filter(|agent| self.is_active(agent) && !others(agent))
-            .collect();
+        agents
+            .retain(|agent| self.is_active(agent) && !self.acts_for_another(agent, principal, now));
         Acting { agents, tokens }
+    }
+
+    /// Whether an agent has a valid registered token of another principal than this one.
+    fn acts_for_another(&self, agent: &AgentName, principal: &Principal, now: Timestamp) -> bool {
+        let tokens = self.registry.tokens_of(agent);
+        tokens.iter().any(|token| token.is_live(now) && token.principal.as_ref() != Some(principal))
     }
 
     /// Whether an agent may act. An unregistered agent may.
     fn is_active(&self, agent: &AgentName) -> bool {
-        self.registry
-            .agent(agent.as_str())
-            .is_none_or(|row| row.status.status == AgentStatus::Active)
+        match self.registry.agent(agent.as_str()) {
+            Some(row) => row.status.status == AgentStatus::Active,
+            None => true,
+        }
     }
 
     /// Destroys a record key, and removes its principal from the state and the memory.
     pub(super) fn crypto_shred(&self, record_key: &str) -> Result<(), ControlFault> {
         let id: RecordKeyId = record_key.parse().map_err(|_| VaultFault::Unknown)?;
-        let mut vault = self.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-        let principal = vault
-            .principals()
-            .find(|(_, known)| *known == id)
-            .map(|(principal, _)| principal.to_owned());
+        let mut vault = locked(self.log.vault());
+        let principal = principal_of(&vault, &id);
         // After a crash before this line, the record exists. Then the next start destroys the key.
         vault.destroy(&id)?;
         drop(vault);
-        let Some(principal) = principal.and_then(|principal| principal.parse().ok()) else {
-            return Ok(());
-        };
-        let own = self
-            .registry
-            .agents()
-            .into_iter()
-            .filter(|row| row.principal.as_ref() == Some(&principal));
-        let agents: Vec<AgentName> = own.map(|row| row.name).collect();
+        let Some(principal) = principal else { return Ok(()) };
+        let agents = self.registry.agents_for(&principal);
         if let Some(recorder) = self.recorder.get() {
             recorder.remove_principal(&principal, &agents);
         }
@@ -151,18 +132,23 @@ impl Control {
     }
 }
 
+/// The principal of a record key, if the vault has the key.
+fn principal_of(vault: &Vault, id: &RecordKeyId) -> Option<Principal> {
+    let (name, _) = vault.principals().find(|(_, known)| known == id)?;
+    name.parse().ok()
+}
+
 impl Acting {
     /// The names for the operator, who must stop them.
     fn names(&self) -> String {
-        let tokens =
-            self.tokens.iter().map(|token| format!("token {} of {}", token.id, token.agent));
-        let mut names: Vec<String> = self
-            .agents
-            .iter()
-            .map(|agent| format!("agent {agent}"))
-            .chain(tokens)
-            .take(LISTED + 1)
-            .collect();
+        let mut names = Vec::new();
+        // One more than is listed shows that there are others.
+        for agent in self.agents.iter().take(LISTED + 1) {
+            names.push(format!("agent {agent}"));
+        }
+        for token in self.tokens.iter().take(LISTED + 1) {
+            names.push(format!("token {} of {}", token.id, token.agent));
+        }
         if names.len() > LISTED {
             names.truncate(LISTED);
             names.push("others".to_owned());

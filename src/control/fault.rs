@@ -14,7 +14,7 @@ pub enum ControlFault {
     #[error("there is no [class.{0}] in the config")]
     Class(String),
     /// A name that is not registered.
-    #[error("{name} is not registered{near}; nothing was done")]
+    #[error("{name} is not registered{near}; the state is unchanged")]
     Unknown {
         /// The agent, namespace or principal.
         name: String,
@@ -24,7 +24,7 @@ pub enum ControlFault {
     /// A name that both an agent and a namespace may have.
     #[error(
         "{0} is ambiguous: the agent default/{0} or the whole namespace {0}/*; name one of them; \
-            nothing was done"
+            the state is unchanged"
     )]
     Ambiguous(String),
     /// A change that the current status does not allow.
@@ -74,7 +74,7 @@ pub enum ControlFault {
     #[error(transparent)]
     Vault(#[from] crate::audit::store::vault::VaultFault),
     /// The command could not be recorded.
-    #[error("the command could not be recorded, so nothing was changed: {0}")]
+    #[error("the command could not be recorded, so the state is unchanged: {0}")]
     Log(#[from] LogFault),
     /// Only the first records of a command could be written.
     #[error(
@@ -131,11 +131,15 @@ impl ControlFault {
             Self::Acting(_) => "still-active",
         }
     }
+}
 
-    /// A refusal for an operator, with the detail that callers do not get.
-    pub(super) fn refused(refusal: &Refusal) -> Self {
-        let detail =
-            refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
-        Self::Token(format!("{}: {}{detail}", refusal.code, refusal.message))
+/// A refusal for an operator has the detail that callers do not get.
+impl From<Refusal> for ControlFault {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { code, message, detail, .. } = refusal;
+        Self::Token(match detail {
+            Some(detail) => format!("{code}: {message} ({detail})"),
+            None => format!("{code}: {message}"),
+        })
     }
 }

@@ -24,7 +24,7 @@ impl Control {
         }
         let verified = self.carried(&token)?;
         let mut events = self.registration(&verified, class)?;
-        events.push(self.put_behind(handle, (token, &verified), until)?);
+        events.push(self.handle_event(handle, token, &verified, until)?);
         Ok(events)
     }
 
@@ -42,7 +42,7 @@ impl Control {
             return Err(ControlFault::Handle("the token belongs to another agent"));
         }
         let mut events = self.registration(&verified, None)?;
-        events.push(self.put_behind(known.id, (token, &verified), known.until)?);
+        events.push(self.handle_event(known.id, token, &verified, known.until)?);
         Ok(events)
     }
 
@@ -60,8 +60,12 @@ impl Control {
 
     /// The named handle, by its id or by the handle itself.
     pub(super) fn handle_meant(&self, text: &str) -> Option<std::sync::Arc<Handle>> {
-        let by_id = text.parse().ok().and_then(|id: HandleId| self.registry.handle(&id));
-        by_id.or_else(|| handle::id(text).and_then(|id| self.registry.handle(&id)))
+        if let Ok(id) = text.parse::<HandleId>()
+            && let Some(known) = self.registry.handle(&id)
+        {
+            return Some(known);
+        }
+        self.registry.handle(&handle::id(text)?)
     }
 
     /// The records that revoke a registered token. If it has or had a handle, the handle is revoked
@@ -72,11 +76,10 @@ impl Control {
         reason: String,
     ) -> Result<Vec<Event>, ControlFault> {
         let mut events = Vec::new();
-        let held = row
-            .handle
-            .and_then(|handle| self.registry.handle(&handle))
-            .filter(|held| held.revoked.is_none());
-        if let Some(held) = held {
+        if let Some(handle) = row.handle
+            && let Some(held) = self.registry.handle(&handle)
+            && held.revoked.is_none()
+        {
             events = self.handle_revoked(&held, reason.clone())?;
             // The records of the handle already revoke its current token. An older token needs its
             // own record.
@@ -90,8 +93,10 @@ impl Control {
 
     /// Whether the issuer of a token allows handles.
     pub(super) fn by_handle(&self, verified: &Verified) -> Result<(), Refusal> {
-        let on = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
-        if on { Ok(()) } else { Err(Code::HandlesOff.into()) }
+        match self.keyring.key(verified.kid()) {
+            Some(key) if key.issuer.handles => Ok(()),
+            Some(_) | None => Err(Code::HandlesOff.into()),
+        }
     }
 
     /// The records that revoke a handle. Its token is revoked too, because only the handle uses it.
@@ -111,15 +116,19 @@ impl Control {
 
     /// The record that revokes a registered token.
     fn token_revoked(&self, token: TokenId, reason: String) -> Result<Event, ControlFault> {
-        let row = self.registry.token(&token).ok_or(ControlFault::UnknownToken)?;
+        let Some(row) = self.registry.token(&token) else {
+            return Err(ControlFault::UnknownToken);
+        };
         Ok(Event::TokenRevoked { token, jti: row.jti, agent: row.agent, reason })
     }
 
     /// A handle that is not revoked, by its id or by the handle itself.
     fn live_handle(&self, text: &str) -> Result<std::sync::Arc<Handle>, ControlFault> {
-        let known = self.handle_meant(text).ok_or(ControlFault::UnknownToken)?;
-        let token_revoked =
-            self.registry.token(&known.token).is_some_and(|row| row.revoked.is_some());
+        let Some(known) = self.handle_meant(text) else { return Err(ControlFault::UnknownToken) };
+        let token_revoked = match self.registry.token(&known.token) {
+            Some(row) => row.revoked.is_some(),
+            None => false,
+        };
         if known.revoked.is_some() || token_revoked {
             return Err(ControlFault::Handle("it is revoked for ever; issue a new handle"));
         }
@@ -127,10 +136,11 @@ impl Control {
     }
 
     /// The record of a handle's token. The token must not expire after the handle.
-    fn put_behind(
+    fn handle_event(
         &self,
         handle: HandleId,
-        (token, verified): (String, &Verified),
+        token: String,
+        verified: &Verified,
         until: Option<Timestamp>,
     ) -> Result<Event, ControlFault> {
         // The record contains the token, so its length is limited.
@@ -145,8 +155,10 @@ impl Control {
         if until.is_some_and(|until| verified.expires() > until) {
             return Err(ControlFault::Handle("the token would outlive the handle (--until)"));
         }
-        let behind = self.registry.token(verified.id()).and_then(|row| row.handle);
-        if behind.is_some_and(|other| other != handle) {
+        if let Some(row) = self.registry.token(verified.id())
+            && let Some(other) = row.handle
+            && other != handle
+        {
             return Err(ControlFault::Handle("the token already has another handle"));
         }
         let (agent, principal) = (verified.agent().clone(), verified.principal().clone());
@@ -155,8 +167,7 @@ impl Control {
 
     /// Verifies a token, which must be valid now.
     fn carried(&self, text: &str) -> Result<Verified, ControlFault> {
-        let presented = Presented::read(text).map_err(|refusal| ControlFault::refused(&refusal))?;
-        verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())
-            .map_err(|refusal| ControlFault::refused(&refusal))
+        let presented = Presented::read(text)?;
+        Ok(verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?)
     }
 }

@@ -6,6 +6,7 @@ pub mod bounded;
 mod crypto_shred;
 mod fault;
 mod handles;
+mod keys;
 mod models;
 mod protocol;
 mod records;
@@ -14,6 +15,7 @@ mod turns;
 mod views;
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Mutex;
@@ -23,11 +25,12 @@ use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::log::{Appended, Log, LogFault};
 use crate::clock::{Clock, Ratchet};
 use crate::crypto::{Both, Verifier};
-use crate::id::{AgentName, KeyId, Principal, TokenId};
-use crate::keyring::{KeyRow, KeyState, Keyring, read_jwk};
+use crate::id::{AgentName, Principal, TokenId};
+use crate::keyring::Keyring;
+use crate::lock::locked;
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
-use crate::registry::{DEFAULT_CLASS, Registry};
+use crate::registry::{DEFAULT_CLASS, Registry, Token};
 use crate::token::{Presented, Verified, handle, verify, verify_issued, verify_whenever};
 use crate::weights::Weights;
 
@@ -35,7 +38,27 @@ pub use fault::{CODES, ControlFault};
 pub use protocol::{Command, GatewayIdentity, Operator, Question, Reply, StatusVerb};
 use records::exported;
 pub use views::accepted_view;
-use views::{agent_view, handle_view, holder_view, key_view, token_view};
+use views::{agent_view, handle_view, token_view};
+
+/// What a handler of commands works with.
+pub struct ControlParts {
+    /// The log, which records every command.
+    pub log: Arc<Log>,
+    /// Agents, tokens, handles and statuses.
+    pub registry: Arc<Registry>,
+    /// The issuers' keys.
+    pub keyring: Arc<Keyring>,
+    /// The digests of models.
+    pub weights: Arc<Weights>,
+    /// The metrics; `None` if no gateway runs.
+    pub metrics: Option<Arc<Metrics>>,
+    /// The names of the config's classes.
+    pub classes: BTreeSet<String>,
+    /// The clock for checks of tokens.
+    pub clock: Arc<dyn Clock>,
+    /// The same clock, for `clock accept`.
+    pub ratchet: Arc<Ratchet>,
+}
 
 /// Executes commands and answers questions.
 pub struct Control {
@@ -52,7 +75,7 @@ pub struct Control {
     /// Remembers recent refusals. Empty if no gateway runs.
     recorder: OnceLock<AuditRecorder>,
     /// The names of the config's classes.
-    classes: std::sync::RwLock<BTreeSet<String>>,
+    classes: std::sync::Mutex<BTreeSet<String>>,
     /// The clock for checks of tokens.
     clock: Arc<dyn Clock>,
     /// The highest time so far.
@@ -68,29 +91,22 @@ pub struct Control {
 impl Control {
     /// A handler of commands for this state.
     #[must_use]
-    pub fn new(
-        log: Arc<Log>,
-        (registry, keyring, weights): (Arc<Registry>, Arc<Keyring>, Arc<Weights>),
-        metrics: Option<Arc<Metrics>>,
-        classes: BTreeSet<String>,
-        (clock, ratchet): (Arc<dyn Clock>, Arc<Ratchet>),
-    ) -> Self {
-        let (verifier, classes) = (Box::new(Both), std::sync::RwLock::new(classes));
-        let (recorder, one_at_a_time, about) =
-            (OnceLock::new(), Arc::new(Mutex::new(())), OnceLock::new());
+    pub fn new(parts: ControlParts) -> Self {
+        let ControlParts { log, registry, keyring, weights, metrics, classes, clock, ratchet } =
+            parts;
         Self {
             log,
             registry,
             keyring,
             weights,
             metrics,
-            recorder,
-            classes,
+            recorder: OnceLock::new(),
+            classes: std::sync::Mutex::new(classes),
             clock,
             ratchet,
-            verifier,
-            one_at_a_time,
-            about,
+            verifier: Box::new(Both),
+            one_at_a_time: Arc::new(Mutex::new(())),
+            about: OnceLock::new(),
         }
     }
 
@@ -101,7 +117,7 @@ impl Control {
 
     /// Replaces the classes of the config.
     pub fn set_classes(&self, classes: BTreeSet<String>) {
-        *self.classes.write().unwrap_or_else(std::sync::PoisonError::into_inner) = classes;
+        *locked(&self.classes) = classes;
     }
 
     /// Executes a command: checks it, records it, applies it.
@@ -185,22 +201,19 @@ impl Control {
             Question::Principals => self.stopped_principals(),
             Question::Agent { agent } => {
                 let name: AgentName = agent.parse()?;
-                let row =
-                    self.registry.agent(name.as_str()).ok_or_else(|| self.unknown(agent, ""))?;
+                let Some(row) = self.registry.agent(name.as_str()) else {
+                    return Err(self.unknown(agent, ""));
+                };
                 let mut shown = vec![agent_view(&row)];
-                shown.extend(self.registry.tokens_of(&name).iter().map(token_view));
-                shown.extend(
-                    self.registry.handles_of(&name).iter().map(|handle| handle_view(handle)),
-                );
+                for token in self.registry.tokens_of(&name) {
+                    shown.push(token_view(&token));
+                }
+                for handle in self.registry.handles_of(&name) {
+                    shown.push(handle_view(&handle));
+                }
                 shown
             }
-            Question::Keys => {
-                let signed = self.registry.signed(self.clock.now());
-                let row = |row: &KeyRow| key_view(row, signed.get(&row.known.id));
-                let mut rows: Vec<_> = self.keyring.rows().iter().map(row).collect();
-                rows.extend(self.keyring.revoked_holders().iter().map(holder_view));
-                rows
-            }
+            Question::Keys => self.keys(),
             Question::Models => self.models(),
             Question::Why { request } => self.why(request)?.into_iter().collect(),
             Question::Checkpoint => {
@@ -228,42 +241,46 @@ impl Control {
     /// Whether the gateway would accept a token now. The result or error is the same as for a
     /// request with the token.
     fn would_take(&self, text: &str) -> Result<serde_json::Value, ControlFault> {
-        let fault = |refusal: Refusal| ControlFault::refused(&refusal);
         // A text that is no handle is read as a token.
         let held = handle::id(text).and_then(|id| self.registry.handle(&id));
-        let presented =
-            Presented::read(held.as_ref().map_or(text, |held| &held.text)).map_err(fault)?;
-        let verified =
-            verify(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)?;
-        let status = self
-            .keyring
-            .may_sign(verified.kid(), verified.issued())
-            .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)))
-            .and_then(|()| {
-                self.registry.may_act(verified.agent(), verified.principal(), verified.ids())
-            });
+        let presented = Presented::read(match &held {
+            Some(held) => &held.text,
+            None => text,
+        })?;
+        let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
+        self.not_revoked(&verified)?;
+        let handle =
+            self.registry.may_act(verified.agent(), verified.principal(), verified.ids())?;
         // The token of a handle is refused on its own, because only the handle may use it.
-        match (status.map_err(fault)?, held) {
-            (Some(_), None) => return Err(fault(Code::HandleRequired.into())),
-            (_, Some(_)) => self.by_handle(&verified).map_err(fault)?,
+        match (handle, held) {
+            (Some(_), None) => return Err(Refusal::new(Code::HandleRequired).into()),
+            (_, Some(_)) => self.by_handle(&verified)?,
             (None, None) => {}
         }
         Ok(accepted_view(&verified))
     }
 
+    /// Checks the keys of a token: the one that signed it, and those of its holders.
+    fn not_revoked(&self, verified: &Verified) -> Result<(), Refusal> {
+        self.keyring.may_sign(verified.kid(), verified.issued())?;
+        for kid in verified.holders() {
+            self.keyring.not_revoked(&kid)?;
+        }
+        Ok(())
+    }
+
     /// Verifies a token for its registration. It may belong to any agent, and its times are
     /// checked.
     fn verified(&self, text: &str) -> Result<Verified, ControlFault> {
-        let fault = |refusal: Refusal| ControlFault::refused(&refusal);
-        let presented = Presented::read(text).map_err(fault)?;
-        verify_issued(&presented, &*self.keyring, &*self.verifier, self.clock.now()).map_err(fault)
+        let presented = Presented::read(text)?;
+        Ok(verify_issued(&presented, &*self.keyring, &*self.verifier, self.clock.now())?)
     }
 
     /// The records of a command.
     fn check(&self, command: Command) -> Result<Vec<Event>, ControlFault> {
         match command {
             Command::AgentRegister { agent, principal, class } => {
-                let principal = principal.map(|principal| principal.parse()).transpose()?;
+                let principal = parsed(principal)?;
                 Ok(vec![self.registered(agent.parse()?, principal, class)?])
             }
             Command::AgentStatus { agent, verb, reason, unregistered } => {
@@ -288,8 +305,7 @@ impl Control {
             Command::TokenRegister { token, class } => self.token(&token, class),
             Command::TokenRevoke { token, reason } => self.revoked(&token, reasoned(reason)?),
             Command::HandleSet { handle, token, class, until } => {
-                let until = until.map(|until| until.parse()).transpose()?;
-                self.handle_set(&handle, token, class, until)
+                self.handle_set(&handle, token, class, parsed(until)?)
             }
             Command::ClockAccept => {
                 let behind_ms =
@@ -298,11 +314,10 @@ impl Control {
             }
             // The log itself writes the first record of a new epoch.
             Command::EpochBegin { .. } => Ok(Vec::new()),
-            Command::PrincipalForget { principal, revoke, reason } => self.crypto_shred_records(
-                &principal.parse()?,
-                revoke,
-                reason.map(reasoned).transpose()?,
-            ),
+            Command::PrincipalForget { principal, revoke, reason } => {
+                let (principal, reason) = (principal.parse()?, reasoned_if_given(reason)?);
+                self.crypto_shred_records(&principal, revoke, reason)
+            }
             Command::BackupMade { keys, operator_keys } => {
                 Ok(vec![Event::Backup { keys, operator_keys }])
             }
@@ -319,8 +334,7 @@ impl Control {
             }
             Command::KeyAdd { issuer, jwk } => Ok(vec![self.key_added(issuer, &jwk)?]),
             Command::KeyRetire { kid, from, reason } => {
-                let (kid, from) =
-                    (self.known_key(&kid)?, from.map(|from| from.parse()).transpose()?);
+                let (kid, from) = (self.known_key(&kid)?, parsed(from)?);
                 Ok(vec![Event::KeyRetired { kid, from, reason: reasoned(reason)? }])
             }
             Command::HolderRevoke { kid, reason } => {
@@ -342,8 +356,7 @@ impl Control {
         class: Option<String>,
     ) -> Result<Event, ControlFault> {
         let class = class.unwrap_or_else(|| DEFAULT_CLASS.to_owned());
-        if !self.classes.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&class)
-        {
+        if !locked(&self.classes).contains(&class) {
             return Err(ControlFault::Class(class));
         }
         Ok(Event::AgentRegistered { agent, principal, class })
@@ -361,10 +374,7 @@ impl Control {
         class: Option<String>,
     ) -> Result<Vec<Event>, ControlFault> {
         // A token that the gateway would refuse is not registered.
-        let signed = self.keyring.may_sign(verified.kid(), verified.issued());
-        let held = signed
-            .and_then(|()| verified.holders().try_for_each(|kid| self.keyring.not_revoked(&kid)));
-        held.map_err(|refusal| ControlFault::refused(&refusal))?;
+        self.not_revoked(verified)?;
         if verified.length() > 1 {
             return Err(ControlFault::Token(
                 "only a token that an operator signed can be registered: the first token of the \
@@ -401,86 +411,48 @@ impl Control {
         }
         // A whole token needs no look-up. It may be unregistered, or not valid yet.
         if token.contains('.') {
-            let fault = |refusal: Refusal| ControlFault::refused(&refusal);
-            let presented = Presented::read(token).map_err(fault)?;
-            let verified =
-                verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
-            verified.not_over(self.clock.now()).map_err(fault)?;
+            let presented = Presented::read(token)?;
+            let verified = verify_whenever(&presented, &*self.keyring, &*self.verifier)?;
+            verified.not_over(self.clock.now())?;
             if let Some(row) = self.registry.token(verified.id()) {
                 return self.row_revoked(row, reason);
             }
             let (jti, agent) = (verified.jti().to_owned(), verified.agent().clone());
             return Ok(vec![Event::TokenRevoked { token: *verified.id(), jti, agent, reason }]);
         }
+        self.row_revoked(self.token_meant(token)?, reason)
+    }
+
+    /// The registered token with that id or `jti`.
+    fn token_meant(&self, text: &str) -> Result<Token, ControlFault> {
+        if let Ok(id) = text.parse::<TokenId>()
+            && let Some(row) = self.registry.token(&id)
+        {
+            return Ok(row);
+        }
         // A `jti` is not unique, so an ambiguous one is refused. The operator must name the id.
-        let by_id = token.parse::<TokenId>().ok().and_then(|id| self.registry.token(&id));
-        let row = match by_id {
-            Some(row) => row,
-            None => {
-                let mut rows = self.registry.tokens_labelled(token);
-                match (rows.pop(), rows.is_empty()) {
-                    (Some(row), true) => row,
-                    (Some(_), false) => return Err(ControlFault::AmbiguousToken(token.to_owned())),
-                    (None, _) => return Err(ControlFault::UnknownToken),
-                }
-            }
-        };
-        self.row_revoked(row, reason)
-    }
-
-    /// The record of an added key.
-    fn key_added(&self, issuer: Option<String>, jwk: &str) -> Result<Event, ControlFault> {
-        let key = read_jwk(jwk).map_err(ControlFault::Key)?;
-        let issuers = self.keyring.issuers();
-        let issuer = match (issuer, issuers.as_slice()) {
-            (Some(named), _) if issuers.iter().any(|known| known.iss == named) => named,
-            (Some(named), _) => {
-                return Err(ControlFault::Key(format!(
-                    "{named:?} is not an [[issuer]] of the config"
-                )));
-            }
-            (None, [only]) => only.iss.clone(),
-            (None, _) => return Err(ControlFault::Key("name the issuer with --issuer".to_owned())),
-        };
-        // A revocation is permanent. Otherwise adding the key again would make old tokens valid.
-        if self.keyring.not_revoked(&key.id()).is_err() {
-            return Err(ControlFault::Key(format!(
-                "{} is revoked for ever; make another key",
-                key.id()
-            )));
-        }
-        // The thumbprint is computed from the key, and not taken from the command.
-        Ok(Event::KeyAdded { issuer, jwk: key.write(), kid: key.id() })
-    }
-
-    /// The thumbprint of a holder's key to revoke. The gateway has no list of holders' keys,
-    /// because only tokens contain them.
-    fn holder_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
-        let id: KeyId = kid.parse()?;
-        if self.keyring.not_revoked(&id).is_err() {
-            return Err(ControlFault::Key(format!("{kid} is revoked")));
-        }
-        match self.keyring.row(&id) {
-            Some(_) => Err(ControlFault::Key(format!(
-                "{kid} is an issuer's key, not a holder's; use token-shield keys revoke {kid}"
-            ))),
-            // Any other thumbprint is accepted, because the gateway cannot know all holders' keys.
-            None => Ok(id),
+        let mut rows = self.registry.tokens_labelled(text);
+        match (rows.pop(), rows.is_empty()) {
+            (Some(row), true) => Ok(row),
+            (Some(_), false) => Err(ControlFault::AmbiguousToken(text.to_owned())),
+            (None, _) => Err(ControlFault::UnknownToken),
         }
     }
+}
 
-    /// The thumbprint of an issuer's key that is not revoked.
-    fn known_key(&self, kid: &str) -> Result<KeyId, ControlFault> {
-        let id: KeyId = kid.parse()?;
-        match self.keyring.row(&id).map(|row| row.state) {
-            None => {
-                let hint = "token-shield keys list shows these; for a holder's key, use keys \
-                    revoke --holder KID";
-                Err(ControlFault::Key(format!("{kid} is not an issuer's key; {hint}")))
-            }
-            Some(KeyState::Revoked { .. }) => Err(ControlFault::Key(format!("{kid} is revoked"))),
-            Some(KeyState::Active | KeyState::Retiring { .. }) => Ok(id),
-        }
+/// Parses an optional value.
+fn parsed<T: FromStr>(text: Option<String>) -> Result<Option<T>, T::Err> {
+    match text {
+        Some(text) => Ok(Some(text.parse()?)),
+        None => Ok(None),
+    }
+}
+
+/// Checks a reason that may be left out.
+fn reasoned_if_given(reason: Option<String>) -> Result<Option<String>, ControlFault> {
+    match reason {
+        Some(reason) => Ok(Some(reasoned(reason)?)),
+        None => Ok(None),
     }
 }
 

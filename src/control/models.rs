@@ -14,33 +14,36 @@ impl Control {
         model: &str,
         reason: &str,
     ) -> Result<Vec<Event>, ControlFault> {
-        let refuse = |why| Err(ControlFault::Model(model.to_owned(), why));
         let rows = self.rows_of(model);
-        let known: Vec<&ModelRow> =
-            rows.iter().filter(|row| row.digest.source != UNKNOWN).collect();
-        let fresh = known.iter().filter(|row| {
-            row.pin.as_ref() != Some(&row.digest.value) && !row.accepted.contains(&row.digest.value)
-        });
+        let mut is_known = false;
         // Several servers may have the same digest. It is recorded once.
-        let fresh: BTreeSet<&str> = fresh.map(|row| row.digest.value.as_str()).collect();
-        if rows.is_empty() {
-            return refuse("it is not a [[model]] of the config");
+        let mut fresh = BTreeSet::new();
+        for row in &rows {
+            if row.digest.source == UNKNOWN {
+                continue;
+            }
+            is_known = true;
+            let digest = &row.digest.value;
+            if row.pin.as_ref() != Some(digest) && !row.accepted.contains(digest) {
+                fresh.insert(digest);
+            }
         }
-        if known.is_empty() {
-            return refuse(
-                "its digest is not known yet, so there is nothing to accept; token-shield model \
-                    list shows it later",
-            );
-        }
-        if fresh.is_empty() {
-            return refuse("its present weights are pinned or already accepted");
-        }
-        let event = |digest: &str| Event::ModelAccepted {
-            model: model.to_owned(),
-            digest: digest.to_owned(),
-            reason: reason.to_owned(),
+        let why = if rows.is_empty() {
+            "it is not a [[model]] of the config"
+        } else if !is_known {
+            "its digest is not known yet, so it cannot be accepted; token-shield model list shows \
+                it later"
+        } else if fresh.is_empty() {
+            "its present weights are pinned or already accepted"
+        } else {
+            let mut events = Vec::new();
+            for digest in fresh {
+                let (model, reason) = (model.to_owned(), reason.to_owned());
+                events.push(Event::ModelAccepted { model, digest: digest.clone(), reason });
+            }
+            return Ok(events);
         };
-        Ok(fresh.into_iter().map(event).collect())
+        Err(ControlFault::Model(model.to_owned(), why))
     }
 
     /// A note if the model has no pin, because then the accepted digest has no effect.
@@ -59,7 +62,9 @@ impl Control {
 
     /// The rows of one model.
     fn rows_of(&self, model: &str) -> Vec<ModelRow> {
-        self.weights.rows().into_iter().filter(|row| *row.model == *model).collect()
+        let mut rows = self.weights.rows();
+        rows.retain(|row| *row.model == *model);
+        rows
     }
 }
 

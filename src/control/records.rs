@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Control, ControlFault, Operator, Reply};
+use super::{Control, ControlFault, Operator, Reply, parsed};
 use crate::audit::format::event::Event;
 use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::log::LogFault;
 use crate::id::RequestId;
-use crate::refusal::Refusal;
 use crate::token::{Presented, verify_whenever};
 
 /// The record of an export, before it begins.
@@ -16,7 +15,7 @@ pub(super) fn exported(
     principal: Option<String>,
     keys: bool,
 ) -> Result<Event, ControlFault> {
-    let principal = principal.map(|principal| principal.parse()).transpose()?;
+    let principal = parsed(principal)?;
     Ok(Event::Exported { epochs: epochs.join(" "), principal, keys })
 }
 
@@ -24,10 +23,8 @@ impl Control {
     /// The record of a token that was signed and is not registered. The token must be valid at some
     /// time.
     pub(super) fn token_signed(&self, token: &str) -> Result<Event, ControlFault> {
-        let fault = |refusal: Refusal| ControlFault::refused(&refusal);
-        let presented = Presented::read(token).map_err(fault)?;
-        let verified =
-            verify_whenever(&presented, &*self.keyring, &*self.verifier).map_err(fault)?;
+        let presented = Presented::read(token)?;
+        let verified = verify_whenever(&presented, &*self.keyring, &*self.verifier)?;
         Ok(Event::TokenSigned {
             token: *verified.id(),
             jti: verified.jti().to_owned(),
@@ -45,8 +42,9 @@ impl Control {
     /// The recent refusal of a request, if the recorder still has it.
     pub(super) fn why(&self, request: &str) -> Result<Option<serde_json::Value>, ControlFault> {
         let request: RequestId = request.parse()?;
-        let told = self.recorder.get().and_then(|recorder| recorder.told(&request));
-        Ok(told.and_then(|told| serde_json::to_value(told).ok()))
+        let Some(recorder) = self.recorder.get() else { return Ok(None) };
+        let Some(told) = recorder.told(&request) else { return Ok(None) };
+        Ok(serde_json::to_value(told).ok())
     }
 
     /// Begins the next epoch of the log. Open requests continue.

@@ -32,27 +32,63 @@ pub(super) fn status_view(event: &Event) -> Option<Value> {
 /// The status after `verb`, from the status `now`.
 fn changed(name: &str, now: AgentStatus, verb: StatusVerb) -> Result<AgentStatus, ControlFault> {
     use AgentStatus::{Active, Quarantined, Revoked, Suspended};
-    let refuse =
-        |hint| Err(ControlFault::Status { agent: name.to_owned(), status: now.as_str(), hint });
-    match (verb, now) {
+    let hint = match (verb, now) {
         // A revocation is permanent, so no verb ends it.
-        (_, Revoked) => refuse("this is permanent; register another name"),
-        (StatusVerb::Suspend, Active) => Ok(Suspended),
+        (_, Revoked) => "this is permanent; register another name",
+        (StatusVerb::Suspend, Active) => return Ok(Suspended),
         (StatusVerb::Suspend, Suspended | Quarantined) => {
-            refuse("only an active agent or namespace can be suspended")
+            "only an active agent or namespace can be suspended"
         }
-        (StatusVerb::Resume, Suspended) => Ok(Active),
+        (StatusVerb::Resume, Suspended) | (StatusVerb::Release, Quarantined) => return Ok(Active),
         (StatusVerb::Resume, Active | Quarantined) => {
-            refuse("only a suspended agent or namespace can be resumed")
+            "only a suspended agent or namespace can be resumed"
         }
-        (StatusVerb::Quarantine, Quarantined) => refuse("it is already in quarantine"),
-        (StatusVerb::Quarantine, Active | Suspended) => Ok(Quarantined),
-        (StatusVerb::Release, Quarantined) => Ok(Active),
+        (StatusVerb::Quarantine, Quarantined) => "it is already in quarantine",
+        (StatusVerb::Quarantine, Active | Suspended) => return Ok(Quarantined),
         (StatusVerb::Release, Active | Suspended) => {
-            refuse("only an agent or namespace in quarantine can be released")
+            "only an agent or namespace in quarantine can be released"
         }
-        (StatusVerb::Revoke, Active | Suspended | Quarantined) => Ok(Revoked),
+        (StatusVerb::Revoke, Active | Suspended | Quarantined) => return Ok(Revoked),
+    };
+    Err(ControlFault::Status { agent: name.to_owned(), status: now.as_str(), hint })
+}
+
+/// The status of a principal after `verb`, from the status `now`.
+fn principal_changed(
+    principal: &Principal,
+    now: AgentStatus,
+    verb: StatusVerb,
+) -> Result<AgentStatus, ControlFault> {
+    use AgentStatus::{Active, Quarantined, Revoked, Suspended};
+    let hint = match (verb, now) {
+        (StatusVerb::Suspend, Active) => return Ok(Suspended),
+        (StatusVerb::Suspend, Suspended | Quarantined | Revoked) => "it is already stopped",
+        (StatusVerb::Resume | StatusVerb::Release, Active) => {
+            "only a suspended principal can be released"
+        }
+        (StatusVerb::Resume | StatusVerb::Release, Suspended | Quarantined | Revoked) => {
+            return Ok(Active);
+        }
+        (StatusVerb::Quarantine | StatusVerb::Revoke, _) => {
+            "a principal can only be suspended and released"
+        }
+    };
+    Err(ControlFault::Status { agent: principal.to_string(), status: now.as_str(), hint })
+}
+
+/// Names that an operator may have meant by `name`, at most [`NEAR_MAX`], each once. The one with
+/// the fewest edits is first.
+fn similar<'n>(known: &[&'n str], name: &str) -> Vec<&'n str> {
+    let mut near: Vec<&str> = Vec::new();
+    near.extend(nearest(known.iter().copied(), name));
+    let last = name.rsplit('/').next();
+    for known in known {
+        // An agent with the same last segment in another namespace is a likely mistake.
+        if near.len() < NEAR_MAX && known.rsplit('/').next() == last && !near.contains(known) {
+            near.push(known);
+        }
     }
+    near
 }
 
 /// Whether a text can be the first part of an agent's name.
@@ -117,8 +153,10 @@ impl Control {
         // A stopped namespace can always be changed, even without registered agents.
         if now == AgentStatus::Active && !self.has_agents(namespace) && !unregistered {
             let known = self.registry.agents();
-            let near = nearest(known.iter().map(|row| row.name.namespace()), namespace);
-            let near = near.map(|near| format!("; did you mean {near}/*?")).unwrap_or_default();
+            let near = match nearest(known.iter().map(|row| row.name.namespace()), namespace) {
+                Some(near) => format!("; did you mean {near}/*?"),
+                None => String::new(),
+            };
             let near = format!(
                 ": it has no registered agent{near}; use --unregistered to stop the namespace even \
                     so"
@@ -153,53 +191,25 @@ impl Control {
         let now = self.registry.principal(&principal).status;
         let known = self.registry.principals();
         if now == AgentStatus::Active && !known.contains(&principal) && !unregistered {
-            let near = nearest(known.iter().map(Principal::as_str), principal.as_str())
-                .map(|near| format!("; did you mean {near}?"))
-                .unwrap_or_default();
+            let near = match nearest(known.iter().map(Principal::as_str), principal.as_str()) {
+                Some(near) => format!("; did you mean {near}?"),
+                None => String::new(),
+            };
             let near = format!(
                 ": no agent, token or handle acts for it{near}; use --unregistered to stop it even \
                     so"
             );
             return Err(ControlFault::Unknown { name: principal.to_string(), near });
         }
-        let refuse = |hint| {
-            Err(ControlFault::Status { agent: principal.to_string(), status: now.as_str(), hint })
-        };
-        let status = match (verb, now) {
-            (StatusVerb::Suspend, AgentStatus::Active) => AgentStatus::Suspended,
-            (
-                StatusVerb::Suspend,
-                AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked,
-            ) => {
-                return refuse("it is already stopped");
-            }
-            (StatusVerb::Resume | StatusVerb::Release, AgentStatus::Active) => {
-                return refuse("only a suspended principal can be released");
-            }
-            (
-                StatusVerb::Resume | StatusVerb::Release,
-                AgentStatus::Suspended | AgentStatus::Quarantined | AgentStatus::Revoked,
-            ) => AgentStatus::Active,
-            (StatusVerb::Quarantine | StatusVerb::Revoke, _) => {
-                return refuse("a principal can only be suspended and released");
-            }
-        };
+        let status = principal_changed(&principal, now, verb)?;
         Ok(Event::PrincipalStatus { principal, status, reason })
     }
 
     /// The error for an agent's name that is not registered.
     pub(super) fn unknown(&self, name: &str, hint: &str) -> ControlFault {
         let rows = self.registry.agents();
-        let last = name.rsplit('/').next().unwrap_or_default();
-        // An agent with the same last segment in another namespace is a likely mistake.
-        let alike = rows
-            .iter()
-            .map(|row| row.name.as_str())
-            .filter(|known| known.rsplit('/').next() == Some(last));
-        let close = nearest(rows.iter().map(|row| row.name.as_str()), name);
-        let mut near: Vec<&str> = close.into_iter().chain(alike).collect();
-        near.dedup();
-        near.truncate(NEAR_MAX);
+        let known: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        let near = similar(&known, name);
         let near = if near.is_empty() {
             String::new()
         } else {
@@ -212,31 +222,31 @@ impl Control {
     pub(super) fn by_name_alone(&self, command: &Command) -> Option<String> {
         let Command::AgentStatus { agent, .. } = command else { return None };
         let agent = self.meant(agent).ok()?;
-        self.registry
-            .agent(agent.as_str())
-            .is_none()
-            .then(|| format!("no agent {agent} is registered: only its name has the new status"))
+        if self.registry.agent(agent.as_str()).is_some() {
+            return None;
+        }
+        Some(format!("no agent {agent} is registered: only its name has the new status"))
     }
 
     /// All agents, and the stopped namespaces.
     pub(super) fn agents(&self) -> Vec<Value> {
-        let mut rows: Vec<Value> = self.registry.agents().iter().map(agent_view).collect();
-        rows.extend(
-            self.registry
-                .stopped_namespaces()
-                .iter()
-                .map(|(name, status)| stopped("namespace", name, status)),
-        );
+        let mut rows = Vec::new();
+        for agent in self.registry.agents() {
+            rows.push(agent_view(&agent));
+        }
+        for (name, status) in self.registry.stopped_namespaces() {
+            rows.push(stopped("namespace", &name, &status));
+        }
         rows
     }
 
     /// The stopped principals.
     pub(super) fn stopped_principals(&self) -> Vec<Value> {
-        self.registry
-            .stopped_principals()
-            .iter()
-            .map(|(name, status)| stopped("principal", name, status))
-            .collect()
+        let mut rows = Vec::new();
+        for (name, status) in self.registry.stopped_principals() {
+            rows.push(stopped("principal", &name, &status));
+        }
+        rows
     }
 }
 
@@ -249,4 +259,16 @@ fn stopped(word: &str, name: &str, status: &StatusChange) -> Value {
         "since": reason.map(|(since, _)| since.to_string()),
         "reason": reason.map(|(_, why)| why),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_similar_name_is_listed_once() {
+        let known = ["acme/reader", "bcme/reader", "team/reader", "team/writer"];
+        assert_eq!(similar(&known, "bcmee/reader"), ["bcme/reader", "acme/reader", "team/reader"]);
+        assert_eq!(similar(&known, "team/nobody"), [""; 0]);
+    }
 }

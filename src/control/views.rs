@@ -1,8 +1,7 @@
 //! The rows of a reply: agents, tokens and keys.
 
-use crate::clock::Timestamp;
-use crate::id::{KeyId, Principal};
-use crate::keyring::{KeyRow, KeyState};
+use crate::id::Principal;
+use crate::keyring::{KeyRow, KeyState, RevokedHolder};
 use crate::registry::{Agent, Handle, KeyUse, Token};
 use crate::token::Verified;
 
@@ -61,8 +60,14 @@ pub(super) fn key_view(row: &KeyRow, signed: Option<&KeyUse>) -> serde_json::Val
 }
 
 /// A revoked holder's key.
-pub(super) fn holder_view((kid, since, why): &(KeyId, Timestamp, String)) -> serde_json::Value {
-    serde_json::json!({ "kid": kid.to_string(), "holder": true, "state": "revoked", "since": since.to_string(), "reason": why })
+pub(super) fn holder_view(key: &RevokedHolder) -> serde_json::Value {
+    serde_json::json!({
+        "kid": key.kid.to_string(),
+        "holder": true,
+        "state": "revoked",
+        "since": key.since.to_string(),
+        "reason": key.why,
+    })
 }
 
 /// A token that the gateway would accept.

@@ -29,7 +29,10 @@ const DIFFERENT_MIN: u32 = 64;
 /// SimpleBitUnpack).
 fn coefficients(polynomial: &[u8]) -> impl Iterator<Item = u32> {
     polynomial.chunks_exact(5).flat_map(|bytes| {
-        let bits = bytes.iter().rev().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+        let mut bits = 0_u64;
+        for byte in bytes.iter().rev() {
+            bits = bits << 8 | u64::from(*byte);
+        }
         // Five bytes are four coefficients of ten bits. The mask leaves ten bits, so the conversion
         // cannot fail.
         (0..4).map(move |place| {
@@ -57,11 +60,13 @@ fn is_degenerate(polynomial: &[u8]) -> bool {
 pub(super) fn t1_is_degenerate(key: &[u8]) -> bool {
     let polynomials: Vec<&[u8]> =
         key.get(RHO_BYTES..).unwrap_or_default().chunks_exact(POLYNOMIAL_BYTES).collect();
-    let repeated = |(place, polynomial): (usize, &&[u8])| {
-        polynomials.iter().skip(place + 1).any(|other| other == polynomial)
-    };
-    polynomials.iter().any(|polynomial| is_degenerate(polynomial))
-        || polynomials.iter().enumerate().any(repeated)
+    for (place, polynomial) in polynomials.iter().enumerate() {
+        let mut later = polynomials.iter().skip(place + 1);
+        if is_degenerate(polynomial) || later.any(|other| other == polynomial) {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const INFO: &[u8] = b"token-shield record 1";
 
 /// The ciphertext cannot be decrypted: the key is another one, or the ciphertext was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the box does not open under this key")]
+#[error("the ciphertext does not decrypt under this key")]
 pub struct DecryptFault;
 
 /// The key of one ciphertext. It decrypts that one and no other.
@@ -86,7 +86,7 @@ pub fn decrypt(
 /// # Errors
 /// When the key is another one, or the ciphertext was changed.
 pub fn decrypt_with(own: &[u8; 32], aad: &[u8], encrypted: &[u8]) -> Result<Vec<u8>, DecryptFault> {
-    let ciphertext = encrypted.get(SALT_BYTES..).ok_or(DecryptFault)?;
+    let Some(ciphertext) = encrypted.get(SALT_BYTES..) else { return Err(DecryptFault) };
     Aes256Gcm::new(own.into())
         .decrypt(&Nonce::default(), Payload { msg: ciphertext, aad })
         .map_err(|_| DecryptFault)

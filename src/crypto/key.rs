@@ -38,6 +38,17 @@ pub enum KeyFault {
     Degenerate,
 }
 
+impl KeyFault {
+    /// The fault of a raw key with a wrong number of bytes.
+    const fn length(algorithm: Algorithm, key: &[u8]) -> Self {
+        Self::Length {
+            algorithm: algorithm.as_str(),
+            expected: algorithm.public_bytes(),
+            found: key.len(),
+        }
+    }
+}
+
 /// A public key in the form of the pure Rust implementations.
 #[derive(Clone)]
 pub(super) enum Parsed {
@@ -64,15 +75,10 @@ impl PublicKey {
     /// When its length is wrong. For Ed25519, when the point is not canonical or has small order.
     /// For ML-DSA-65, when the t1 is one that no key generation makes.
     pub fn read(algorithm: Algorithm, bytes: &[u8]) -> Result<Self, KeyFault> {
-        let length = || KeyFault::Length {
-            algorithm: algorithm.as_str(),
-            expected: algorithm.public_bytes(),
-            found: bytes.len(),
-        };
         let parsed = match algorithm {
             Algorithm::MlDsa65 => {
-                let encoded =
-                    EncodedVerifyingKey::<MlDsa65>::try_from(bytes).map_err(|_| length())?;
+                let encoded = EncodedVerifyingKey::<MlDsa65>::try_from(bytes)
+                    .map_err(|_| KeyFault::length(algorithm, bytes))?;
                 // FIPS 204 requires no such check, but such keys accept forged signatures (see
                 // `degenerate`).
                 if t1_is_degenerate(bytes) {
@@ -81,7 +87,8 @@ impl PublicKey {
                 Parsed::MlDsa65(Arc::new(ml_dsa::VerifyingKey::<MlDsa65>::decode(&encoded)))
             }
             Algorithm::Ed25519 => {
-                let raw: &[u8; 32] = bytes.try_into().map_err(|_| length())?;
+                let raw: &[u8; 32] =
+                    bytes.try_into().map_err(|_| KeyFault::length(algorithm, bytes))?;
                 let key = ed25519_dalek::VerifyingKey::from_bytes(raw)
                     .map_err(|_| KeyFault::NotCanonical)?;
                 if key.is_weak() {

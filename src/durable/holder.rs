@@ -1,6 +1,7 @@
 //! Finds the process that holds a lock, for messages.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -10,41 +11,57 @@ use std::path::Path;
 #[must_use]
 pub fn holder(path: &Path) -> Option<u32> {
     let locked = fs::metadata(path).ok()?;
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     // A process that took the lock may have passed the open file to another one, so open files come
     // first.
-    ids.find(|id| holds(*id, (locked.dev(), locked.ino()))).or_else(|| taker(locked.ino()))
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        if let Some(id) = process_id(&entry.file_name())
+            && holds(id, &locked)
+        {
+            return Some(id);
+        }
+    }
+    taker(locked.ino())
+}
+
+/// The id of the process whose folder in `/proc` has that name; `None` for another file.
+fn process_id(name: &OsStr) -> Option<u32> {
+    name.to_str()?.parse().ok()
 }
 
 /// Whether that process has the file open with a lock. A lock belongs to the open file, not to the
 /// process that took it.
-fn holds(id: u32, file: (u64, u64)) -> bool {
+fn holds(id: u32, locked: &Metadata) -> bool {
     // Files of other users' processes cannot be read without privileges.
     let Ok(open) = fs::read_dir(format!("/proc/{id}/fd")) else { return false };
     open.flatten().any(|entry| {
-        let same = fs::metadata(entry.path()).is_ok_and(|found| (found.dev(), found.ino()) == file);
-        let about = || {
-            fs::read_to_string(format!("/proc/{id}/fdinfo/{}", entry.file_name().to_string_lossy()))
-        };
-        same && about().is_ok_and(|about| {
-            about.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
-        })
+        let same = fs::metadata(entry.path())
+            .is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino()));
+        same && has_lock(id, &entry.file_name())
     })
+}
+
+/// Whether the open file with that descriptor of a process has a lock (flock).
+fn has_lock(id: u32, descriptor: &OsStr) -> bool {
+    let path = format!("/proc/{id}/fdinfo/{}", descriptor.to_string_lossy());
+    let Ok(about) = fs::read_to_string(path) else { return false };
+    about.lines().any(|line| line.starts_with("lock:") && line.contains("FLOCK"))
 }
 
 /// The process that took the lock, from a row such as `1: FLOCK  ADVISORY  WRITE 4711 fd:01:5678 0
 /// EOF`.
 fn taker(inode: u64) -> Option<u32> {
     let rows = fs::read_to_string("/proc/locks").ok()?;
-    let id = rows.lines().find_map(|row| {
-        let words: Vec<&str> = row.split_whitespace().collect();
-        let [_, "FLOCK", _, _, id, file, ..] = words.as_slice() else { return None };
-        (file.rsplit(':').next()? == inode.to_string()).then(|| id.parse::<u32>().ok())?
-    })?;
+    let id = rows.lines().find_map(|row| taker_in(row, inode))?;
     // The row keeps the id of a process that has ended, while another one still holds the open
     // file.
-    Path::new(&format!("/proc/{id}")).exists().then_some(id)
+    if Path::new(&format!("/proc/{id}")).exists() { Some(id) } else { None }
+}
+
+/// The process in a row about the file with that inode; `None` for another row.
+fn taker_in(row: &str, inode: u64) -> Option<u32> {
+    let words: Vec<&str> = row.split_whitespace().collect();
+    let [_, "FLOCK", _, _, id, file, ..] = words.as_slice() else { return None };
+    if file.rsplit(':').next()? == inode.to_string() { id.parse().ok() } else { None }
 }
 
 #[cfg(test)]

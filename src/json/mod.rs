@@ -45,12 +45,22 @@ impl<'a> Object<'a> {
     /// The member named `key`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value<'a>> {
-        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value)
+        for (name, value) in &self.0 {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// The member named `key`, to change it.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut Value<'a>> {
-        self.0.iter_mut().find(|(name, _)| name == key).map(|(_, value)| value)
+        for (name, value) in &mut self.0 {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// Puts `value` under `key`: in its former place if the key exists, otherwise at the end.
@@ -94,6 +104,37 @@ impl<'a> Object<'a> {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The text of the member named `key`; `None` if it is absent or no string.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_str()
+    }
+
+    /// The member named `key` as a number of plain digits; `None` if it is absent or no such
+    /// number.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.get(key)?.as_u64()
+    }
+
+    /// The items of the member named `key`; `None` if it is absent or no array.
+    #[must_use]
+    pub fn array(&self, key: &str) -> Option<&[Value<'a>]> {
+        self.get(key)?.as_array()
+    }
+
+    /// The members of the member named `key`; `None` if it is absent or no object.
+    #[must_use]
+    pub fn object(&self, key: &str) -> Option<&Object<'a>> {
+        self.get(key)?.as_object()
+    }
+
+    /// Whether the member named `key` is `true`. A value of another type is not.
+    #[must_use]
+    pub fn is_true(&self, key: &str) -> bool {
+        matches!(self.get(key), Some(Value::Bool(true)))
     }
 }
 
@@ -172,6 +213,12 @@ impl<'a> Value<'a> {
             Self::Object(object) => Some(object),
             Self::Null | Self::Bool(_) | Self::Number(_) | Self::String(_) | Self::Array(_) => None,
         }
+    }
+
+    /// The member named `key`; `None` if the value is no object or has no such member.
+    #[must_use]
+    pub fn member(&self, key: &str) -> Option<&Value<'a>> {
+        self.as_object()?.get(key)
     }
 
     /// The kind of the value, with the name that the standard uses.

@@ -40,7 +40,7 @@ pub enum FaultKind {
     #[error("the text is not UTF-8")]
     NotUtf8,
     /// U+FEFF at the beginning (RFC 8259 section 8.1 forbids to add it).
-    #[error("a byte order mark stands in front of the document")]
+    #[error("the document begins with a byte order mark")]
     ByteOrderMark,
     /// The document ends too early.
     #[error("the document ends in the middle of a value")]
@@ -53,7 +53,7 @@ pub enum FaultKind {
     #[error("something follows the end of the document")]
     Trailing,
     /// The same key twice in an object.
-    #[error("a key stands twice in one object")]
+    #[error("an object has the same key twice")]
     DuplicateKey,
     /// A number that parsers do not agree on: an integer beyond 64 bits, or a number that is not
     /// finite.
@@ -63,7 +63,7 @@ pub enum FaultKind {
     #[error("a number is not written as JSON writes numbers")]
     NumberForm,
     /// A control character in a string.
-    #[error("an unescaped control character stands in a string")]
+    #[error("a string has an unescaped control character")]
     ControlCharacter,
     /// An unknown or incomplete escape, or half of a surrogate pair.
     #[error("an escape in a string is not valid")]

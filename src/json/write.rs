@@ -69,11 +69,24 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
 /// The offset of the first byte that must be escaped.
 fn special(bytes: &[u8]) -> Option<usize> {
     const BLOCK: usize = 32;
-    let is_special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
-    // Whole blocks without an early exit: the compiler makes a few vector instructions of each one.
-    let clean = bytes
-        .chunks_exact(BLOCK)
-        .take_while(|block| !block.iter().fold(false, |any, byte| any | is_special(byte)));
-    let from = clean.count() * BLOCK;
-    bytes[from..].iter().position(is_special).map(|place| from + place)
+    let mut from = 0;
+    for block in bytes.chunks_exact(BLOCK) {
+        // Whole blocks without an early exit: the compiler makes a few vector instructions of each
+        // one.
+        let mut any = false;
+        for byte in block {
+            any |= is_special(*byte);
+        }
+        if any {
+            break;
+        }
+        from += BLOCK;
+    }
+    let place = bytes[from..].iter().position(|byte| is_special(*byte))?;
+    Some(from + place)
+}
+
+/// Whether a byte of a string must be escaped.
+const fn is_special(byte: u8) -> bool {
+    byte < b' ' || byte == b'"' || byte == b'\\'
 }

@@ -75,9 +75,11 @@ pub fn root_by(leaf: Hash, index: u64, size: u64, proof: &[Hash]) -> Option<Hash
     if sides.len() != proof.len() {
         return None;
     }
-    Some(sides.iter().rev().zip(proof).fold(leaf, |hash, (left, other)| {
-        if *left { node_hash(&hash, other) } else { node_hash(other, &hash) }
-    }))
+    let mut hash = leaf;
+    for (left, other) in sides.iter().rev().zip(proof) {
+        hash = if *left { node_hash(&hash, other) } else { node_hash(other, &hash) };
+    }
+    Some(hash)
 }
 
 /// The tree over the first `size` leaves, from its perfect subtrees, the largest first.
@@ -87,9 +89,11 @@ pub fn root_by(leaf: Hash, index: u64, size: u64, proof: &[Hash]) -> Option<Hash
 pub fn tree_at<N: Nodes>(nodes: &mut N, size: u64) -> Result<Tree, N::Fault> {
     let (mut peaks, mut from) = (Vec::new(), 0_u64);
     // One perfect subtree for each one bit of the size.
-    for level in (0..64).rev().filter(|level| size >> level & 1 == 1) {
-        peaks.push(nodes.node(level, from >> level)?);
-        from += 1 << level;
+    for level in (0..64).rev() {
+        if size >> level & 1 == 1 {
+            peaks.push(nodes.node(level, from >> level)?);
+            from += 1 << level;
+        }
     }
     Ok(Tree::of_peaks(size, peaks).unwrap_or_default())
 }

@@ -36,7 +36,7 @@ impl Tile {
         let (level, rest) = rest.split_once('/')?;
         let level = if level == "entries" { None } else { Some(level.parse().ok()?) };
         let (number, width) = match rest.split_once(".p/") {
-            Some((number, width)) => (number, width.parse().ok().filter(|width| *width < WIDTH)?),
+            Some((number, width)) => (number, width.parse().ok()?),
             None => (rest, WIDTH),
         };
         let index = number.split('/').try_fold(0_u64, |index, group| {
@@ -46,7 +46,7 @@ impl Tile {
         // Only the canonical spelling is accepted, because several texts could parse to one tile
         // (`+1`, leading zeros).
         let tile = Self { level, index, width };
-        (tile.path() == path && width > 0).then_some(tile)
+        (tile.path() == path && (1..=WIDTH).contains(&width)).then_some(tile)
     }
 
     /// The partial tiles and the partial bundle at the right edge of a tree of `size` leaves, from
@@ -224,18 +224,21 @@ pub fn bundle_records(bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Uneven
         if rest.is_empty() {
             return None;
         }
-        let record = rest.split_first_chunk::<2>().and_then(|(length, behind)| {
-            let (record, behind) =
-                behind.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-            rest = behind;
-            Some(record)
-        });
-        Some(record.ok_or_else(|| {
+        let Some((record, after)) = first_record(rest) else {
             // The iteration ends after the fault.
             rest = &[];
-            Uneven
-        }))
+            return Some(Err(Uneven));
+        };
+        rest = after;
+        Some(Ok(record))
     })
+}
+
+/// The first record in the bytes of a bundle, and the bytes after it. `None` where the bytes end
+/// inside the record.
+fn first_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
 
 /// A bundle ends inside a record.

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
 use super::{OTHER, counters};
+use crate::lock::locked;
 
 /// The counters of agents. The first `max` agents have labels; all others share one.
 pub(super) struct Agents {
@@ -34,8 +35,11 @@ impl Agents {
     /// those would make unlimited labels.
     pub(super) fn count(&self, agent: &str) {
         // The second slash ends the root's name: `namespace/name`.
-        let agent = agent.match_indices('/').nth(1).map_or(agent, |(end, _)| &agent[..end]);
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let agent = match agent.match_indices('/').nth(1) {
+            Some((end, _)) => &agent[..end],
+            None => agent,
+        };
+        let mut seen = locked(&self.seen);
         if let Some(counter) = seen.get(agent) {
             return counter.inc();
         }

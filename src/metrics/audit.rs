@@ -4,7 +4,7 @@ use prometheus::{
     Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use super::{counters, gauge, histogram, register};
+use super::{counters, gauge, histogram, int_gauge, register};
 
 /// The state of the log and its disk, for the gauges.
 pub struct AuditGauges {
@@ -16,6 +16,11 @@ pub struct AuditGauges {
     pub queue_records: usize,
     /// Durable records that no checkpoint covers yet.
     pub unsigned_records: u64,
+}
+
+/// A count as the value of a gauge.
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// The metrics of the log.
@@ -41,7 +46,6 @@ impl Audit {
     pub(super) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let waiting = "How long records have been waiting for a signed checkpoint";
         let syncs = histogram("token_shield_audit_sync_seconds", "Syncs of the journal");
-        let one = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
         let why = "1 where new requests are refused for that reason, as /readyz says";
         let dropped = "Log lines that standard error did not take in time";
         Ok(Self {
@@ -53,16 +57,23 @@ impl Audit {
                 registry,
                 IntCounter::new("token_shield_log_lines_dropped_total", dropped),
             )?,
-            disk_free: one(
+            disk_free: int_gauge(
+                registry,
                 "token_shield_audit_disk_free_bytes",
                 "Bytes that are free on the disk of the audit log",
             )?,
-            reserve: one(
+            reserve: int_gauge(
+                registry,
                 "token_shield_audit_reserve_bytes",
                 "Bytes of the audit log's reserve that are there",
             )?,
-            queue: one("token_shield_audit_queue_records", "Records that wait to be written")?,
-            unsigned: one(
+            queue: int_gauge(
+                registry,
+                "token_shield_audit_queue_records",
+                "Records that wait to be written",
+            )?,
+            unsigned: int_gauge(
+                registry,
                 "token_shield_audit_unsigned_records",
                 "Records that no signed checkpoint covers yet",
             )?,
@@ -77,14 +88,13 @@ impl Audit {
             clock_behind: gauge(
                 registry,
                 "token_shield_clock_behind_seconds",
-                "How far the wall clock is behind the log",
+                "How much earlier the wall clock is than the log",
             )?,
         })
     }
 
     /// Sets the gauges.
     pub(super) fn set(&self, gauges: &AuditGauges) {
-        let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         // If the disk reports no number, the gauge keeps its last value instead of a false 0.
         if let Some(free) = gauges.disk_free_bytes {
             self.disk_free.set(whole(free));

@@ -1,5 +1,7 @@
 //! Metrics of the process, from procfs(5).
 
+use std::str::FromStr;
+
 use prometheus::{Gauge, IntGauge, Registry};
 
 use super::register;
@@ -65,15 +67,13 @@ impl ProcessMetrics {
         // itself.
         let Some((_, rest)) = stat.rsplit_once(')') else { return };
         let fields: Vec<&str> = rest.split_whitespace().collect();
-        let field = |number: usize| {
-            fields.get(number - 3).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default()
-        };
-        self.cpu_seconds.set((field(14) + field(15)) / TICKS_PER_SECOND);
+        let (user, system): (f64, f64) = (field(&fields, 14), field(&fields, 15));
+        self.cpu_seconds.set((user + system) / TICKS_PER_SECOND);
         // Field 22 counts from the boot of the machine.
         if let Some(boot) = boot_seconds() {
-            self.start_seconds.set(boot + field(22) / TICKS_PER_SECOND);
+            self.start_seconds.set(boot + field::<f64>(&fields, 22) / TICKS_PER_SECOND);
         }
-        let pages = fields.get(21).and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
+        let pages: i64 = field(&fields, 24);
         let page = i64::try_from(rustix::param::page_size()).unwrap_or_default();
         self.resident_bytes.set(pages.saturating_mul(page));
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -86,6 +86,13 @@ impl ProcessMetrics {
             self.descriptors_open.set(open);
         }
     }
+}
+
+/// A field of `/proc/self/stat` by its number in proc(5). `fields` begins with field 3. A missing
+/// or invalid field is 0.
+fn field<T: FromStr + Default>(fields: &[&str], number: usize) -> T {
+    let Some(text) = fields.get(number - 3) else { return T::default() };
+    text.parse().unwrap_or_default()
 }
 
 /// The boot time of the machine, in seconds since the Unix epoch: `btime` of `/proc/stat`.

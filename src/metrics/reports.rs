@@ -1,12 +1,13 @@
 //! Metrics of the usage that upstreams report.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use prometheus::{IntCounter, Registry};
 
 use super::counters;
+use crate::lock::locked;
 use crate::model::usage::Absurd;
 
 /// The smallest interval between two warnings about one upstream.
@@ -42,24 +43,26 @@ impl Reports {
         let absurd = counters(registry, name, help, &["upstream", "reason"])?;
         // Created at the start with value 0: Prometheus does not see an increase from a missing
         // series.
-        let of = |upstream: &String| {
+        let mut reports = HashMap::new();
+        for upstream in upstreams {
             let absurd = Absurd::ALL
                 .map(|what| (what, absurd.with_label_values(&[upstream.as_str(), what.as_str()])));
-            (upstream.clone(), UpstreamReports { absurd, warned: Mutex::default() })
-        };
-        Ok(Self(upstreams.iter().map(of).collect()))
+            let of_upstream = UpstreamReports { absurd, warned: Mutex::default() };
+            reports.insert(upstream.clone(), of_upstream);
+        }
+        Ok(Self(reports))
     }
 
     /// Counts a report that cannot be true, at `now` on the monotonic clock. Returns the number
     /// since the last warning if a new warning is due.
     pub(super) fn absurd(&self, upstream: &str, what: Absurd, now: Duration) -> Option<u64> {
         let upstream = self.0.get(upstream)?;
-        upstream
-            .absurd
-            .iter()
-            .filter(|(known, _)| *known == what)
-            .for_each(|(_, counter)| counter.inc());
-        let mut warned = upstream.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for (known, counter) in &upstream.absurd {
+            if *known == what {
+                counter.inc();
+            }
+        }
+        let mut warned = locked(&upstream.warned);
         warned.since += 1;
         if warned.at.is_some_and(|at| now < at + WARNED_EVERY) {
             return None;

@@ -127,7 +127,10 @@ impl Requests {
 
     /// The index of a model; that of `other` for an unknown one.
     fn model(&self, name: &str) -> usize {
-        match self.models.get(name).or_else(|| self.models.get(OTHER)) {
+        if let Some(place) = self.models.get(name) {
+            return *place;
+        }
+        match self.models.get(OTHER) {
             Some(place) => *place,
             None => 0,
         }
@@ -165,19 +168,22 @@ fn refusals(registry: &Registry) -> prometheus::Result<HashMap<&'static str, Int
     Ok(counters)
 }
 
+/// Registers one histogram of seconds.
+fn duration(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Histogram> {
+    register(registry, Histogram::with_opts(histogram(name, help)))
+}
+
 /// The histograms of durations.
 fn seconds(registry: &Registry) -> prometheus::Result<Seconds> {
-    let one = |name: &str, help: &str| {
-        let metric = Histogram::with_opts(histogram(name, help));
-        register(registry, metric)
-    };
     Ok(Seconds {
-        request: one("token_shield_request_seconds", "Whole requests")?,
-        overhead: one(
+        request: duration(registry, "token_shield_request_seconds", "Whole requests")?,
+        overhead: duration(
+            registry,
             "token_shield_overhead_seconds",
             "What the gateway adds before the upstream is asked",
         )?,
-        first_token: one(
+        first_token: duration(
+            registry,
             "token_shield_time_to_first_token_seconds",
             "Until the first byte of an answer goes out",
         )?,

@@ -1,8 +1,8 @@
 //! Metrics of the slots at upstreams, and of the requests that wait for one.
 
-use prometheus::{HistogramVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramVec, IntGaugeVec, Registry};
 
-use super::{histogram, register};
+use super::{gauges, histogram, register};
 
 /// The metrics of slots and waits, by upstream.
 pub struct Waits {
@@ -17,19 +17,23 @@ impl Waits {
     /// # Errors
     /// If a name is already registered.
     pub(super) fn new(registry: &Registry, upstreams: &[String]) -> prometheus::Result<Self> {
-        let gauge = |name: &str, help: &str| {
-            register(registry, IntGaugeVec::new(Opts::new(name, help), &["upstream"]))
-        };
         let seconds = histogram(
             "token_shield_upstream_wait_seconds",
             "How long requests waited for a place at an upstream",
         );
         let waits = Self {
-            waiting: gauge(
+            waiting: gauges(
+                registry,
                 "token_shield_upstream_waiting",
                 "Requests that wait for a place at an upstream",
+                "upstream",
             )?,
-            held: gauge("token_shield_upstream_in_flight", "Places in use at an upstream")?,
+            held: gauges(
+                registry,
+                "token_shield_upstream_in_flight",
+                "Places in use at an upstream",
+                "upstream",
+            )?,
             seconds: register(registry, HistogramVec::new(seconds, &["upstream"]))?,
         };
         // Created at the start with value 0: Prometheus does not see an increase from a missing

@@ -192,7 +192,9 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     /// Checks the name of an event, then passes it to the filters. The result is as in
     /// [`StreamFilter::event`].
     fn passed(&mut self, event: &StreamEvent<'_>, out: &mut Vec<u8>) -> Result<usize, StreamFault> {
-        if event.tree().is_some_and(|data| !self.watch.dialect.is_named(event.name(), data)) {
+        if let Some(data) = event.tree()
+            && !self.watch.dialect.is_named(event.name(), data)
+        {
             return Err(StreamFault::Name);
         }
         let begun = out.len();

@@ -8,7 +8,7 @@ use crate::refusal::{Code, Refusal};
 
 use super::markdown;
 use super::path::Path;
-use super::profile::{GatewayFields, Profile};
+use super::profile::{GatewayFields, Profile, Shape};
 use super::validator::{BodyValidator, fold};
 use super::{ExternalReference, Operation, UnknownFields};
 
@@ -59,19 +59,27 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal
 
 /// The refusal for a body without `model`. It names a similar key, such as `Model`.
 fn model_missing(object: &Object<'_>) -> Refusal {
-    // Some servers compare keys without regard to case. They would read this key as the model.
-    let similar =
-        object.iter().map(|(key, _)| key).find(|key| *key != "model" && fold(key) == "model");
-    match similar {
-        Some(key) => {
+    for (key, _) in object.iter() {
+        // Some servers compare keys without regard to case. They would read this key as the model.
+        if key != "model" && fold(key) == "model" {
             let path = Path::Key(&Path::Root, key).to_string();
             let says = format!(
                 "The field {path} is not allowed: it is not \"model\"; keys are compared exactly."
             );
-            Refusal::new(Code::FieldNotAllowed).saying(says).at(path)
+            return Refusal::new(Code::FieldNotAllowed).saying(says).at(path);
         }
-        None => Refusal::new(Code::FieldMissing).saying("The field model is required.").at("model"),
     }
+    Refusal::new(Code::FieldMissing).saying("The field model is required.").at("model")
+}
+
+/// The model's name in a body; empty if it has none. [`read`] refuses such a body.
+fn model_of<'b>(object: &'b Object<'_>) -> &'b str {
+    object.text("model").unwrap_or_default()
+}
+
+/// The shape of an operation's body in a profile; `None` if it has no body.
+fn shape_of(profile: &Profile, operation: Operation) -> Option<&Shape> {
+    profile.shape(operation.shape()?)
 }
 
 /// The rules by which a body is validated.
@@ -88,7 +96,7 @@ impl<'b> ParsedBody<'b> {
     /// The model's name as the caller wrote it.
     #[must_use]
     pub fn model(&self) -> &str {
-        self.object.get("model").and_then(Value::as_str).unwrap_or_default()
+        model_of(&self.object)
     }
 
     /// Validates every field at every depth.
@@ -97,7 +105,7 @@ impl<'b> ParsedBody<'b> {
     /// `field-not-allowed`, `field-invalid` or `field-missing`, with the JSON path.
     pub fn understand(self, terms: &BodyRules<'_>) -> Result<ModelCall<'b>, Refusal> {
         let Self { operation, mut object, length } = self;
-        let Some(shape) = operation.shape().and_then(|name| terms.profile.shape(name)) else {
+        let Some(shape) = shape_of(terms.profile, operation) else {
             return Err(Refusal::new(Code::Internal).because("this operation has no body"));
         };
         let mut judge = BodyValidator::new(terms.profile, terms.unknown_fields);
@@ -110,10 +118,9 @@ impl<'b> ParsedBody<'b> {
         }
         let asked = if operation.writes_tokens() { output_cap(&gateway, &object)? } else { None };
         // The validator has checked the types. A missing field and `null` are false.
-        let flag = |value: Option<&Value<'_>>| value.and_then(Value::as_bool).unwrap_or(false);
-        let stream = operation.writes_tokens() && flag(object.get("stream"));
-        let options = object.get("stream_options").and_then(Value::as_object);
-        let usage_asked = options.is_some_and(|options| flag(options.get("include_usage")));
+        let stream = operation.writes_tokens() && object.is_true("stream");
+        let options = object.object("stream_options");
+        let usage_asked = options.is_some_and(|options| options.is_true("include_usage"));
         let model_upstream = terms.model_upstream.to_owned();
         Ok(ModelCall {
             operation,
@@ -144,7 +151,7 @@ fn output_cap(gateway: &GatewayFields, object: &Object<'_>) -> Result<Option<u64
                 // holds.
                 if let Some((other, _)) = found {
                     let says = format!(
-                        "The fields {other} and {name} stand side by side; send one of them."
+                        "The fields {other} and {name} are both present; send one of them."
                     );
                     return Err(Refusal::new(Code::FieldInvalid).saying(says).at(name.as_str()));
                 }
@@ -220,7 +227,7 @@ impl ModelCall<'_> {
     /// The model's name as the caller wrote it.
     #[must_use]
     pub fn model(&self) -> &str {
-        self.object.get("model").and_then(Value::as_str).unwrap_or_default()
+        model_of(&self.object)
     }
 
     /// True when the caller requests a stream.
@@ -239,35 +246,47 @@ impl ModelCall<'_> {
     /// is more.
     #[must_use]
     pub fn choices(&self) -> u64 {
-        let number = |key: &str| self.object.get(key).and_then(Value::as_u64).unwrap_or(1).max(1);
         let prompts = match (self.operation, self.object.get("prompt")) {
             (Operation::Completions, Some(Value::Array(items)))
                 // An array of numbers is one prompt in tokens. Any other array is a list of
                 // prompts.
                 if !items.iter().all(|item| matches!(item, Value::Number(_))) =>
             {
-                u64::try_from(items.len()).unwrap_or(u64::MAX).max(1)
+                items.len() as u64
             }
             _ => 1,
         };
         // A server generates `best_of` answers and returns `n` of them. All of them use tokens.
-        number("n").max(number("best_of")).saturating_mul(prompts)
+        self.count("n").max(self.count("best_of")).saturating_mul(prompts)
+    }
+
+    /// The number in a field, at least 1. It is 1 if the field is absent.
+    fn count(&self, field: &str) -> u64 {
+        match self.object.number(field) {
+            Some(number) => number.max(1),
+            None => 1,
+        }
     }
 
     /// Whether the answer continues a text of the caller. This is a completion, or a chat whose
     /// last message has the role `assistant`.
     #[must_use]
     pub fn continues(&self) -> bool {
-        let last = self
-            .object
-            .get("messages")
-            .and_then(Value::as_array)
-            .and_then(|messages| messages.last());
-        let role = last
-            .and_then(Value::as_object)
-            .and_then(|message| message.get("role"))
-            .and_then(Value::as_str);
-        self.operation == Operation::Completions || role == Some("assistant")
+        self.operation == Operation::Completions || self.last_role() == Some("assistant")
+    }
+
+    /// The role of the last message.
+    fn last_role(&self) -> Option<&str> {
+        self.object.array("messages")?.last()?.as_object()?.text("role")
+    }
+
+    /// The cap on output tokens that is written: `max`, or the caller's if that is smaller. `None`
+    /// for operations without output tokens.
+    fn written_cap(&self, max: u64) -> Option<u64> {
+        if !self.operation.writes_tokens() {
+            return None;
+        }
+        Some(self.asked.map_or(max, |asked| asked.min(max)))
     }
 
     /// True when the caller requested usage at the end of its stream.
@@ -294,9 +313,7 @@ impl ModelCall<'_> {
     pub fn write(&self, changes: &BodyChanges) -> WrittenBody {
         let gateway = &*self.gateway;
         // The written cap is never higher than the gateway's. It limits what an answer can cost.
-        let cap = self.operation.writes_tokens().then(|| {
-            self.asked.map_or(changes.output_tokens, |asked| asked.min(changes.output_tokens))
-        });
+        let cap = self.written_cap(changes.output_tokens);
         let server_fields = self.operation.dialect().has_server_fields();
         // Without the usage at the end of a stream, the record would have only an upper bound of
         // the tokens.
@@ -344,7 +361,7 @@ impl ModelCall<'_> {
     /// The caller's stream options with usage turned on. `continuous_usage_stats` stays only if the
     /// caller requested usage.
     fn stream_options<'v>(&self, own: &Value<'v>) -> Object<'v> {
-        let mut options = own.as_object().cloned().unwrap_or_default();
+        let mut options = if let Value::Object(own) = own { own.clone() } else { Object::new() };
         // Usage in every chunk would reach the caller, because only the last usage chunk is
         // removed.
         if !self.usage_asked {

@@ -102,13 +102,38 @@ pub(super) fn set_all(
 
 /// The index of a choice, call or block. A missing index is 0.
 pub(super) fn index(object: &Object<'_>) -> Result<u64, Unlike> {
-    let index = object.get("index").map_or(Some(0), Value::as_u64);
-    index.filter(|index| *index < PARTS_MAX).ok_or(Unlike::Odd("an index is none"))
+    let index = match object.get("index") {
+        Some(value) => value.as_u64(),
+        None => Some(0),
+    };
+    match index {
+        Some(index) if index < PARTS_MAX => Ok(index),
+        Some(_) | None => Err(Unlike::Odd("an index is none")),
+    }
 }
+
+/// The fault of a part of a text that is no string.
+const NO_PIECE: Unlike = Unlike::Odd("a piece of a text is none");
 
 /// A part of a text.
 pub(super) fn piece<'v>(value: &'v Value<'_>) -> Result<&'v str, Unlike> {
-    value.as_str().ok_or(Unlike::Odd("a piece of a text is none"))
+    match value.as_str() {
+        Some(text) => Ok(text),
+        None => Err(NO_PIECE),
+    }
+}
+
+/// A part of a text in the member named `key`, which must be present.
+pub(super) fn piece_at<'v>(object: &'v Object<'_>, key: &str) -> Result<&'v str, Unlike> {
+    match object.text(key) {
+        Some(text) => Ok(text),
+        None => Err(NO_PIECE),
+    }
+}
+
+/// Removes the member named `key` and returns it; null if it is absent.
+pub(super) fn taken<'v>(object: &mut Object<'v>, key: &str) -> Value<'v> {
+    object.remove(key).unwrap_or(Value::Null)
 }
 
 #[cfg(test)]

@@ -16,10 +16,11 @@ pub(super) struct StreamEvent<'e> {
 impl<'e> StreamEvent<'e> {
     /// Parses the data of an event from its lines. Uses the given memory for the tree.
     pub(super) fn read(lines: &'e EventLines<'e>, memory: TreeMemory) -> Self {
-        match lines.data().map(<[u8]>::trim_ascii) {
-            None | Some(b"") => Self { lines, tree: None, done: false },
-            Some(DONE) => Self { lines, tree: None, done: true },
-            Some(json) => Self { lines, tree: Some(JsonTree::read(json, memory)), done: false },
+        let Some(data) = lines.data() else { return Self { lines, tree: None, done: false } };
+        match data.trim_ascii() {
+            b"" => Self { lines, tree: None, done: false },
+            DONE => Self { lines, tree: None, done: true },
+            json => Self { lines, tree: Some(JsonTree::read(json, memory)), done: false },
         }
     }
 
@@ -30,7 +31,10 @@ impl<'e> StreamEvent<'e> {
 
     /// The name of the event; `None` if it is empty.
     pub(super) fn name(&self) -> Option<&'e str> {
-        self.lines.name().filter(|name| !name.is_empty())
+        match self.lines.name() {
+            Some("") => None,
+            name => name,
+        }
     }
 
     /// Whether the data are `[DONE]`.

@@ -14,7 +14,7 @@ use crate::json::{Object, Value};
 
 use super::ExternalReference;
 use super::call::ModelCall;
-use super::inline_slot::SlotForm;
+use super::inline_slot::{InlineSlot, SlotForm};
 use super::signature;
 use super::strip::at;
 
@@ -49,13 +49,19 @@ impl ExternalReference {
     /// The maximum number of content bytes; 0 if content cannot replace the reference.
     #[must_use]
     pub fn inline_bytes_max(&self) -> usize {
-        self.slot.as_ref().map_or(0, |slot| slot.bytes_max)
+        match &self.slot {
+            Some(slot) => slot.bytes_max,
+            None => 0,
+        }
     }
 
     /// The media types that the slot accepts.
     #[must_use]
     pub fn inline_types(&self) -> &[String] {
-        self.slot.as_ref().map_or(&[], |slot| &slot.types)
+        match &self.slot {
+            Some(slot) => &slot.types,
+            None => &[],
+        }
     }
 
     /// The media type of content by its first bytes, if the slot accepts it. A type that the
@@ -93,15 +99,15 @@ impl ModelCall<'_> {
             let Some(value) = at(&mut self.object, &reach.steps) else { continue };
             let (kind, data) =
                 (format!("{}t{number:04}", mark.0), format!("{}d{number:04}", mark.0));
-            *value = match reach.slot.as_ref().map(|slot| slot.form) {
-                Some(SlotForm::Source) => {
+            *value = match &reach.slot {
+                Some(InlineSlot { form: SlotForm::Source, .. }) => {
                     let mut source = Object::new();
                     source.set("type", Value::from_text("base64"));
                     source.set("media_type", Value::from_text(kind));
                     source.set("data", Value::from_text(data));
                     Value::Object(source)
                 }
-                Some(SlotForm::DataUrl) | None => {
+                Some(InlineSlot { form: SlotForm::DataUrl, .. }) | None => {
                     Value::from_text(format!("data:{kind};base64,{data}"))
                 }
             };
@@ -112,11 +118,11 @@ impl ModelCall<'_> {
 /// Replaces the placeholders of a body by the contents; `None` if a placeholder has no content.
 #[must_use]
 pub fn fill(body: &[u8], mark: &Placeholder, contents: &[Content]) -> Option<Vec<u8>> {
-    // Base64 has 4 characters for each 3 bytes (RFC 4648, section 4).
-    let length = contents
-        .iter()
-        .map(|content| content.bytes.len().div_ceil(3) * 4 + content.media_type.len())
-        .sum::<usize>();
+    let mut length = 0;
+    for content in contents {
+        // Base64 has 4 characters for each 3 bytes (RFC 4648, section 4).
+        length += content.bytes.len().div_ceil(3) * 4 + content.media_type.len();
+    }
     let (mut out, mut from) = (Vec::with_capacity(body.len() + length), 0);
     // The placeholder is followed by `t` or `d` and four digits.
     for place in memmem::find_iter(body, mark.0.as_bytes()) {

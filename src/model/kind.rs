@@ -156,17 +156,14 @@ impl Number {
     pub(super) fn fits(self, text: &str) -> bool {
         // `i128` holds every integer of 64 bits. So a large value is not rounded as in `f64`.
         if self.integer {
-            let within = |number: i128| {
-                self.low.is_none_or(|low| number >= i128::from(low))
-                    && self.high.is_none_or(|high| number <= i128::from(high))
-            };
             // Only plain digits parse here. `1.0` and `1e1` are no integers.
-            return text.parse().is_ok_and(within);
+            let Ok(number) = text.parse::<i128>() else { return false };
+            return self.low.is_none_or(|low| number >= i128::from(low))
+                && self.high.is_none_or(|high| number <= i128::from(high));
         }
-        text.parse().is_ok_and(|number: f64| {
-            self.low.is_none_or(|low| number >= f64::from(low))
-                && self.high.is_none_or(|high| number <= f64::from(high))
-        })
+        let Ok(number) = text.parse::<f64>() else { return false };
+        self.low.is_none_or(|low| number >= f64::from(low))
+            && self.high.is_none_or(|high| number <= f64::from(high))
     }
 }
 
@@ -213,8 +210,10 @@ fn reach(text: &str) -> Option<ReferenceKind> {
 
 /// Parses a kind.
 fn kind(text: &str) -> Result<ValueKind, &'static str> {
-    let (required, text) =
-        text.strip_prefix("required ").map_or((false, text), |rest| (true, rest));
+    let (required, text) = match text.strip_prefix("required ") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
     let mut reader = text.chars().peekable();
     let kind = alternatives(&mut reader)?;
     if reader.next().is_some() {
@@ -246,19 +245,24 @@ fn space(reader: &mut Peekable<Chars<'_>>) {
 fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut ValueKind) -> Result<(), &'static str> {
     if reader.next_if_eq(&'[').is_some() {
         kind.array = Some(Box::new(alternatives(reader)?));
-        return reader.next_if_eq(&']').map(|_| ()).ok_or("a bracket is not closed");
+        if reader.next_if_eq(&']').is_none() {
+            return Err("a bracket is not closed");
+        }
+        return Ok(());
     }
     if reader.next_if_eq(&'\'').is_some() {
         let mut literal = String::new();
         while let Some(character) = reader.next_if(|character| *character != '\'') {
             literal.push(character);
         }
-        reader.next().ok_or("a quote is not closed")?;
+        if reader.next().is_none() {
+            return Err("a quote is not closed");
+        }
         match &mut kind.string {
             Some(StringKind::OneOf(literals)) => literals.push(literal),
             None => kind.string = Some(StringKind::OneOf(vec![literal])),
             Some(StringKind::Any | StringKind::Media(_) | StringKind::Schema) => {
-                return Err("a literal stands next to another kind of string");
+                return Err("a literal cannot be combined with another kind of string");
             }
         }
         return Ok(());
@@ -289,7 +293,7 @@ fn alternative(reader: &mut Peekable<Chars<'_>>, kind: &mut ValueKind) -> Result
 /// Sets the kind of a string. A kind can have only one.
 fn text(kind: &mut ValueKind, text: StringKind) -> Result<(), &'static str> {
     if kind.string.replace(text).is_some() {
-        Err("two kinds of string stand side by side")
+        Err("two kinds of string cannot be combined")
     } else {
         Ok(())
     }
@@ -299,7 +303,7 @@ fn text(kind: &mut ValueKind, text: StringKind) -> Result<(), &'static str> {
 fn form(kind: &mut ValueKind, form: ObjectKind) -> Result<(), &'static str> {
     // Without a tag, the shape of an object would be ambiguous.
     if kind.object.replace(form).is_some() {
-        Err("two kinds of object stand side by side: make a union")
+        Err("two kinds of object cannot be combined: make a union")
     } else {
         Ok(())
     }
@@ -328,15 +332,21 @@ fn range(reader: &mut Peekable<Chars<'_>>, integer: bool) -> Result<Number, &'st
     if text.is_empty() {
         return Ok(Number { integer, low: None, high: None });
     }
-    let (low, high) = text.split_once("..").ok_or("a range is written LOW..HIGH")?;
-    let end = |text: &str| {
-        if text.is_empty() {
-            Ok(None)
-        } else {
-            text.parse().map(Some).map_err(|_| "an end of a range is not a number")
-        }
+    let Some((low, high)) = text.split_once("..") else {
+        return Err("a range is written LOW..HIGH");
     };
-    Ok(Number { integer, low: end(low)?, high: end(high)? })
+    Ok(Number { integer, low: range_end(low)?, high: range_end(high)? })
+}
+
+/// Parses one end of a range; `None` if it is empty.
+fn range_end(text: &str) -> Result<Option<i32>, &'static str> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(end) => Ok(Some(end)),
+        Err(_) => Err("an end of a range is not a number"),
+    }
 }
 
 #[cfg(test)]

@@ -60,21 +60,39 @@ pub(super) fn external_references(object: &Object<'_>) -> Result<Vec<ExternalRef
 /// contain the rest of the mark, it is the mark's first part.
 fn begun(text: &str, ends: [bool; MARK.len()]) -> Option<&str> {
     match text.split_once(MARK) {
-        Some((_, target)) => Some(target.split_once(')').map_or(target, |(target, _)| target)),
+        Some((_, target)) => match target.split_once(')') {
+            Some((target, _)) => Some(target),
+            None => Some(target),
+        },
         None => {
             // The mark may start at the end of this text and continue in another one.
-            let begins = |(at, front, _): &(usize, &str, &str)| {
-                ends.get(*at) == Some(&true) && text.trim_end().ends_with(front)
-            };
-            halves().find(begins).map(|(_, front, _)| front)
+            let text = text.trim_end();
+            for MarkHalves { at, front, .. } in halves() {
+                if ends.get(at) == Some(&true) && text.ends_with(front) {
+                    return Some(front);
+                }
+            }
+            None
         }
     }
 }
 
-/// The offsets where the mark can be cut, each with its two parts.
-fn halves() -> impl Iterator<Item = (usize, &'static str, &'static str)> {
-    (1..MARK.len())
-        .filter_map(|at| MARK.split_at_checked(at).map(|(front, rest)| (at, front, rest)))
+/// The mark, cut at an offset.
+struct MarkHalves {
+    /// The offset.
+    at: usize,
+    /// The part before the offset.
+    front: &'static str,
+    /// The part from the offset on.
+    rest: &'static str,
+}
+
+/// The mark, cut at each offset inside it.
+fn halves() -> impl Iterator<Item = MarkHalves> {
+    (1..MARK.len()).filter_map(|at| {
+        let (front, rest) = MARK.split_at_checked(at)?;
+        Some(MarkHalves { at, front, rest })
+    })
 }
 
 /// The parts of the mark that occur in a request.
@@ -92,13 +110,15 @@ impl Pieces {
         let text = unescaped(text);
         // Templates may trim a text, so white space at its ends does not separate two texts.
         let text = text.trim();
-        for (at, _, rest) in halves() {
-            let known = self.rests.get_mut(at).zip(self.middles.get_mut(at));
-            let Some((begins, middles)) = known else { continue };
+        for MarkHalves { at, rest, .. } in halves() {
+            let (Some(begins), Some(middles)) = (self.rests.get_mut(at), self.middles.get_mut(at))
+            else {
+                continue;
+            };
             *begins |= text.starts_with(rest);
-            if let Some(middle) = middles
-                .get_mut(at + text.len())
-                .filter(|_| !text.is_empty() && rest.starts_with(text))
+            if !text.is_empty()
+                && rest.starts_with(text)
+                && let Some(middle) = middles.get_mut(at + text.len())
             {
                 *middle = true;
             }
@@ -131,10 +151,7 @@ fn unescaped(text: &str) -> Cow<'_, str> {
         out.push_str(front);
         // A text can be escaped several times. All backslashes before an escape are removed.
         let escaped = behind.trim_start_matches('\\');
-        let is = |escape: &str| {
-            escaped.get(..escape.len()).is_some_and(|front| front.eq_ignore_ascii_case(escape))
-        };
-        match ESCAPES.iter().find(|(escape, _)| is(escape)) {
+        match ESCAPES.iter().find(|(escape, _)| begins_with(escaped, escape)) {
             Some((escape, stands_for)) => {
                 out.push(*stands_for);
                 rest = escaped.get(escape.len()..).unwrap_or_default();
@@ -147,6 +164,12 @@ fn unescaped(text: &str) -> Cow<'_, str> {
     }
     out.push_str(rest);
     Cow::Owned(out)
+}
+
+/// Whether a text begins with the name of an escape, without regard to case.
+fn begins_with(text: &str, escape: &str) -> bool {
+    let Some(front) = text.get(..escape.len()) else { return false };
+    front.eq_ignore_ascii_case(escape)
 }
 
 /// Calls `each` for every name and string in an object, in order.

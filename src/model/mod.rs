@@ -20,7 +20,9 @@ mod markdown;
 pub mod models;
 mod path;
 mod profile;
+mod profile_table;
 mod progress;
+mod ranges;
 mod raw_json;
 pub mod redact;
 pub mod response_text;
@@ -35,7 +37,8 @@ mod values;
 
 pub use call::{BodyChanges, BodyRules, ModelCall, ParsedBody, WrittenBody, read};
 pub use dialect::{Dialect, Operation};
-pub use profile::{Profile, ProfileFault};
+pub use profile::Profile;
+pub use profile_table::ProfileFault;
 
 /// The action for a field that the server's profile does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

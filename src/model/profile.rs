@@ -8,31 +8,10 @@ use std::sync::{Arc, OnceLock};
 
 use toml::Table;
 
-use super::kind::{Medium, ObjectKind, Rule, ValueKind, rule};
-
-/// The reasons why a text is no profile.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProfileFault {
-    /// It is not TOML.
-    #[error("the profile is not TOML: {0}")]
-    Toml(String),
-    /// Its base is not one of [`Profile::NAMES`].
-    #[error("base = {0:?}: there is no such built-in profile")]
-    Base(String),
-    /// A key is missing, unknown, or of the wrong type.
-    #[error("{key}: {what}")]
-    Key {
-        /// The key with its table.
-        key: String,
-        /// The description of the fault.
-        what: String,
-    },
-}
-
-/// A [`ProfileFault::Key`].
-fn fault(key: impl Into<String>, what: impl Into<String>) -> ProfileFault {
-    ProfileFault::Key { key: key.into(), what: what.into() }
-}
+use super::kind::{Medium, ObjectKind, Rule, ValueKind};
+use super::profile_table::{
+    ProfileFault, as_table, fault, flag_at, rule_at, size_at, sub_table, text_at, texts_at,
+};
 
 /// The fields that a model server knows, with their rules.
 #[derive(Clone, Debug)]
@@ -72,7 +51,8 @@ impl Shape {
     /// The rule for a field.
     pub(super) fn rule(&self, key: &str) -> Option<&Rule> {
         let place = self.fields.binary_search_by(|(name, _)| order(name).cmp(&order(key))).ok()?;
-        self.fields.get(place).map(|(_, rule)| rule)
+        let (_, rule) = self.fields.get(place)?;
+        Some(rule)
     }
 }
 
@@ -92,11 +72,12 @@ pub(super) struct Union {
 impl Union {
     /// The rule for an object with that tag.
     pub(super) fn member(&self, tag: &str) -> Option<&Rule> {
-        self.members
-            .iter()
-            .find(|(pattern, _)| matches(pattern, tag))
-            .map(|(_, rule)| rule)
-            .or(self.other.as_ref())
+        for (pattern, rule) in &self.members {
+            if matches(pattern, tag) {
+                return Some(rule);
+            }
+        }
+        self.other.as_ref()
     }
 
     /// The known tags.
@@ -107,7 +88,10 @@ impl Union {
 
 /// True if `pattern` is equal to `text`, or ends with `*` and its rest is a prefix of `text`.
 fn matches(pattern: &str, text: &str) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == text, |front| text.starts_with(front))
+    match pattern.strip_suffix('*') {
+        Some(front) => text.starts_with(front),
+        None => pattern == text,
+    }
 }
 
 /// The allowed inline content: the media types and the maximum length.
@@ -164,7 +148,7 @@ impl Profile {
         static READ: [OnceLock<Option<Arc<Profile>>>; 6] = [const { OnceLock::new() }; 6];
         let place = BUILT_IN.iter().position(|(known, _)| *known == name)?;
         let (cell, (_, text)) = (READ.get(place)?, BUILT_IN.get(place)?);
-        cell.get_or_init(|| Self::read(text).ok().map(Arc::new)).clone()
+        cell.get_or_init(|| Some(Arc::new(Self::read(text).ok()?))).clone()
     }
 
     /// Reads a profile.
@@ -225,10 +209,9 @@ impl Profile {
 fn layered(text: &str) -> Result<Table, ProfileFault> {
     let own = text.parse::<Table>().map_err(|error| ProfileFault::Toml(error.to_string()))?;
     let Some(base) = text_at(&own, "base")? else { return Ok(own) };
-    let built_in = BUILT_IN.iter().find(|(known, _)| *known == base);
-    let (_, below) =
-        // A built-in profile that names itself as its base would recurse without end.
-        built_in.filter(|(_, below)| *below != text).ok_or(ProfileFault::Base(base))?;
+    // A built-in profile that names itself as its base would recurse without end.
+    let built_in = BUILT_IN.iter().find(|(known, below)| *known == base && *below != text);
+    let Some((_, below)) = built_in else { return Err(ProfileFault::Base(base)) };
     let mut table = layered(below)?;
     lay_over(&mut table, own);
     Ok(table)
@@ -258,9 +241,7 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
     let mut unions = Vec::new();
     let mut union_names = Vec::new();
     for (name, value) in sub_table(table, "union")? {
-        let value =
-            value.as_table().ok_or_else(|| fault(format!("union.{name}"), "must be a table"))?;
-        unions.push(read_union(name, value)?);
+        unions.push(read_union(name, as_table(value, &format!("union.{name}"))?)?);
         union_names.push(name.clone());
     }
     let names = RuleNames {
@@ -273,14 +254,12 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
         }
     }
     for (union, name) in unions.iter_mut().zip(&names.unions) {
-        let rules = union
-            .members
-            .iter_mut()
-            .map(|(_, rule)| rule)
-            .chain(&mut union.missing)
-            .chain(&mut union.other);
-        for rule in rules {
-            names.link_rule(rule, &format!("union.{name}"))?;
+        let key = format!("union.{name}");
+        for (_, rule) in &mut union.members {
+            names.link_rule(rule, &key)?;
+        }
+        for rule in union.missing.iter_mut().chain(&mut union.other) {
+            names.link_rule(rule, &key)?;
         }
     }
     let gateway = read_gateway(sub_table(table, "gateway")?)?;
@@ -316,13 +295,14 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
         let mut fields: Vec<(String, Rule)> = Vec::new();
         let included =
             if includes.contains_key(name) { texts_at(includes, name)? } else { Vec::new() };
-        let included = included.iter().rev().map(|other| (other, tables.get(other)));
-        for (from, fields_of) in std::iter::once((name, Some(own))).chain(included) {
+        let mut sources = vec![(name, Some(own))];
+        for other in included.iter().rev() {
+            sources.push((other, tables.get(other)));
+        }
+        for (from, fields_of) in sources {
             let key = format!("shape.{from}");
-            for (field, value) in fields_of
-                .and_then(toml::Value::as_table)
-                .ok_or_else(|| fault(&key, "must be a table"))?
-            {
+            let Some(fields_of) = fields_of else { return Err(fault(key, "must be a table")) };
+            for (field, value) in as_table(fields_of, &key)? {
                 let rule = rule_at(&format!("{key}.{field}"), value)?;
                 // A rule must not pass a field that `never` forbids.
                 if matches!(rule, Rule::Pass(_))
@@ -342,43 +322,15 @@ fn read_shapes(table: &Table) -> Result<Vec<Shape>, ProfileFault> {
         }
         // Sorted for the binary search in `Shape::rule`.
         fields.sort_by(|one, other| order(&one.0).cmp(&order(&other.0)));
-        let required =
-            fields.iter().filter(|(_, rule)| matches!(rule, Rule::Pass(kind) if kind.required));
-        let required = required.map(|(field, _)| field.clone()).collect();
+        let mut required = Vec::new();
+        for (field, rule) in &fields {
+            if matches!(rule, Rule::Pass(kind) if kind.required) {
+                required.push(field.clone());
+            }
+        }
         shapes.push(Shape { name: name.clone(), fields, required });
     }
     Ok(shapes)
-}
-
-/// The table under a key, which must be present.
-fn sub_table<'t>(table: &'t Table, key: &str) -> Result<&'t Table, ProfileFault> {
-    table.get(key).and_then(toml::Value::as_table).ok_or_else(|| fault(key, "must be a table"))
-}
-
-/// The string under a key, if it is present.
-fn text_at(table: &Table, key: &str) -> Result<Option<String>, ProfileFault> {
-    let text = |value: &toml::Value| {
-        value.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be a string"))
-    };
-    table.get(key).map(text).transpose()
-}
-
-/// The array of strings under a key, which must be present.
-fn texts_at(table: &Table, key: &str) -> Result<Vec<String>, ProfileFault> {
-    let items = table
-        .get(key)
-        .and_then(toml::Value::as_array)
-        .ok_or_else(|| fault(key, "must be an array of strings"))?;
-    let text = |item: &toml::Value| {
-        item.as_str().map(str::to_owned).ok_or_else(|| fault(key, "must be an array of strings"))
-    };
-    items.iter().map(text).collect()
-}
-
-/// Parses the rule in a string value. `key` is for the error.
-fn rule_at(key: &str, value: &toml::Value) -> Result<Rule, ProfileFault> {
-    let text = value.as_str().ok_or_else(|| fault(key, "must be a string"))?;
-    rule(text).map_err(|error| fault(key, error.to_string()))
 }
 
 /// Reads a union.
@@ -396,26 +348,28 @@ fn read_union(name: &str, table: &Table) -> Result<Union, ProfileFault> {
     }
     // An exact tag takes precedence over a pattern, and a longer pattern over a shorter one.
     members.sort_by_key(|(tag, _)| (tag.ends_with('*'), usize::MAX - tag.len()));
-    let fallback = |key: &str| {
-        table.get(key).map(|value| rule_at(&format!("union.{name}.{key}"), value)).transpose()
-    };
     let tag =
         text_at(table, "tag")?.ok_or_else(|| fault(format!("union.{name}.tag"), "is missing"))?;
-    Ok(Union { tag, members, missing: fallback("missing")?, other: fallback("other")? })
+    let missing = fallback(name, table, "missing")?;
+    Ok(Union { tag, members, missing, other: fallback(name, table, "other")? })
+}
+
+/// The rule of a union for tags that are absent or unknown, if it has one under `key`.
+fn fallback(name: &str, table: &Table, key: &str) -> Result<Option<Rule>, ProfileFault> {
+    match table.get(key) {
+        Some(value) => Ok(Some(rule_at(&format!("union.{name}.{key}"), value)?)),
+        None => Ok(None),
+    }
 }
 
 /// Reads the table `media`.
 fn read_media(table: &Table) -> Result<Media, ProfileFault> {
-    let chars_max = table
-        .get("chars_max")
-        .and_then(toml::Value::as_integer)
-        .and_then(|max| usize::try_from(max).ok());
     Ok(Media {
         image: texts_at(table, "image")?,
         audio: texts_at(table, "audio")?,
         video: texts_at(table, "video")?,
         file: texts_at(table, "file")?,
-        chars_max: chars_max
+        chars_max: size_at(table, "chars_max")
             .ok_or_else(|| fault("media.chars_max", "must be a number of characters"))?,
     })
 }
@@ -436,17 +390,13 @@ fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
             format!("the gateway writes only {}", KEYS.join(", ")),
         ));
     }
-    let include_usage = table.get("include_usage").and_then(toml::Value::as_bool);
     let gateway = GatewayFields {
         output_cap: text_at(table, "output_cap")?
             .ok_or_else(|| fault("gateway.output_cap", "is missing"))?,
         output_cap_names: texts_at(table, "output_cap_names")?,
-        include_usage: include_usage
+        include_usage: flag_at(table, "include_usage")
             .ok_or_else(|| fault("gateway.include_usage", "must be true or false"))?,
-        markdown_images: table
-            .get("markdown_images")
-            .and_then(toml::Value::as_bool)
-            .unwrap_or(false),
+        markdown_images: flag_at(table, "markdown_images").unwrap_or(false),
         request_id: text_at(table, "request_id")?,
         cache_salt: text_at(table, "cache_salt")?,
     };
@@ -456,6 +406,11 @@ fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
         return Err(fault("gateway.output_cap_names", "must hold output_cap itself"));
     }
     Ok(gateway)
+}
+
+/// The index of a name.
+fn place_of(names: &[String], name: &str) -> Option<usize> {
+    names.iter().position(|known| known == name)
 }
 
 /// The names that rules may refer to.
@@ -481,8 +436,7 @@ impl RuleNames {
             self.link(item, key)?;
         }
         if let Some(ObjectKind::Named(name)) = &kind.object {
-            let place = |names: &[String]| names.iter().position(|known| known == name);
-            kind.object = match (place(&self.shapes), place(&self.unions)) {
+            kind.object = match (place_of(&self.shapes, name), place_of(&self.unions, name)) {
                 (Some(place), None) => Some(ObjectKind::Shape(place)),
                 (None, Some(place)) => Some(ObjectKind::Union(place)),
                 (None, None) => {

@@ -91,11 +91,11 @@ pub(super) fn is_document(json: &[u8]) -> bool {
 
 /// The offset of the first byte from `from` that is no white space.
 pub(super) fn space(json: &[u8], from: usize) -> usize {
-    let rest = json.get(from..).unwrap_or_default();
-    from + rest
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'))
-        .unwrap_or(rest.len())
+    let mut at = from;
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = json.get(at) {
+        at += 1;
+    }
+    at
 }
 
 /// The offset after the string that begins at `from`.

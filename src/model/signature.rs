@@ -5,28 +5,30 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::ranges::part;
+
 /// The number of consecutive text bytes by which content is treated as text.
 const TEXT_MIN: usize = 8;
 /// The number of base64 characters that are decoded: 24 bytes.
 const CHARS: usize = 32;
 
-/// The first bytes of base64 content.
-fn first(content: &str) -> Vec<u8> {
-    let front = content.get(..content.len().min(CHARS)).unwrap_or_default();
+/// The first bytes of base64 content. There are none if it is not base64.
+fn first(content: &[u8]) -> Vec<u8> {
     // Only complete groups of 4 characters can be decoded.
-    let whole = front.get(..front.len() / 4 * 4).unwrap_or_default();
-    STANDARD.decode(whole).unwrap_or_default()
+    let whole = content.len().min(CHARS) / 4 * 4;
+    STANDARD.decode(part(content, ..whole)).unwrap_or_default()
 }
 
 /// Whether base64 content begins as the media type requires. Text has no signature.
 pub(super) fn fits(media_type: &str, content: &str) -> bool {
+    let content = content.as_bytes();
     let front = first(content);
     match tagged(&front) {
         Some(tag) => {
             // Each 4 characters of base64 hold 3 bytes, so decoding can start at the end of the
             // tag.
-            let behind = first(content.get(tag / 3 * 4..).unwrap_or_default());
-            is_sound(media_type, behind.get(tag % 3..).unwrap_or_default())
+            let after = first(part(content, tag / 3 * 4..));
+            is_sound(media_type, part(&after, tag % 3..))
         }
         None => begins_as(media_type, &front),
     }
@@ -55,39 +57,42 @@ fn is_sound(media_type: &str, bytes: &[u8]) -> bool {
 /// the bytes after it.
 pub(super) fn is(media_type: &str, bytes: &[u8]) -> bool {
     match tagged(bytes) {
-        Some(tag) => is_sound(media_type, bytes.get(tag..).unwrap_or_default()),
+        Some(tag) => is_sound(media_type, part(bytes, tag..)),
         None => begins_as(media_type, bytes),
     }
 }
 
+/// Whether a signature is at an offset. It must not be empty.
+fn has(bytes: &[u8], place: usize, signature: &[u8]) -> bool {
+    part(bytes, place..).starts_with(signature)
+}
+
 /// Whether bytes begin with the signature of the media type. False for unknown types.
 fn begins_as(media_type: &str, bytes: &[u8]) -> bool {
-    let begins = |signature: &[u8]| bytes.starts_with(signature);
-    let at = |place: usize, signature: &[u8]| {
-        bytes.get(place..).is_some_and(|rest| rest.starts_with(signature))
-    };
     match media_type {
-        "image/png" => begins(b"\x89PNG\r\n\x1a\n"),
-        "image/jpeg" | "image/jpg" | "video/jpeg" => begins(b"\xff\xd8\xff"),
-        "image/gif" => begins(b"GIF87a") || begins(b"GIF89a"),
-        "image/webp" => begins(b"RIFF") && at(8, b"WEBP"),
+        "image/png" => bytes.starts_with(b"\x89PNG\r\n\x1a\n"),
+        "image/jpeg" | "image/jpg" | "video/jpeg" => bytes.starts_with(b"\xff\xd8\xff"),
+        "image/gif" => bytes.starts_with(b"GIF87a") || bytes.starts_with(b"GIF89a"),
+        "image/webp" => bytes.starts_with(b"RIFF") && has(bytes, 8, b"WEBP"),
         // The reserved bytes of the header must be zero.
-        "image/bmp" => begins(b"BM") && at(6, &[0; 4]),
-        "audio/wav" | "audio/x-wav" | "audio/wave" => begins(b"RIFF") && at(8, b"WAVE"),
+        "image/bmp" => bytes.starts_with(b"BM") && has(bytes, 6, &[0; 4]),
+        "audio/wav" | "audio/x-wav" | "audio/wave" => {
+            bytes.starts_with(b"RIFF") && has(bytes, 8, b"WAVE")
+        }
         "audio/mpeg" | "audio/mp3" => is_mpeg_audio(bytes),
-        "audio/aac" => begins(b"ADIF") || is_mpeg_audio(bytes),
-        "audio/flac" => begins(b"fLaC"),
+        "audio/aac" => bytes.starts_with(b"ADIF") || is_mpeg_audio(bytes),
+        "audio/flac" => bytes.starts_with(b"fLaC"),
         // Version 0, and the three flags of a page (RFC 3533, section 6).
         "audio/ogg" | "video/ogg" => {
-            begins(b"OggS\0") && bytes.get(5).is_some_and(|flags| *flags < 8)
+            bytes.starts_with(b"OggS\0") && matches!(bytes.get(5), Some(0..=7))
         }
-        "audio/webm" | "video/webm" | "video/x-matroska" => begins(b"\x1a\x45\xdf\xa3"),
-        "audio/mp4" | "video/mp4" => at(4, b"ftyp"),
+        "audio/webm" | "video/webm" | "video/x-matroska" => bytes.starts_with(b"\x1a\x45\xdf\xa3"),
+        "audio/mp4" | "video/mp4" => has(bytes, 4, b"ftyp"),
         // Old files begin without the type atom.
-        "video/quicktime" => {
-            [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"].iter().any(|kind| at(4, *kind))
-        }
-        "application/pdf" => begins(b"%PDF-"),
+        "video/quicktime" => [b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"]
+            .iter()
+            .any(|kind| has(bytes, 4, *kind)),
+        "application/pdf" => bytes.starts_with(b"%PDF-"),
         "text/plain" => true,
         _ => false,
     }
@@ -113,7 +118,7 @@ const TYPES: [&str; 13] = [
 /// Whether unlabelled content is media: it begins as a known type, or it is no text. Raw samples
 /// have no signature. Playlists and manifests make decoders fetch URLs, and they are text.
 pub(super) fn is_content(content: &str) -> bool {
-    let front = first(content);
+    let front = first(content.as_bytes());
     // A playlist can follow an ID3 tag. So content with a tag must be a known sound.
     TYPES.iter().any(|media_type| fits(media_type, content))
         || !(is_text(&front) || front.starts_with(b"ID3"))
@@ -129,10 +134,14 @@ fn is_text(bytes: &[u8]) -> bool {
     let marked = bytes.starts_with(b"\xef\xbb\xbf")
         || bytes.starts_with(b"\xff\xfe")
         || bytes.starts_with(b"\xfe\xff");
-    let plain = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
     marked
-        || bytes.iter().take(TEXT_MIN).all(plain)
-        || bytes.windows(TEXT_MIN).any(|run| run.iter().all(plain))
+        || bytes.iter().take(TEXT_MIN).all(is_plain)
+        || bytes.windows(TEXT_MIN).any(|run| run.iter().all(is_plain))
+}
+
+/// Whether a byte is visible ASCII or white space.
+fn is_plain(byte: &u8) -> bool {
+    byte.is_ascii_graphic() || byte.is_ascii_whitespace()
 }
 
 #[cfg(test)]

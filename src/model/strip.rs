@@ -6,8 +6,8 @@ use super::call::ModelCall;
 use super::{ExternalReference, ReferenceKind, Step};
 
 /// The text that the model gets instead of removed content.
-const NOTE: &str = "[Content was removed here: it lies behind a URL, and this gateway does not let \
-    it be fetched.]";
+const NOTE: &str = "[Content was removed here: it is at a URL, and this gateway does not let it be \
+    fetched.]";
 
 impl ModelCall<'_> {
     /// Removes the external references that `which` chooses. Content is replaced by a note for the
@@ -32,12 +32,11 @@ impl ModelCall<'_> {
         // The items are removed at the end, all at once. Before that, the steps of the other
         // references must stay valid.
         let mut swept: Option<&[Step]> = None;
-        for reach in self.stripped.iter().filter(|reach| reach.kind != ReferenceKind::Media) {
-            let list = reach
-                .steps
-                .split_last()
-                .filter(|(last, _)| matches!(last, Step::Item(_)))
-                .map(|(_, parents)| parents);
+        for reach in &self.stripped {
+            if reach.kind == ReferenceKind::Media {
+                continue;
+            }
+            let list = list_of(&reach.steps);
             // One sweep removes all null items of a list.
             if list.is_none() || list != swept {
                 sweep(&mut self.object, &reach.steps);
@@ -52,7 +51,7 @@ impl ModelCall<'_> {
     /// Removes the tool choice if it names a removed tool. If no tools remain, removes all fields
     /// about tools.
     fn without_dangling_choice(&mut self) {
-        let tools = self.object.get("tools").and_then(Value::as_array);
+        let tools = self.object.array("tools");
         // Servers refuse an empty list of tools, and a choice without tools.
         if tools.is_some_and(<[Value<'_>]>::is_empty) {
             for key in ["tools", "tool_choice", "parallel_tool_calls"] {
@@ -60,19 +59,9 @@ impl ModelCall<'_> {
             }
             return;
         }
-        let known =
-            |wanted: &str| tools.unwrap_or_default().iter().any(|tool| name(tool) == Some(wanted));
-        let dangling =
-            self.object.get("tool_choice").and_then(Value::as_object).is_some_and(|choice| {
-                let allowed = choice
-                    .get("allowed_tools")
-                    .and_then(Value::as_object)
-                    .and_then(|allowed| allowed.get("tools"));
-                let none = allowed.and_then(Value::as_array).is_some_and(<[Value<'_>]>::is_empty);
-                // The choice names a removed tool, or its list of allowed tools is empty.
-                none || name(&Value::Object(choice.clone())).is_some_and(|wanted| !known(wanted))
-            });
-        if dangling {
+        if let Some(choice) = self.object.object("tool_choice")
+            && is_dangling(choice, tools.unwrap_or_default())
+        {
             self.object.remove("tool_choice");
         }
     }
@@ -90,19 +79,36 @@ impl ModelCall<'_> {
         let mut found = Vec::new();
         collect(&self.object, own, "", &mut found);
         // Some servers also read the tools of a message.
-        for (place, message) in self
-            .object
-            .get("messages")
-            .and_then(Value::as_array)
-            .unwrap_or_default()
-            .iter()
-            .enumerate()
-        {
-            if let Some(message) = message.as_object() {
-                collect(message, own, &format!("messages[{place}]."), &mut found);
+        if let Some(messages) = self.object.array("messages") {
+            for (place, message) in messages.iter().enumerate() {
+                if let Some(message) = message.as_object() {
+                    collect(message, own, &format!("messages[{place}]."), &mut found);
+                }
             }
         }
         found.into_iter()
+    }
+}
+
+/// The steps to the array whose item the steps lead to; `None` if they lead to a member.
+fn list_of(steps: &[Step]) -> Option<&[Step]> {
+    match steps.split_last()? {
+        (Step::Item(_), parents) => Some(parents),
+        (Step::Key(_), _) => None,
+    }
+}
+
+/// Whether a tool choice names a removed tool, or its list of allowed tools is empty. `tools` are
+/// those that remain.
+fn is_dangling(choice: &Object<'_>, tools: &[Value<'_>]) -> bool {
+    if let Some(allowed) = choice.object("allowed_tools")
+        && let Some([]) = allowed.array("tools")
+    {
+        return true;
+    }
+    match name_in(choice) {
+        Some(wanted) => !tools.iter().any(|tool| name(tool) == Some(wanted)),
+        None => false,
     }
 }
 
@@ -113,23 +119,35 @@ fn collect<'v>(
     at: &str,
     found: &mut Vec<(String, &'v str)>,
 ) {
-    for (place, tool) in
-        object.get("tools").and_then(Value::as_array).unwrap_or_default().iter().enumerate()
-    {
-        let named = tool.as_object().and_then(|tool| tool.get("type")).and_then(Value::as_str);
-        found.push((format!("{at}tools[{place}]"), named.unwrap_or(own)));
+    if let Some(tools) = object.array("tools") {
+        for (place, tool) in tools.iter().enumerate() {
+            let kind = match tool.member("type") {
+                Some(Value::String(kind)) => kind,
+                Some(_) | None => own,
+            };
+            found.push((format!("{at}tools[{place}]"), kind));
+        }
     }
-    let functions = object.get("functions").and_then(Value::as_array).unwrap_or_default();
-    found.extend((0..functions.len()).map(|place| (format!("{at}functions[{place}]"), "function")));
+    if let Some(functions) = object.array("functions") {
+        for place in 0..functions.len() {
+            found.push((format!("{at}functions[{place}]"), "function"));
+        }
+    }
+}
+
+/// The name of a tool.
+fn name<'v>(tool: &'v Value<'_>) -> Option<&'v str> {
+    name_in(tool.as_object()?)
 }
 
 /// The name of a tool or of a tool choice: its own name or, in OpenAI's dialect, the name of its
 /// function.
-fn name<'v>(value: &'v Value<'_>) -> Option<&'v str> {
-    let object = value.as_object()?;
+fn name_in<'v>(object: &'v Object<'_>) -> Option<&'v str> {
     // OpenAI puts the name into `function`, Anthropic into the tool itself.
-    let holder = object.get("function").and_then(Value::as_object).unwrap_or(object);
-    holder.get("name").and_then(Value::as_str)
+    match object.object("function") {
+        Some(function) => function.text("name"),
+        None => object.text("name"),
+    }
 }
 
 /// The value at the end of the steps.
@@ -150,14 +168,13 @@ pub(super) fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v
 /// an array on the path. Returns false if it is no content part.
 fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
     // A note is no valid tool.
-    if matches!(steps.first(), Some(Step::Key(key)) if matches!(key.as_str(), "tools" | "functions"))
+    if let Some(Step::Key(key)) = steps.first()
+        && matches!(key.as_str(), "tools" | "functions")
     {
         return false;
     }
-    let end =
-        steps.iter().rposition(|step| matches!(step, Step::Item(_))).map_or(0, |place| place + 1);
-    match steps.get(..end).and_then(|steps| at(root, steps)) {
-        Some(part) if part.as_object().is_some_and(|part| part.get("type").is_some()) => {
+    match part_at(root, steps) {
+        Some(part) if part.member("type").is_some() => {
             let mut note = Object::new();
             note.set("type", Value::from_text("text"));
             note.set("text", Value::from_text(NOTE));
@@ -168,12 +185,21 @@ fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
     }
 }
 
+/// The innermost item of an array on the path.
+fn part_at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v mut Value<'b>> {
+    let last = steps.iter().rposition(|step| matches!(step, Step::Item(_)))?;
+    at(root, steps.get(..=last)?)
+}
+
 /// Sets the item or member at the end of the steps to null.
 fn mark(root: &mut Object<'_>, steps: &[Step]) -> bool {
-    at(root, steps).is_some_and(|value| {
-        *value = Value::Null;
-        true
-    })
+    match at(root, steps) {
+        Some(value) => {
+            *value = Value::Null;
+            true
+        }
+        None => false,
+    }
 }
 
 /// Removes the member at the end of the steps, or all null items of its array.

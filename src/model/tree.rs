@@ -16,6 +16,7 @@ use memchr::memchr2;
 
 use crate::json::{self, Limits, Value};
 
+use super::ranges::part;
 use super::raw_json;
 use super::unreadable::Unreadable;
 use super::values::Values;
@@ -47,7 +48,7 @@ impl ByteSpan {
 
     /// The bytes of the range.
     fn of(self, bytes: &[u8]) -> &[u8] {
-        bytes.get(self.from as usize..self.to as usize).unwrap_or_default()
+        part(bytes, self.from as usize..self.to as usize)
     }
 }
 
@@ -171,7 +172,10 @@ impl<'j> JsonTree<'j> {
 
     /// The members or items of a value.
     fn children(&self, at: ValueId) -> Children<'_> {
-        let end = self.node(at).map_or(0, |node| node.next);
+        let end = match self.node(at) {
+            Some(node) => node.next,
+            None => 0,
+        };
         Children { nodes: &self.memory.nodes, at: at.0 + 1, end }
     }
 
@@ -227,11 +231,17 @@ impl<'j> Values<'j> for JsonTree<'j> {
     type Value = ValueId;
 
     fn raw(&self, value: ValueId) -> &'j [u8] {
-        self.node(value).map_or(&[], |node| node.value.of(self.json))
+        match self.node(value) {
+            Some(node) => node.value.of(self.json),
+            None => &[],
+        }
     }
 
     fn members(&self, object: ValueId, mut visit: impl FnMut(&'j [u8], ValueId)) -> Option<usize> {
-        let node = self.node(object).filter(|node| node.kind == NodeKind::Object)?;
+        let node = self.node(object)?;
+        if node.kind != NodeKind::Object {
+            return None;
+        }
         for (at, child) in self.children(object) {
             visit(child.name.of(self.json), at);
         }
@@ -245,7 +255,10 @@ impl<'j> Values<'j> for JsonTree<'j> {
     }
 
     fn items(&self, array: ValueId, mut visit: impl FnMut(ValueId)) -> Option<()> {
-        let node = self.node(array).filter(|node| node.kind == NodeKind::Array)?;
+        let node = self.node(array)?;
+        if node.kind != NodeKind::Array {
+            return None;
+        }
         for (at, _) in self.children(array) {
             visit(at);
         }
@@ -253,7 +266,10 @@ impl<'j> Values<'j> for JsonTree<'j> {
     }
 
     fn text(&self, string: ValueId) -> Result<Cow<'_, str>, Unreadable> {
-        self.string(string).map(Cow::Borrowed).ok_or(Unreadable::Json)
+        match self.string(string) {
+            Some(text) => Ok(Cow::Borrowed(text)),
+            None => Err(Unreadable::Json),
+        }
     }
 
     fn is_utf8(&self) -> bool {

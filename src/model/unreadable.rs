@@ -13,12 +13,12 @@ pub enum Unreadable {
     Json,
     /// The index of a choice or block is invalid.
     #[error(
-        "the index of a choice is not a whole number below {CHOICES_MAX} or stands there twice, or \
-            that of a block goes back"
+        "the index of a choice is not a whole number below {CHOICES_MAX} or occurs twice, or that \
+            of a block decreases"
     )]
     Index,
     /// One object has two texts under one name.
-    #[error("a member of the answer stands there twice")]
+    #[error("a member of the answer occurs twice")]
     Twice,
     /// It is deeper than `DEPTH_MAX`.
     #[error("the answer is nested deeper than {DEPTH_MAX}")]

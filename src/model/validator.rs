@@ -292,10 +292,6 @@ impl<'t> BodyValidator<'t> {
                 &format!("holds {} characters of inline content; the limit is {max}", text.len()),
             ));
         }
-        let is_base64 = |text: &str| {
-            text.bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
-        };
         // Bare base64 has no label. Its bytes show whether it is content.
         if medium == Medium::Base64 {
             if !is_base64(text) {
@@ -381,6 +377,11 @@ impl<'t> BodyValidator<'t> {
     }
 }
 
+/// Whether a text has only the characters of base64.
+fn is_base64(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+}
+
 /// An external reference without a slot.
 fn reach(kind: ReferenceKind, target: String, path: &Path<'_>) -> ExternalReference {
     ExternalReference { path: path.to_string(), kind, target, steps: path.steps(), slot: None }
@@ -454,9 +455,12 @@ fn described(value: &Value<'_>) -> String {
 /// The target of an object that is an external reference: its URL or id, else its type, else the
 /// name of its field.
 fn target_of(object: &Object<'_>, path: &Path<'_>) -> String {
-    let named = ["server_url", "url", "connector_id", "file_id", "id", "type", "name"];
-    let text = named.iter().find_map(|key| object.get(key).and_then(Value::as_str));
-    text.map_or_else(|| last_key(path), str::to_owned)
+    for key in ["server_url", "url", "connector_id", "file_id", "id", "type", "name"] {
+        if let Some(text) = object.text(key) {
+            return text.to_owned();
+        }
+    }
+    last_key(path)
 }
 
 /// The last key of a path.
@@ -476,11 +480,21 @@ pub(super) fn is_folded(key: &str) -> bool {
 /// The common form of all spellings that some parser reads as the same key. It ignores case, the
 /// characters that case folding maps to ASCII (long s, Kelvin sign), and full-width letters.
 pub(super) fn fold(key: &str) -> String {
-    let narrow = |character: char| match u32::from(character) {
+    let mut folded = String::with_capacity(key.len());
+    for character in key.chars() {
+        // Uppercase first: the long s has an ASCII uppercase form. Lowercase second: the Kelvin
+        // sign has an ASCII lowercase form.
+        for upper in narrow(character).to_uppercase() {
+            folded.extend(upper.to_lowercase());
+        }
+    }
+    folded
+}
+
+/// The ASCII character for a full-width one. Other characters stay.
+fn narrow(character: char) -> char {
+    match u32::from(character) {
         code @ 0xff01..=0xff5e => char::from_u32(code - 0xfee0).unwrap_or(character),
         _ => character,
-    };
-    // Uppercase first: the long s has an ASCII uppercase form. Lowercase second: the Kelvin sign
-    // has an ASCII lowercase form.
-    key.chars().map(narrow).flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+    }
 }

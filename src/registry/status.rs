@@ -85,13 +85,18 @@ fn put(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str, status: 
 
 /// The status of a name; active if it has no entry.
 fn status_in(rows: &DashMap<Arc<str>, StatusChange, RandomState>, name: &str) -> StatusChange {
-    rows.get(name).map_or(StatusChange::ACTIVE, |row| row.clone())
+    match rows.get(name) {
+        Some(row) => row.clone(),
+        None => StatusChange::ACTIVE,
+    }
 }
 
 /// All entries, by name.
 fn sorted(rows: &DashMap<Arc<str>, StatusChange, RandomState>) -> Vec<(Arc<str>, StatusChange)> {
-    let mut found: Vec<_> =
-        rows.iter().map(|row| (Arc::clone(row.key()), row.value().clone())).collect();
+    let mut found = Vec::new();
+    for row in rows {
+        found.push((Arc::clone(row.key()), row.value().clone()));
+    }
     // The map has no order, and the output of a command must be stable.
     found.sort_by(|left, right| left.0.cmp(&right.0));
     found
@@ -127,20 +132,19 @@ impl Wide {
     /// # Errors
     /// The refusal of the first that may not.
     pub(super) fn may_act(&self, agent: &AgentName, principal: &Principal) -> Result<(), Refusal> {
-        if let Some(refusal) = self.namespaces.get(agent.namespace()).and_then(|row| row.refusal())
+        if let Some(row) = self.namespaces.get(agent.namespace())
+            && let Some(refusal) = row.refusal()
         {
             // The detail, which the log and operators see, names the namespace. The caller sees
             // only the code.
             return Err(refusal.about(format_args!("namespace {}", agent.namespace())));
         }
-        match self
-            .principals
-            .get(principal.as_str())
-            .and_then(|row| row.reason().map(|(since, why)| (since, why.to_owned())))
+        if let Some(row) = self.principals.get(principal.as_str())
+            && let Some((since, why)) = row.reason()
         {
-            None => Ok(()),
-            Some((since, why)) => Err(Refusal::new(Code::PrincipalSuspended)
-                .because(format_args!("since {since}: {why}"))),
+            let refusal = Refusal::new(Code::PrincipalSuspended);
+            return Err(refusal.because(format_args!("since {since}: {why}")));
         }
+        Ok(())
     }
 }

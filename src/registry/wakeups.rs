@@ -32,12 +32,18 @@ impl ChangeSubject {
         tokens: &[TokenId],
         keys: &[KeyId],
     ) -> Vec<Self> {
-        let mut subjects: Vec<Self> =
-            agent.lineage().map(|name| Self::Agent(name.into())).collect();
+        let mut subjects = Vec::new();
+        for name in agent.lineage() {
+            subjects.push(Self::Agent(name.into()));
+        }
         subjects.push(Self::Namespace(agent.namespace().into()));
         subjects.push(Self::Principal(principal.clone()));
-        subjects.extend(tokens.iter().copied().map(Self::Token));
-        subjects.extend(keys.iter().copied().map(Self::Key));
+        for token in tokens {
+            subjects.push(Self::Token(*token));
+        }
+        for key in keys {
+            subjects.push(Self::Key(*key));
+        }
         subjects
     }
 
@@ -78,9 +84,11 @@ impl Wakeups {
     pub(super) fn wake(&self, subjects: &[ChangeSubject]) {
         for subject in subjects {
             let Some(calls) = self.of.get(subject) else { continue };
-            // A subscription that is being dropped needs no wake-up.
-            for call in calls.iter().filter_map(Weak::upgrade) {
-                call.send_replace(());
+            for call in calls.iter() {
+                // A subscription that is being dropped needs no wake-up.
+                if let Some(call) = call.upgrade() {
+                    call.send_replace(());
+                }
             }
         }
     }
@@ -128,6 +136,12 @@ impl Drop for Subscription {
     }
 }
 
+/// Whether a channel has a change. A closed one counts as changed: it is safe to check the status
+/// once more.
+fn has_changed(channel: &watch::Receiver<()>) -> bool {
+    !matches!(channel.has_changed(), Ok(false))
+}
+
 /// The changes since the last check.
 pub struct Changes {
     own: watch::Receiver<()>,
@@ -137,9 +151,7 @@ pub struct Changes {
 impl Changes {
     /// Whether a subject has changed since the last call. Each change is reported once.
     pub fn take(&mut self) -> bool {
-        let changed =
-            // A closed channel counts as a change: it is safe to check the status once more.
-            self.own.has_changed().unwrap_or(true) || self.everyone.has_changed().unwrap_or(true);
+        let changed = has_changed(&self.own) || has_changed(&self.everyone);
         if changed {
             // Both are marked before the status is checked: a later change is reported by the next
             // call.

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::clock::Timestamp;
-use crate::id::{AgentName, Principal};
+use crate::id::{AgentName, KeyId, Principal};
 use crate::json::{self, Object, Value};
 use crate::refusal::{Code, Refusal};
 use crate::token::constraint::{self, Bound, Constraint, wrong_list};
@@ -25,17 +25,30 @@ impl ModelGrant {
     /// True where the model named `name` may be used.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
-        let listed = self.one_of.as_ref().is_none_or(|models| models.contains(name));
-        listed && self.prefix.as_ref().is_none_or(|prefix| name.starts_with(prefix.as_str()))
+        if let Some(models) = &self.one_of
+            && !models.contains(name)
+        {
+            return false;
+        }
+        match &self.prefix {
+            Some(prefix) => name.starts_with(prefix.as_str()),
+            None => true,
+        }
     }
 }
 
 impl Grants {
     /// The additional memory of the limits, in bytes.
     pub(super) fn bytes(&self) -> usize {
+        let mut bytes = 0;
         let lists = [&self.models.one_of, &self.egress_hosts, &self.tool_types];
-        let lists: usize = lists.into_iter().flatten().map(Names::bytes).sum();
-        lists + self.models.prefix.as_ref().map_or(0, |prefix| heap(prefix.capacity()))
+        for names in lists.into_iter().flatten() {
+            bytes += names.bytes();
+        }
+        if let Some(prefix) = &self.models.prefix {
+            bytes += heap(prefix.capacity());
+        }
+        bytes
     }
 }
 
@@ -105,10 +118,18 @@ fn fault(why: impl std::fmt::Display) -> Refusal {
 
 /// A claim that must be a string.
 fn text<'v>(claims: &'v Object<'_>, name: &str) -> Result<&'v str, Refusal> {
-    claims
-        .get(name)
-        .and_then(Value::as_str)
-        .ok_or_else(|| fault(format_args!("{name} is missing or not a string")))
+    match claims.text(name) {
+        Some(text) => Ok(text),
+        None => Err(fault(format_args!("{name} is missing or not a string"))),
+    }
+}
+
+/// A claim that must be present.
+fn required<'v>(claims: &'v Object<'v>, name: &str) -> Result<&'v Value<'v>, Refusal> {
+    match claims.get(name) {
+        Some(value) => Ok(value),
+        None => Err(fault(format_args!("{name} is missing"))),
+    }
 }
 
 /// The latest accepted date, in seconds since 1970: 9999-12-30T22:00:00Z. RFC 3339 can write it in
@@ -118,34 +139,43 @@ const DATE_MAX: u64 = 253_402_207_200;
 /// A NumericDate (RFC 7519 section 2) as a whole number of seconds.
 fn date(value: &Value<'_>, name: &str) -> Result<i64, Refusal> {
     // Fractions are refused: parsers would round them in different directions.
-    let seconds = value
-        .as_u64()
-        .filter(|seconds| *seconds <= DATE_MAX)
-        .and_then(|seconds| i64::try_from(seconds).ok());
-    seconds.ok_or_else(|| {
-        fault(format_args!("{name} is not a whole number of seconds up to {DATE_MAX}"))
-    })
+    if let Some(seconds) = value.as_u64()
+        && seconds <= DATE_MAX
+        && let Ok(seconds) = i64::try_from(seconds)
+    {
+        return Ok(seconds);
+    }
+    Err(fault(format_args!("{name} is not a whole number of seconds up to {DATE_MAX}")))
 }
 
 /// A whole number.
 fn count(value: &Value<'_>, name: &str) -> Result<u64, Refusal> {
-    value.as_u64().ok_or_else(|| fault(format_args!("{name} is not a whole number")))
+    match value.as_u64() {
+        Some(number) => Ok(number),
+        None => Err(fault(format_args!("{name} is not a whole number"))),
+    }
 }
 
 impl Claims {
     /// Parses a payload whose lists have at most `list_max` entries each.
     pub(super) fn read(payload: &[u8], list_max: usize) -> Result<Self, Refusal> {
         let value = json::parse(payload, &json::Limits::deep(16)).map_err(fault)?;
-        let claims = value.as_object().ok_or_else(|| fault("not an object"))?;
-        let required =
-            |name: &str| claims.get(name).ok_or_else(|| fault(format_args!("{name} is missing")));
-        let holder = claims.get("cnf").map(confirmation).transpose()?;
-        let depth = count(required("del_depth")?, "del_depth")?;
-        let depth_max = count(required("del_max_depth")?, "del_max_depth")?;
-        let parent = claims.get("par_hash").map(hash).transpose()?;
+        let Some(claims) = value.as_object() else { return Err(fault("not an object")) };
+        let holder = match claims.get("cnf") {
+            Some(value) => Some(confirmation(value)?),
+            None => None,
+        };
+        let depth = count(required(claims, "del_depth")?, "del_depth")?;
+        let depth_max = count(required(claims, "del_max_depth")?, "del_max_depth")?;
+        let parent = match claims.get("par_hash") {
+            Some(value) => Some(hash(value)?),
+            None => None,
+        };
         // A root token has no parent, and a child must be bound to its parent.
         if parent.is_some() != (depth > 0) {
-            return Err(fault("par_hash stands in children, and only there (del_depth above 0)"));
+            return Err(fault(
+                "par_hash is required in children (del_depth above 0), and allowed only there",
+            ));
         }
         if depth >= depth_max {
             return Err(
@@ -166,16 +196,20 @@ impl Claims {
         if jti.is_empty() || jti.len() > 128 || !jti.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(fault("jti is not 1 to 128 visible ASCII characters"));
         }
-        let (scopes, constraints) = read_details(required("authorization_details")?, list_max)?;
+        let (scopes, constraints) =
+            read_details(required(claims, "authorization_details")?, list_max)?;
         let grants = granted(&constraints);
         Ok(Self {
             iss: text(claims, "iss")?.to_owned(),
-            aud: audience(required("aud")?, list_max)?,
+            aud: audience(required(claims, "aud")?, list_max)?,
             principal: text(claims, "sub")?.parse().map_err(fault)?,
             agent,
-            issued: date(required("iat")?, "iat")?,
-            expires: date(required("exp")?, "exp")?,
-            not_before: claims.get("nbf").map(|value| date(value, "nbf")).transpose()?,
+            issued: date(required(claims, "iat")?, "iat")?,
+            expires: date(required(claims, "exp")?, "exp")?,
+            not_before: match claims.get("nbf") {
+                Some(value) => Some(date(value, "nbf")?),
+                None => None,
+            },
             jti: jti.to_owned(),
             depth,
             depth_max,
@@ -192,19 +226,35 @@ impl Claims {
         Timestamp(self.issued.saturating_mul(1000))
     }
 
+    /// When it becomes valid, in seconds since 1970: the later of `iat` and `nbf`.
+    pub(super) fn begins(&self) -> i64 {
+        match self.not_before {
+            Some(not_before) => self.issued.max(not_before),
+            // Without `nbf`, a token is valid from `iat` on.
+            None => self.issued,
+        }
+    }
+
+    /// The thumbprint of the key that may sign children.
+    pub(super) fn holder_id(&self) -> Option<KeyId> {
+        Some(self.holder.as_ref()?.id())
+    }
+
     /// The number of entries in its longest list.
     pub(super) fn longest_list(&self) -> usize {
-        let lists = self.constraints.iter().filter_map(|constraint| match &constraint.bound {
-            Bound::Texts(texts) => Some(texts.len()),
-            Bound::Text(_) | Bound::Number(_) | Bound::Rank(_) => None,
-        });
-        lists.chain([self.aud.len()]).max().unwrap_or_default()
+        let mut longest = self.aud.len();
+        for constraint in &self.constraints {
+            if let Bound::Texts(texts) = &constraint.bound {
+                longest = longest.max(texts.len());
+            }
+        }
+        longest
     }
 }
 
 /// The key in `cnf`, whose only member must be `jwk`. Other proofs are not supported yet.
 fn confirmation(value: &Value<'_>) -> Result<Jwk, Refusal> {
-    let object = value.as_object().ok_or_else(|| fault("cnf is not an object"))?;
+    let Some(object) = value.as_object() else { return Err(fault("cnf is not an object")) };
     let mut members = object.iter();
     match (members.next(), members.next()) {
         (Some(("jwk", key)), None) => {
@@ -219,11 +269,13 @@ fn confirmation(value: &Value<'_>) -> Result<Jwk, Refusal> {
 
 /// SHA-256 in base64url, without padding.
 fn hash(value: &Value<'_>) -> Result<[u8; 32], Refusal> {
-    let bytes = value
-        .as_str()
-        .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
-        .and_then(|bytes| bytes.try_into().ok());
-    bytes.ok_or_else(|| fault("par_hash is not the base64url of 32 bytes"))
+    if let Some(text) = value.as_str()
+        && let Ok(bytes) = URL_SAFE_NO_PAD.decode(text)
+        && let Ok(hash) = bytes.try_into()
+    {
+        return Ok(hash);
+    }
+    Err(fault("par_hash is not the base64url of 32 bytes"))
 }
 
 /// A string, or a non-empty array of strings (RFC 7519 section 4.1.3).
@@ -240,11 +292,11 @@ fn audience(value: &Value<'_>, list_max: usize) -> Result<Names, Refusal> {
 
 /// The set of scopes; every name must be in the table.
 fn read_scopes(value: Option<&Value<'_>>, list_max: usize) -> Result<Scopes, Refusal> {
-    let names = value.and_then(Value::as_array).ok_or_else(|| fault("scopes is not an array"))?;
+    let Some(Value::Array(names)) = value else { return Err(fault("scopes is not an array")) };
     let mut scopes = Scopes::default();
     let mut listed = Vec::with_capacity(names.len().min(list_max));
     for name in names {
-        let name = name.as_str().ok_or_else(|| fault("a scope is not a string"))?;
+        let Some(name) = name.as_str() else { return Err(fault("a scope is not a string")) };
         if !scopes.add(name) {
             return Err(Refusal::new(Code::ScopeUnknown).because(quoted(name)));
         }
@@ -264,8 +316,9 @@ fn read_details(
     let Some([detail]) = details.as_array() else {
         return Err(fault("authorization_details is not an array of one entry"));
     };
-    let detail =
-        detail.as_object().ok_or_else(|| fault("authorization_details[0] is not an object"))?;
+    let Some(detail) = detail.as_object() else {
+        return Err(fault("authorization_details[0] is not an object"));
+    };
     // An unknown member could be a limit that this build would not enforce.
     if let Some((name, _)) =
         detail.iter().find(|(name, _)| !matches!(*name, "type" | "scopes" | "constraints"))
@@ -279,10 +332,9 @@ fn read_details(
         return Err(fault("authorization_details[0].type is not agent_delegation"));
     }
     let scopes = read_scopes(detail.get("scopes"), list_max)?;
-    let constraints = detail
-        .get("constraints")
-        .and_then(Value::as_array)
-        .ok_or_else(|| fault("constraints is not an array"))?;
+    let Some(constraints) = detail.array("constraints") else {
+        return Err(fault("constraints is not an array"));
+    };
     Ok((scopes, read_constraints(constraints, list_max)?))
 }
 

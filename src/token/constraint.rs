@@ -60,8 +60,9 @@ impl Constraint {
     /// # Errors
     /// `constraint-malformed`, or `constraint-not-enforced` where the table does not have the pair.
     pub fn new(key: &str, kind: ConstraintType, value: Value<'static>) -> Result<Self, Refusal> {
-        let row = TABLE.iter().find(|row| row.key == key && row.kind == kind);
-        let row = row.ok_or_else(|| not_enforced(key, kind.as_str()))?;
+        let Some(row) = TABLE.iter().find(|row| row.key == key && row.kind == kind) else {
+            return Err(not_enforced(key, kind.as_str()));
+        };
         // The longest list is the issuer's setting. It is checked when the token is signed.
         let bound = Bound::read(row, &value, usize::MAX)?;
         Ok(Self { row, bound })
@@ -236,18 +237,23 @@ pub const NAME_MAX: usize = 256;
 
 /// A number up to [`NUMBER_MAX`].
 fn number(value: &Value<'_>) -> Option<u64> {
-    value.as_u64().filter(|number| *number <= NUMBER_MAX)
+    let number = value.as_u64()?;
+    if number <= NUMBER_MAX { Some(number) } else { None }
 }
 
 /// A text of 1 to [`NAME_MAX`] bytes.
 fn text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
-    value.as_str().filter(|text| (1..=NAME_MAX).contains(&text.len()))
+    let text = value.as_str()?;
+    if (1..=NAME_MAX).contains(&text.len()) { Some(text) } else { None }
 }
 
 /// A list of such texts with at least one entry.
 fn texts<'v>(value: &'v Value<'_>) -> Option<Vec<&'v str>> {
-    let texts: Option<Vec<&str>> = value.as_array()?.iter().map(text).collect();
-    texts.filter(|texts| !texts.is_empty())
+    let items = value.as_array()?;
+    if items.is_empty() {
+        return None;
+    }
+    items.iter().map(text).collect()
 }
 
 impl Bound {
@@ -255,16 +261,12 @@ impl Bound {
     fn read(row: &Row, value: &Value<'_>, list_max: usize) -> Result<Self, Refusal> {
         let bound = match row.kind {
             ConstraintType::OneOf | ConstraintType::NotOneOf => {
-                match texts(value).map(|texts| Names::read(&texts, list_max)) {
-                    Some(Err(fault)) => {
-                        return Err(wrong_list(
-                            &format!("the {} of {}", row.kind.as_str(), row.key),
-                            fault,
-                            list_max,
-                        ));
-                    }
-                    read => read.and_then(Result::ok).map(Self::Texts),
-                }
+                let Some(texts) = texts(value) else { return Err(wrong_value(row)) };
+                let names = Names::read(&texts, list_max).map_err(|fault| {
+                    let what = format!("the {} of {}", row.kind.as_str(), row.key);
+                    wrong_list(&what, fault, list_max)
+                })?;
+                Some(Self::Texts(names))
             }
             ConstraintType::Prefix => text(value).map(|text| Self::Text(text.to_owned())),
             ConstraintType::Rate
@@ -272,13 +274,21 @@ impl Bound {
             | ConstraintType::MaxLifetime
             | ConstraintType::MaxSubtree
             | ConstraintType::Min => number(value).map(Self::Number),
-            ConstraintType::Rank => value
-                .as_str()
-                .and_then(|rank| row.order().position(|known| known == rank))
-                .map(Self::Rank),
+            ConstraintType::Rank => rank(row, value).map(Self::Rank),
         };
         bound.ok_or_else(|| wrong_value(row))
     }
+}
+
+/// The index of a rank in the row's order.
+fn rank(row: &Row, value: &Value<'_>) -> Option<usize> {
+    let name = value.as_str()?;
+    row.order().position(|known| known == name)
+}
+
+/// A `constraint-malformed` refusal.
+fn malformed(why: String) -> Refusal {
+    Refusal::new(Code::ConstraintMalformed).because(why)
 }
 
 /// The refusal of a list of a token. The list is named `what`; it is too long or has an entry
@@ -302,14 +312,12 @@ pub(super) fn wrong_list(what: &str, fault: ListFault, list_max: usize) -> Refus
 /// `constraint-malformed`, `token-list`, or `constraint-not-enforced` where the table does not have
 /// the pair.
 pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
-    let malformed = |why: String| Refusal::new(Code::ConstraintMalformed).because(why);
-    let object = constraint
-        .as_object()
-        .ok_or_else(|| malformed("a constraint is not an object".to_owned()))?;
-    let key = object
-        .get("key")
-        .and_then(Value::as_str)
-        .ok_or_else(|| malformed("a constraint has no key".to_owned()))?;
+    let Some(object) = constraint.as_object() else {
+        return Err(malformed("a constraint is not an object".to_owned()));
+    };
+    let Some(key) = object.text("key") else {
+        return Err(malformed("a constraint has no key".to_owned()));
+    };
     // Only a rank has a third member, its order.
     let ranked = object.get(ConstraintType::Rank.as_str()).is_some();
     let mut types =
@@ -325,20 +333,18 @@ pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refu
         return Err(not_enforced(key, kind));
     };
     // The order is part of the signed statement. A token with another order would mean other ranks.
-    if ranked {
-        let order: Vec<&str> = object
-            .get("order")
-            .and_then(Value::as_array)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
-        if order.join(", ") != row.unit {
-            return Err(malformed(format!("the order of {key} is not [{}]", row.unit)));
-        }
+    if ranked && order_of(object) != row.unit {
+        return Err(malformed(format!("the order of {key} is not [{}]", row.unit)));
     }
     let bound = Bound::read(row, value, list_max)?;
     Ok(Constraint { row, bound })
+}
+
+/// The `order` of a constraint, as the table writes it; empty if it is no array.
+fn order_of(constraint: &Object<'_>) -> String {
+    let Some(items) = constraint.array("order") else { return String::new() };
+    let names: Vec<&str> = items.iter().filter_map(Value::as_str).collect();
+    names.join(", ")
 }
 
 /// Parses one constraint that this build enforces.
@@ -346,27 +352,24 @@ pub fn parse(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refu
 /// # Errors
 /// `constraint-malformed`, `token-list` or `constraint-not-enforced`.
 pub(super) fn read(constraint: &Value<'_>, list_max: usize) -> Result<Constraint, Refusal> {
-    let key = constraint.as_object().and_then(|object| object.get("key")).and_then(Value::as_str);
     // Checked before the value, so that a token for a later version gets `constraint-not-enforced`
     // and not `constraint-malformed`.
-    let later = TABLE.iter().find(|row| {
-        row.place.is_none()
-            && Some(row.key) == key
-            && constraint.as_object().is_some_and(|object| object.get(row.kind.as_str()).is_some())
-    });
-    match later {
-        Some(row) => Err(not_enforced(row.key, row.kind.as_str())),
-        None => parse(constraint, list_max),
+    if let Some(object) = constraint.as_object()
+        && let Some(key) = object.text("key")
+    {
+        for row in TABLE {
+            let kind = row.kind.as_str();
+            if row.place.is_none() && row.key == key && object.get(kind).is_some() {
+                return Err(not_enforced(row.key, kind));
+            }
+        }
     }
+    parse(constraint, list_max)
 }
 
 /// The refusal of a value that its row does not allow.
 fn wrong_value(row: &Row) -> Refusal {
-    Refusal::new(Code::ConstraintMalformed).because(format!(
-        "the {} of {} has a wrong value",
-        row.kind.as_str(),
-        row.key
-    ))
+    malformed(format!("the {} of {} has a wrong value", row.kind.as_str(), row.key))
 }
 
 /// The refusal of a pair that this build does not enforce.
@@ -384,10 +387,10 @@ fn not_enforced(key: &str, kind: &str) -> Refusal {
 pub fn markdown() -> String {
     let mut text = String::from("| key | type | unit | enforced |\n| --- | --- | --- | --- |\n");
     for row in TABLE {
-        let held = row.enforced().map_or_else(
-            || "not yet: the token is refused".to_owned(),
-            |place| format!("`{place}`"),
-        );
+        let held = match row.enforced() {
+            Some(place) => format!("`{place}`"),
+            None => "not yet: the token is refused".to_owned(),
+        };
         text.push_str(&format!(
             "| `{}` | `{}` | {} | {held} |\n",
             row.key,

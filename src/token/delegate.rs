@@ -9,31 +9,36 @@
 //! use token_shield::token::constraint::{Constraint, ConstraintType};
 //! use token_shield::token::delegate::{Narrowed, delegate};
 //! use token_shield::token::jwk::Jwk;
-//! use token_shield::token::mint::{MintRequest, mint};
+//! use token_shield::token::mint::{MintRequest, Parties, TokenSpan, mint};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let (now, hour) = (Timestamp(1_790_000_000_000), Duration::from_secs(3600));
+//! # let now = Timestamp(1_790_000_000_000);
 //! # let [first, second, third] = [1, 2, 3];
 //! let a_minute =
 //!     |rate| Constraint::new("requests_per_minute", ConstraintType::Rate, Value::from_u64(rate));
 //!
-//! // An operator names the holder's key in a token (`token-shield token issue --holder-key holder.jwk.pub --bearer-children`).
+//! // An operator names the holder's key in a token. The command is
+//! // `token-shield token issue --holder-key holder.jwk.pub --bearer-children`.
 //! let operator = SigningKey::generate(Algorithm::MlDsa65)?;
 //! let holder = SigningKey::generate(Algorithm::Ed25519)?;
-//! let (iss, aud) = ("https://operator.example", "https://gateway.example");
-//! let request = MintRequest::new((iss, aud), "research/planner".parse()?, "team:research".parse()?, (now, hour), first)
+//! let parties = Parties { iss: "https://operator.example", aud: "https://gateway.example" };
+//! let (agent, principal) = ("research/planner".parse()?, "team:research".parse()?);
+//! let span = TokenSpan { issued: now, lifetime: Duration::from_secs(3600) };
+//! let request = MintRequest::new(parties, agent, principal, span, first)
 //!     .limited(a_minute(60)?)
 //!     .limited(Constraint::bearer_children()?)
 //!     .delegable(Jwk::of(holder.public()?), 2);
 //! let parent = mint(&request, &operator)?;
 //!
-//! // The holder hands it on, narrower, without asking anybody. `first`, `second` … are 128 random bits each.
-//! let wanted = Narrowed { name: "reader".to_owned(), limits: vec![a_minute(6)?], ..Narrowed::default() };
-//! let chain = delegate(&parent, &holder, &wanted, now, second)?;
+//! // The holder hands it on, narrower, without asking anybody. `first`, `second` … are 128 random
+//! // bits each.
+//! let name = || "reader".to_owned();
+//! let narrower = Narrowed { name: name(), limits: vec![a_minute(6)?], ..Narrowed::default() };
+//! let chain = delegate(&parent, &holder, &narrower, now, second)?;
 //! assert!(chain.starts_with(&parent) && chain.contains('~'));
 //!
 //! // What would be wider is not signed.
-//! let wider = Narrowed { name: "reader".to_owned(), limits: vec![a_minute(61)?], ..Narrowed::default() };
+//! let wider = Narrowed { name: name(), limits: vec![a_minute(61)?], ..Narrowed::default() };
 //! assert!(delegate(&parent, &holder, &wider, now, third).is_err());
 //! # Ok(())
 //! # }
@@ -47,12 +52,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::clock::Timestamp;
 use crate::crypto::{SigningKey, sha256};
 use crate::json::{Object, Value};
-use crate::refusal::Refusal;
-use crate::token::chain::{BEARER_LIFE_S, THUMBPRINT_URN, joined};
+use crate::token::chain::{BEARER_LIFE_S, ChildToken, ParentToken, THUMBPRINT_URN, joined};
 use crate::token::claims::Claims;
 use crate::token::constraint::Constraint;
 use crate::token::jwk::Jwk;
-use crate::token::mint::{MintFault, label, sign};
+use crate::token::mint::{MintFault, date, label, refused, sign};
 use crate::token::{DETAIL_TYPE, LIST_MAX, Presented};
 
 /// The content of a child. The parent's values apply to everything that is left out.
@@ -85,23 +89,22 @@ pub fn delegate(
     now: Timestamp,
     entropy: u128,
 ) -> Result<String, MintFault> {
-    let refused = |refusal: Refusal| MintFault::Refused(Box::new(refusal));
     let presented = Presented::read(chain).map_err(refused)?;
-    let link = presented.links().last().ok_or(MintFault::Lifetime)?;
+    let Some(link) = presented.links().last() else { return Err(MintFault::Lifetime) };
     let parent = Claims::read(&link.payload, usize::MAX).map_err(refused)?;
     let signer = Jwk::of(key.public()?);
-    if parent.holder.as_ref().map(Jwk::id) != Some(signer.id()) {
+    if parent.holder_id() != Some(signer.id()) {
         return Err(MintFault::Holder);
     }
-    // Not before the parent's `iat`, also with a clock that is behind the issuer's.
+    // Not before the parent's `iat`, also with a clock that is slower than the issuer's.
     let issued = now.seconds().max(parent.issued);
     let longest = if wanted.holder.is_none() { BEARER_LIFE_S } else { i64::MAX };
     // A gateway checks these limits too. Here they give a better message.
     let latest = issued.saturating_add(longest).min(parent.expires);
-    let asked = wanted
-        .ttl
-        .map(|ttl| issued.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)));
-    let expires = asked.unwrap_or(latest);
+    let expires = match wanted.ttl {
+        Some(ttl) => issued.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+        None => latest,
+    };
     if expires > latest {
         return Err(MintFault::TooLong { latest: Timestamp(latest.saturating_mul(1000)) });
     }
@@ -111,40 +114,37 @@ pub fn delegate(
     let agent =
         parent.agent.child(&wanted.name).map_err(|fault| MintFault::Name(fault.to_string()))?;
     let mut claims = Object::new();
-    let mut set = |name: &str, value: Value<'static>| claims.set(name.to_owned(), value);
-    let seconds = |at: i64| u64::try_from(at).map(Value::from_u64).map_err(|_| MintFault::Date);
-    set("iss", Value::from_text(format!("{THUMBPRINT_URN}{}", signer.id())));
-    set(
-        "aud",
-        Value::Array(
-            parent.aud.iter().map(|audience| Value::from_text(audience.to_owned())).collect(),
-        ),
-    );
-    set("sub", Value::from_text(parent.principal.as_str().to_owned()));
-    set("client_id", Value::from_text(agent.as_str().to_owned()));
-    set("iat", seconds(issued)?);
+    claims.set("iss", Value::from_text(format!("{THUMBPRINT_URN}{}", signer.id())));
+    let audience = parent.aud.iter().map(|audience| Value::from_text(audience.to_owned()));
+    claims.set("aud", Value::Array(audience.collect()));
+    claims.set("sub", Value::from_text(parent.principal.as_str().to_owned()));
+    claims.set("client_id", Value::from_text(agent.as_str().to_owned()));
+    claims.set("iat", date(issued)?);
     // The parent's `nbf` is repeated, because a child must not begin before its parent.
     if let Some(not_before) = parent.not_before {
-        set("nbf", seconds(not_before)?);
+        claims.set("nbf", date(not_before)?);
     }
-    set("exp", seconds(expires)?);
-    set("jti", Value::from_text(label(now, entropy)));
-    set("del_depth", Value::from_u64(parent.depth + 1));
-    set("del_max_depth", Value::from_u64(wanted.depth_max.unwrap_or(parent.depth_max)));
-    set("par_hash", Value::from_text(URL_SAFE_NO_PAD.encode(sha256(link.signed.as_bytes()))));
+    claims.set("exp", date(expires)?);
+    claims.set("jti", Value::from_text(label(now, entropy)));
+    claims.set("del_depth", Value::from_u64(parent.depth + 1));
+    claims.set("del_max_depth", Value::from_u64(wanted.depth_max.unwrap_or(parent.depth_max)));
+    let parent_hash = URL_SAFE_NO_PAD.encode(sha256(link.signed.as_bytes()));
+    claims.set("par_hash", Value::from_text(parent_hash));
     if let Some(holder) = &wanted.holder {
         let mut confirmation = Object::new();
         confirmation.set("jwk", holder.value());
-        set("cnf", Value::Object(confirmation));
+        claims.set("cnf", Value::Object(confirmation));
     }
-    set("authorization_details", Value::Array(vec![detail(&parent, wanted)]));
+    claims.set("authorization_details", Value::Array(vec![detail(&parent, wanted)]));
     let child = sign(&Value::Object(claims), key)?;
     // The child is parsed with the gateway's own parser and checked against its parent.
     let read = Presented::read(&child).map_err(refused)?;
-    let own = &read.links().last().ok_or(MintFault::Lifetime)?.payload;
+    let Some(own) = read.links().last() else { return Err(MintFault::Lifetime) };
     // A gateway that accepted the parent accepts lists of the same length.
-    let child_claims = Claims::read(own, parent.longest_list().max(LIST_MAX)).map_err(refused)?;
-    joined((&parent, link), (&child_claims, &signer.id())).map_err(refused)?;
+    let list_max = parent.longest_list().max(LIST_MAX);
+    let own = Claims::read(&own.payload, list_max).map_err(refused)?;
+    let below = ChildToken { claims: &own, signer: &signer.id() };
+    joined(ParentToken { claims: &parent, link }, below).map_err(refused)?;
     let longer = format!("{chain}~{child}");
     // Checks the limits of the whole chain: its bytes and its number of tokens.
     Presented::read(&longer).map_err(refused)?;
@@ -153,17 +153,23 @@ pub fn delegate(
 
 /// The `authorization_details` of a child.
 fn detail(parent: &Claims, wanted: &Narrowed) -> Value<'static> {
-    // A limit that is not replaced must be repeated: leaving it out would widen the child.
-    let kept = parent
-        .constraints
-        .iter()
-        .filter(|limit| !wanted.limits.iter().any(|own| own.same_row(limit)));
-    let limits = kept.chain(&wanted.limits).map(Constraint::write).collect();
-    let scopes: Vec<Value<'static>> = if wanted.scopes.is_empty() {
-        parent.scopes.names().map(Value::from_text).collect()
-    } else {
-        wanted.scopes.iter().map(|scope| Value::from_text(scope.clone())).collect()
-    };
+    let mut limits = Vec::with_capacity(parent.constraints.len() + wanted.limits.len());
+    for limit in &parent.constraints {
+        // A limit that is not replaced must be repeated: leaving it out would widen the child.
+        if !wanted.limits.iter().any(|own| own.same_row(limit)) {
+            limits.push(limit.write());
+        }
+    }
+    for limit in &wanted.limits {
+        limits.push(limit.write());
+    }
+    let mut scopes: Vec<Value<'static>> = Vec::new();
+    if wanted.scopes.is_empty() {
+        scopes.extend(parent.scopes.names().map(Value::from_text));
+    }
+    for scope in &wanted.scopes {
+        scopes.push(Value::from_text(scope.clone()));
+    }
     let mut detail = Object::new();
     detail.set("type", Value::from_text(DETAIL_TYPE));
     detail.set("scopes", Value::Array(scopes));

@@ -5,9 +5,8 @@ use crate::clock::Timestamp;
 use crate::crypto::Algorithm;
 use crate::json::{self, Object, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::chain::joined;
+use crate::token::chain::{ChildToken, ParentToken, joined};
 use crate::token::claims::Claims;
-use crate::token::jwk::Jwk;
 use crate::token::{Link, Presented};
 
 /// For each token of a chain, root first: one line for each claim, with a name and a value. Then
@@ -19,14 +18,15 @@ use crate::token::{Link, Presented};
 pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
     let presented = Presented::read(text)?;
     let mut tokens = Vec::new();
-    for (place, link) in presented.links().iter().enumerate() {
+    let mut parent = None;
+    for link in presented.links() {
         let mut lines = vec![
             ("id".to_owned(), link.id().to_string()),
             ("alg".to_owned(), printable(&link.algorithm)),
             ("kid".to_owned(), printable(&link.kid)),
         ];
-        if let Ok(payload) = json::parse(&link.payload, &DEPTH) {
-            for (name, value) in payload.as_object().into_iter().flat_map(Object::iter) {
+        if let Ok(Value::Object(payload)) = json::parse(&link.payload, &DEPTH) {
+            for (name, value) in payload.iter() {
                 lines.push((printable(name), shown(name, value)));
             }
         }
@@ -34,11 +34,11 @@ pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
             lines.push(("holder".to_owned(), holder));
         }
         lines.push(("form".to_owned(), form(link)));
-        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before))
-        {
+        if let Some(parent) = parent {
             lines.push(("joint".to_owned(), joint(parent, link)));
         }
         tokens.push(lines);
+        parent = Some(link);
     }
     Ok(tokens)
 }
@@ -52,13 +52,14 @@ pub fn lines(text: &str) -> Result<Vec<Vec<(String, String)>>, Refusal> {
 pub fn document(text: &str) -> Result<String, Refusal> {
     let presented = Presented::read(text)?;
     let mut tokens = Vec::new();
-    for (place, link) in presented.links().iter().enumerate() {
+    let mut parent = None;
+    for link in presented.links() {
         // `write` keeps the text of numbers and the order of members, so it shows what was signed.
         let payload = json::parse(&link.payload, &DEPTH).unwrap_or(Value::Null);
         let mut times = Object::new();
         for name in DATES {
-            if let Some(at) =
-                payload.as_object().and_then(|claims| claims.get(name)).and_then(moment)
+            if let Some(claim) = payload.member(name)
+                && let Some(at) = moment(claim)
             {
                 times.set(name, Value::from_text(at));
             }
@@ -73,13 +74,13 @@ pub fn document(text: &str) -> Result<String, Refusal> {
             object.set("holder", Value::from_text(holder));
         }
         object.set("form", Value::from_text(form(link)));
-        if let Some(parent) = place.checked_sub(1).and_then(|before| presented.links().get(before))
-        {
+        if let Some(parent) = parent {
             object.set("joint", Value::from_text(joint(parent, link)));
         }
         object.set("times", Value::Object(times));
         object.set("payload", payload);
         tokens.push(print(&Value::Object(object)));
+        parent = Some(link);
     }
     Ok(match tokens.as_slice() {
         [one] => one.clone(),
@@ -90,7 +91,8 @@ pub fn document(text: &str) -> Result<String, Refusal> {
 /// The thumbprint of the key that may sign children (`cnf.jwk`), as `keys revoke --holder` takes
 /// it.
 fn holder(link: &Link<'_>) -> Option<String> {
-    Some(Claims::read(&link.payload, usize::MAX).ok()?.holder?.id().to_string())
+    let claims = Claims::read(&link.payload, usize::MAX).ok()?;
+    Some(claims.holder_id()?.to_string())
 }
 
 /// Whether a child is signed by the key that its parent names and is narrower. The signature itself
@@ -102,12 +104,13 @@ fn joint(parent: &Link<'_>, child: &Link<'_>) -> String {
         return "unknown: one of the two is not well-formed".to_owned();
     };
     // The key comes from the parent; the child only names it.
-    let signer =
-        above.holder.as_ref().map(Jwk::id).filter(|holder| holder.to_string() == child.kid);
-    let joined = signer.map_or_else(
-        || Err(Code::ChainSigner.into()),
-        |signer| joined((&above, parent), (&below, &signer)),
-    );
+    let joined = match above.holder_id() {
+        Some(signer) if signer.to_string() == child.kid => joined(
+            ParentToken { claims: &above, link: parent },
+            ChildToken { claims: &below, signer: &signer },
+        ),
+        Some(_) | None => Err(Code::ChainSigner.into()),
+    };
     match joined {
         Ok(()) => {
             "narrower than its parent in everything; the signature was not checked".to_owned()
@@ -118,7 +121,10 @@ fn joint(parent: &Link<'_>, child: &Link<'_>) -> String {
 
 /// A refusal in words.
 fn said(refusal: &Refusal) -> String {
-    let detail = refusal.detail.as_ref().map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let detail = match &refusal.detail {
+        Some(detail) => format!(" ({detail})"),
+        None => String::new(),
+    };
     printable(&format!("a gateway refuses it: {}: {}{detail}", refusal.code, refusal.message))
 }
 
@@ -131,15 +137,14 @@ const DATES: [&str; 3] = ["iat", "nbf", "exp"];
 /// Whether the gateway's parser accepts the form of the claims.
 fn form(link: &Link<'_>) -> String {
     // A token that was cut when it was copied is the most common fault, so it has its own message.
-    let right = [Algorithm::MlDsa65, Algorithm::Ed25519]
-        .into_iter()
-        .find(|known| known.as_str() == link.algorithm);
-    if let Some(right) = right.filter(|right| right.signature_bytes() != link.signature.len()) {
-        let (name, whole, here) = (right.as_str(), right.signature_bytes(), link.signature.len());
-        return format!(
-            "a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; was \
-                the token cut?"
-        );
+    for known in [Algorithm::MlDsa65, Algorithm::Ed25519] {
+        let (name, whole, here) = (known.as_str(), known.signature_bytes(), link.signature.len());
+        if name == link.algorithm && whole != here {
+            return format!(
+                "a gateway refuses it: a signature of {name} has {whole} bytes, this one {here}; \
+                    was the token cut?"
+            );
+        }
     }
     match Claims::read(&link.payload, usize::MAX) {
         Ok(_) => "well-formed; signature, issuer, audience and times were not checked".to_owned(),
@@ -153,13 +158,21 @@ fn moment(value: &Value<'_>) -> Option<String> {
     use std::fmt::Write as _;
     let ms = i64::try_from(value.as_u64()?).ok()?.checked_mul(1000)?;
     let mut text = String::new();
-    write!(text, "{}", Timestamp(ms)).ok().map(|()| text)
+    write!(text, "{}", Timestamp(ms)).ok()?;
+    Some(text)
 }
 
 /// A claim's value, safe to print.
 fn shown(name: &str, value: &Value<'_>) -> String {
-    let date = if DATES.contains(&name) { moment(value) } else { None };
-    date.unwrap_or_else(|| value.as_str().map_or_else(|| printable(&print(value)), printable))
+    if DATES.contains(&name)
+        && let Some(date) = moment(value)
+    {
+        return date;
+    }
+    match value.as_str() {
+        Some(text) => printable(text),
+        None => printable(&print(value)),
+    }
 }
 
 /// A JSON value as text.

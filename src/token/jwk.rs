@@ -44,7 +44,18 @@ fn decode(value: &str) -> Result<Vec<u8>, JwkFault> {
 
 /// A member that must be a string.
 fn text<'v>(object: &'v Object<'_>, name: &str, fault: &'static str) -> Result<&'v str, JwkFault> {
-    object.get(name).and_then(Value::as_str).ok_or(JwkFault::Member(fault))
+    match object.text(name) {
+        Some(text) => Ok(text),
+        None => Err(JwkFault::Member(fault)),
+    }
+}
+
+/// The members of a key.
+fn members_of<'v, 'j>(key: &'v Value<'j>) -> Result<&'v Object<'j>, JwkFault> {
+    match key.as_object() {
+        Some(object) => Ok(object),
+        None => Err(JwkFault::Member("a key is a JSON object")),
+    }
 }
 
 /// The algorithm of a key, from `kty` with `alg` or `crv`.
@@ -54,10 +65,11 @@ fn algorithm(object: &Object<'_>) -> Result<Algorithm, JwkFault> {
             Ok(Algorithm::MlDsa65)
         }
         "OKP" if text(object, "crv", "an OKP key needs crv")? == "Ed25519" => {
-            match object.get("alg").map(Value::as_str) {
-                None | Some(Some("Ed25519" | "EdDSA")) => Ok(Algorithm::Ed25519),
-                Some(_) => Err(JwkFault::Member("the alg of an Ed25519 key is Ed25519 or EdDSA")),
+            let named = object.get("alg");
+            if named.is_none() || matches!(object.text("alg"), Some("Ed25519" | "EdDSA")) {
+                return Ok(Algorithm::Ed25519);
             }
+            Err(JwkFault::Member("the alg of an Ed25519 key is Ed25519 or EdDSA"))
         }
         _ => Err(JwkFault::Member("keys are AKP with alg ML-DSA-65, or OKP with crv Ed25519")),
     }
@@ -85,7 +97,7 @@ impl Jwk {
     /// # Errors
     /// When it is not one, or has a private member.
     pub fn read(value: &Value<'_>) -> Result<Self, JwkFault> {
-        let object = value.as_object().ok_or(JwkFault::Member("a key is a JSON object"))?;
+        let object = members_of(value)?;
         // A private key in the gateway's config is a leak. It is reported, even though the key
         // would work.
         for private in ["d", "priv"] {
@@ -94,16 +106,13 @@ impl Jwk {
             }
         }
         // RFC 7517 sections 4.2 and 4.3: a key for another use must not verify tokens.
-        if object.get("use").is_some_and(|value| value.as_str() != Some("sig")) {
+        if object.get("use").is_some() && object.text("use") != Some("sig") {
             return Err(JwkFault::Member("use is not sig"));
         }
-        if let Some(operations) = object.get("key_ops") {
-            let verifies = operations.as_array().is_some_and(|list| {
-                list.iter().any(|operation| operation.as_str() == Some("verify"))
-            });
-            if !verifies {
-                return Err(JwkFault::Member("key_ops does not list verify"));
-            }
+        if let Some(operations) = object.get("key_ops")
+            && !verifies(operations)
+        {
+            return Err(JwkFault::Member("key_ops does not list verify"));
         }
         let jwk = Self::of(read_public(object)?);
         match object.get("kid") {
@@ -162,6 +171,12 @@ impl Jwk {
     }
 }
 
+/// Whether the operations of a key are a list with `verify` (RFC 7517 section 4.3).
+fn verifies(operations: &Value<'_>) -> bool {
+    let Some(list) = operations.as_array() else { return false };
+    list.iter().any(|operation| operation.as_str() == Some("verify"))
+}
+
 /// Parses the public half of a key.
 fn read_public(object: &Object<'_>) -> Result<PublicKey, JwkFault> {
     let algorithm = algorithm(object)?;
@@ -188,9 +203,8 @@ const KEYS: json::Limits = json::Limits::deep(8);
 /// When it is not one, or an entry is not a public key.
 pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     let value = json::parse(text.as_bytes(), &KEYS)?;
-    let object = value.as_object();
     // A common mistake, so it has its own message.
-    if object.is_some_and(|object| object.get("priv").is_some() || object.get("d").is_some()) {
+    if value.member("priv").is_some() || value.member("d").is_some() {
         return Err(JwkFault::Member(
             "this is a private key; a gateway takes its public half, the .pub file beside it",
         ));
@@ -200,8 +214,10 @@ pub fn read_set(text: &str) -> Result<Vec<Jwk>, JwkFault> {
 
 /// The entries of a JWK Set.
 fn listed<'v>(set: &'v Value<'_>) -> Result<&'v [Value<'v>], JwkFault> {
-    let keys = set.as_object().and_then(|object| object.get("keys")).and_then(Value::as_array);
-    keys.ok_or(JwkFault::Member("a JWK Set is {\"keys\": […]}"))
+    match set.member("keys") {
+        Some(Value::Array(keys)) => Ok(keys),
+        Some(_) | None => Err(JwkFault::Member("a JWK Set is {\"keys\": […]}")),
+    }
 }
 
 /// Parses a published JWK Set. Keys of another type, curve or use are ignored (RFC 7517 section 5).
@@ -210,17 +226,22 @@ fn listed<'v>(set: &'v Value<'_>) -> Result<&'v [Value<'v>], JwkFault> {
 /// When it is not one, or a key in it is not valid.
 pub fn read_published(text: &str) -> Result<Vec<Jwk>, JwkFault> {
     let value = json::parse(text.as_bytes(), &KEYS)?;
-    listed(&value)?.iter().filter(|key| concerns_us(key)).map(Jwk::read).collect()
+    let mut keys = Vec::new();
+    for key in listed(&value)? {
+        if concerns_us(key) {
+            keys.push(Jwk::read(key)?);
+        }
+    }
+    Ok(keys)
 }
 
 /// Whether a published key is of a type and use that this gateway accepts.
 fn concerns_us(key: &Value<'_>) -> bool {
-    let text =
-        |name: &str| key.as_object().and_then(|object| object.get(name)).and_then(Value::as_str);
-    let signs = text("use").is_none_or(|purpose| purpose == "sig");
-    let known = match text("kty") {
-        Some("AKP") => text("alg") == Some(Algorithm::MlDsa65.as_str()),
-        Some("OKP") => text("crv") == Some("Ed25519"),
+    let Some(members) = key.as_object() else { return false };
+    let signs = matches!(members.text("use"), None | Some("sig"));
+    let known = match members.text("kty") {
+        Some("AKP") => members.text("alg") == Some(Algorithm::MlDsa65.as_str()),
+        Some("OKP") => members.text("crv") == Some("Ed25519"),
         _ => false,
     };
     signs && known
@@ -239,7 +260,7 @@ pub fn write_set(keys: &[Jwk]) -> String {
 /// When it is not one, or when its two halves do not match.
 pub fn read_private(text_of_file: &str) -> Result<SigningKey, JwkFault> {
     let value = json::parse(text_of_file.as_bytes(), &KEYS)?;
-    let object = value.as_object().ok_or(JwkFault::Member("a key is a JSON object"))?;
+    let object = members_of(&value)?;
     if object.get("keys").is_some() {
         return Err(JwkFault::Member(
             "this is the public half; a signature needs the private key, the file without .pub",

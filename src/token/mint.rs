@@ -46,31 +46,48 @@ pub struct MintRequest {
     pub list_max: usize,
 }
 
+/// Who issues a token, and for which gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct Parties<'p> {
+    /// `iss`.
+    pub iss: &'p str,
+    /// `aud`: the gateway.
+    pub aud: &'p str,
+}
+
+/// When a token is valid.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenSpan {
+    /// `iat`.
+    pub issued: Timestamp,
+    /// The time from `iat` to `exp`.
+    pub lifetime: Duration,
+}
+
 impl MintRequest {
     /// A bearer token for `agent` in the name of `principal`, with the scopes `inference.*` and
-    /// `models.read` and without limits. The arguments are `(iss, aud)`, `(issued, lifetime)`, and
-    /// 128 random bits.
+    /// `models.read` and without limits. `entropy` are 128 random bits.
     #[must_use]
     pub fn new(
-        (iss, aud): (&str, &str),
+        parties: Parties<'_>,
         agent: AgentName,
         principal: Principal,
-        (issued, lifetime): (Timestamp, Duration),
+        span: TokenSpan,
         entropy: u128,
     ) -> Self {
         Self {
-            iss: iss.to_owned(),
-            aud: aud.to_owned(),
+            iss: parties.iss.to_owned(),
+            aud: parties.aud.to_owned(),
             principal,
             agent,
             scopes: vec!["inference.*".to_owned(), "models.read".to_owned()],
             limits: Vec::new(),
             holder: None,
             depth_max: 1,
-            issued,
+            issued: span.issued,
             not_before: None,
-            expires: issued.plus(lifetime),
-            jti: label(issued, entropy),
+            expires: span.issued.plus(span.lifetime),
+            jti: label(span.issued, entropy),
             list_max: LIST_MAX,
         }
     }
@@ -96,14 +113,14 @@ pub enum MintFault {
     #[error("{0:?} is not a scope; docs/TOKEN.md has the table")]
     Scope(String),
     /// No scope.
-    #[error("a token without a scope allows nothing; name one with --scope")]
+    #[error("a token without a scope allows no request; name one with --scope")]
     NoScope,
     /// An end that is not after the beginning.
     #[error("the token would end before it begins")]
     Lifetime,
     /// A child that would live longer than it may.
     #[error(
-        "the token would live longer than its parent, or without a key of its own longer than 15 \
+        "the token would live longer than its parent, or without its own key longer than 15 \
             minutes: until {latest} at the latest"
     )]
     TooLong {
@@ -168,15 +185,26 @@ pub fn mint(request: &MintRequest, key: &SigningKey) -> Result<String, MintFault
         return Err(MintFault::NoScope);
     }
     // The token is valid from the later of the two times on.
-    let begins = request.not_before.unwrap_or(request.issued).max(request.issued);
+    let begins = match request.not_before {
+        Some(not_before) => not_before.max(request.issued),
+        None => request.issued,
+    };
     if request.expires.seconds() <= begins.seconds() {
         return Err(MintFault::Lifetime);
     }
     checked(sign(&payload(request)?, key)?, request.list_max)
 }
 
-/// Signs a root token with the claims of `token`, from `now` on. It lives for `lifetime`, or as
-/// long as the former one, but not beyond `latest`.
+/// How long a renewed token lives.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RenewalTerm {
+    /// Its lifetime; without a value, that of the former token.
+    pub lifetime: Option<Duration>,
+    /// The latest `exp`.
+    pub latest: Option<Timestamp>,
+}
+
+/// Signs a root token with the claims of `token`, from `now` on. It lives as long as `term` says.
 ///
 /// # Errors
 /// When `token` is not a root token that a gateway would accept, or the new one would not be.
@@ -184,7 +212,7 @@ pub fn renew(
     token: &str,
     key: &SigningKey,
     now: Timestamp,
-    (lifetime, latest): (Option<Duration>, Option<Timestamp>),
+    term: RenewalTerm,
     entropy: u128,
 ) -> Result<String, MintFault> {
     let presented = Presented::read(token).map_err(refused)?;
@@ -192,9 +220,9 @@ pub fn renew(
     let former = Claims::read(&link.payload, usize::MAX).map_err(refused)?;
     let lived = u64::try_from(former.expires.saturating_sub(former.issued))
         .map_err(|_| MintFault::Lifetime)?;
-    let expires = now
-        .plus(lifetime.unwrap_or(Duration::from_secs(lived)))
-        .min(latest.unwrap_or(Timestamp(i64::MAX)));
+    let lifetime = term.lifetime.unwrap_or(Duration::from_secs(lived));
+    let latest = term.latest.unwrap_or(Timestamp(i64::MAX));
+    let expires = now.plus(lifetime).min(latest);
     if expires.seconds() <= now.seconds() {
         return Err(MintFault::Lifetime);
     }
@@ -202,12 +230,10 @@ pub fn renew(
     // too.
     let payload = json::parse(&link.payload, &json::Limits::deep(16))
         .map_err(|_| refused(Code::TokenClaims.into()))?;
-    let mut claims = payload.as_object().cloned().unwrap_or_default();
-    let seconds = |at: Timestamp| {
-        u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date)
-    };
-    claims.set("iat", seconds(now)?);
-    claims.set("exp", seconds(expires)?);
+    // The claims were read from it before, so it is an object.
+    let mut claims = if let Value::Object(claims) = payload { claims } else { Object::new() };
+    claims.set("iat", date(now.seconds())?);
+    claims.set("exp", date(expires.seconds())?);
     claims.set("jti", text(label(now, entropy)));
     // The former `nbf` may be after the new `exp`.
     claims.remove("nbf");
@@ -216,8 +242,19 @@ pub fn renew(
 }
 
 /// A fault with a gateway's refusal.
-fn refused(refusal: Refusal) -> MintFault {
+pub(super) fn refused(refusal: Refusal) -> MintFault {
     MintFault::Refused(Box::new(refusal))
+}
+
+/// A date as a claim. `seconds` counts from 1970.
+///
+/// # Errors
+/// [`MintFault::Date`] for a time before 1970.
+pub(super) fn date(seconds: i64) -> Result<Value<'static>, MintFault> {
+    match u64::try_from(seconds) {
+        Ok(seconds) => Ok(Value::from_u64(seconds)),
+        Err(_) => Err(MintFault::Date),
+    }
 }
 
 /// Parses the signed token with the gateway's own parser, so that no token is returned that a
@@ -231,26 +268,25 @@ fn checked(token: String, list_max: usize) -> Result<String, MintFault> {
 
 /// The payload of a root token.
 fn payload(request: &MintRequest) -> Result<Value<'static>, MintFault> {
-    let seconds = |at: Timestamp| {
-        u64::try_from(at.seconds()).map(Value::from_u64).map_err(|_| MintFault::Date)
-    };
+    let scopes = request.scopes.iter().map(text);
+    let limits = request.limits.iter().map(Constraint::write);
     let detail = object(vec![
         ("type", text(DETAIL_TYPE)),
-        ("scopes", Value::Array(request.scopes.iter().map(text).collect())),
-        ("constraints", Value::Array(request.limits.iter().map(Constraint::write).collect())),
+        ("scopes", Value::Array(scopes.collect())),
+        ("constraints", Value::Array(limits.collect())),
     ]);
     let mut members = vec![
         ("iss", text(&request.iss)),
         ("aud", text(&request.aud)),
         ("sub", text(&request.principal)),
         ("client_id", text(&request.agent)),
-        ("iat", seconds(request.issued)?),
+        ("iat", date(request.issued.seconds())?),
     ];
     if let Some(not_before) = request.not_before {
-        members.push(("nbf", seconds(not_before)?));
+        members.push(("nbf", date(not_before.seconds())?));
     }
     members.extend([
-        ("exp", seconds(request.expires)?),
+        ("exp", date(request.expires.seconds())?),
         ("jti", text(&request.jti)),
         ("del_depth", Value::from_u64(0)),
         ("del_max_depth", Value::from_u64(request.depth_max)),
@@ -274,14 +310,16 @@ pub fn sign(payload: &Value<'_>, key: &SigningKey) -> Result<String, MintFault> 
         ("alg", text(key.algorithm().as_str())),
         ("kid", text(jwk.id())),
     ]);
-    let encode = |value: &Value<'_>| {
-        let mut bytes = Vec::new();
-        json::write(value, &mut bytes);
-        URL_SAFE_NO_PAD.encode(bytes)
-    };
     let signed = format!("{}.{}", encode(&header), encode(payload));
     let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes()));
     Ok(format!("{signed}.{signature}"))
+}
+
+/// The base64url of a JSON value, without padding.
+fn encode(value: &Value<'_>) -> String {
+    let mut bytes = Vec::new();
+    json::write(value, &mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 #[cfg(test)]
@@ -296,14 +334,10 @@ mod tests {
             "research/summarizer".parse().expect("agent"),
             "team:research".parse().expect("principal"),
         );
-        let times = (Timestamp(1_790_000_000_000), Duration::from_secs(3600));
-        MintRequest::new(
-            ("https://operator.example", "https://gateway.example"),
-            agent,
-            principal,
-            times,
-            7,
-        )
+        let parties = Parties { iss: "https://operator.example", aud: "https://gateway.example" };
+        let lifetime = Duration::from_secs(3600);
+        let span = TokenSpan { issued: Timestamp(1_790_000_000_000), lifetime };
+        MintRequest::new(parties, agent, principal, span, 7)
     }
 
     #[track_caller]

@@ -61,11 +61,18 @@ impl Names {
         self.ends.is_empty()
     }
 
-    /// The name at an index.
+    /// The name at an index; empty for an index without a name.
     fn at(&self, place: usize) -> &str {
-        let end = |place: usize| self.ends.get(place).map_or(0, |end| *end as usize);
-        let start = place.checked_sub(1).map_or(0, end);
-        self.text.get(start..end(place)).unwrap_or_default()
+        let start = if place == 0 { 0 } else { self.end(place - 1) };
+        self.text.get(start..self.end(place)).unwrap_or_default()
+    }
+
+    /// Where the name at an index ends in the text; 0 for an index without a name.
+    fn end(&self, place: usize) -> usize {
+        match self.ends.get(place) {
+            Some(end) => *end as usize,
+            None => 0,
+        }
     }
 
     /// The names, in ascending order.
@@ -111,15 +118,17 @@ pub(super) const fn heap(bytes: usize) -> usize {
 /// True where the ascending `theirs` has every item of the ascending `own`. Each item of both is
 /// read at most once.
 fn subset<T: Ord>(own: impl Iterator<Item = T>, mut theirs: impl Iterator<Item = T>) -> bool {
-    own.into_iter().all(|name| {
+    for name in own {
         loop {
-            match theirs.next().map(|other| other.cmp(&name)) {
-                Some(std::cmp::Ordering::Less) => {}
-                Some(std::cmp::Ordering::Equal) => return true,
-                Some(std::cmp::Ordering::Greater) | None => return false,
+            let Some(other) = theirs.next() else { return false };
+            match other.cmp(&name) {
+                std::cmp::Ordering::Less => {}
+                std::cmp::Ordering::Equal => break,
+                std::cmp::Ordering::Greater => return false,
             }
         }
-    })
+    }
+    true
 }
 
 #[cfg(test)]
@@ -128,6 +137,7 @@ mod tests {
     use proptest::prelude::*;
     use std::cell::Cell;
     use std::cmp::Ordering;
+    use std::collections::BTreeSet;
 
     fn names(list: &[&str]) -> Names {
         Names::read(list, usize::MAX).expect("a list")
@@ -186,9 +196,10 @@ mod tests {
         #[test]
         fn inclusion_is_that_of_sets(own in "[ab]{0,3}( \
             [ab]{0,3}){0,5}", theirs in "[ab]{0,3}( [ab]{0,3}){0,5}") {
-            let set = |text: &str| text.split(' ').map(str::to_owned).collect::<std::collections::BTreeSet<String>>();
+            let set = |text: &str| text.split(' ').map(str::to_owned).collect::<BTreeSet<String>>();
             let (own, theirs) = (set(&own), set(&theirs));
-            let read = |set: &std::collections::BTreeSet<String>| names(&set.iter().map(String::as_str).collect::<Vec<_>>());
+            let read =
+                |set: &BTreeSet<String>| names(&set.iter().map(String::as_str).collect::<Vec<_>>());
             prop_assert_eq!(read(&own).within(&read(&theirs)), own.is_subset(&theirs));
             prop_assert!(own.iter().all(|name| read(&own).contains(name)));
             prop_assert!(theirs.iter().all(|name| read(&own).contains(name) == own.contains(name)));

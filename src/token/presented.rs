@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::clock::Timestamp;
 use crate::crypto::sha256;
 use crate::id::TokenId;
-use crate::json::{self, Value};
+use crate::json::{self, Object};
 use crate::refusal::{Code, Refusal};
 use crate::token::claims::{Claims, Grants};
 use crate::token::{TYP, handle, quoted};
@@ -42,23 +42,26 @@ fn malformed(why: &'static str) -> Refusal {
     Refusal::new(Code::TokenMalformed).because(why)
 }
 
+/// Decodes a part of a token. Strict: without padding and with zero trailing bits, so that one
+/// token has one text (RFC 4648 section 3.5).
+fn decode(part: &str) -> Result<Vec<u8>, Refusal> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed("a part is not strict unpadded base64url"))
+}
+
 impl<'t> Link<'t> {
     /// Parses one JWS.
     fn read(text: &'t str) -> Result<Self, Refusal> {
-        let (signed, signature) = text.rsplit_once('.').ok_or_else(|| malformed("no dots"))?;
-        let (header, payload) = signed.split_once('.').ok_or_else(|| malformed("one dot"))?;
+        let Some((signed, signature)) = text.rsplit_once('.') else {
+            return Err(malformed("no dots"));
+        };
+        let Some((header, payload)) = signed.split_once('.') else {
+            return Err(malformed("one dot"));
+        };
         // `rsplit_once` and `split_once` leave further dots in the middle; only one spelling may be
         // accepted.
         if payload.contains('.') {
             return Err(malformed("more than two dots"));
         }
-        // Strict: without padding and with zero trailing bits, so that one token has one text (RFC
-        // 4648 section 3.5).
-        let decode = |part: &str| {
-            URL_SAFE_NO_PAD
-                .decode(part)
-                .map_err(|_| malformed("a part is not strict unpadded base64url"))
-        };
         let header = decode(header)?;
         let (algorithm, kid) = read_header(&header)?;
         Ok(Self {
@@ -91,7 +94,7 @@ impl<'t> Presented<'t> {
         // the program has no registry.
         if text.starts_with(handle::PREFIX) {
             return Err(Refusal::new(Code::HandleUnknown)
-                .because("a handle says nothing by itself; the gateway looks it up"));
+                .because("a handle is not a token; the gateway looks it up"));
         }
         if text.split('~').count() > LINKS_MAX {
             return Err(Code::ChainTooLong.into());
@@ -117,40 +120,55 @@ impl<'t> Presented<'t> {
     /// # Errors
     /// `token-claims`, `scope-unknown`, `constraint-malformed` or `constraint-not-enforced`.
     pub fn grants(&self) -> Result<Vec<Grants>, Refusal> {
-        self.links.iter().map(|link| Ok(Claims::read(&link.payload, usize::MAX)?.grants)).collect()
+        let mut grants = Vec::with_capacity(self.links.len());
+        for link in &self.links {
+            grants.push(Claims::read(&link.payload, usize::MAX)?.grants);
+        }
+        Ok(grants)
     }
 
     /// The id of the last token, which is the one that acts.
     #[must_use]
     pub fn id(&self) -> TokenId {
         // The list is never empty, so the zeros are never returned.
-        self.links.last().map_or(TokenId([0; 32]), Link::id)
+        match self.links.last() {
+            Some(link) => link.id(),
+            None => TokenId([0; 32]),
+        }
     }
 }
 
 /// `alg` and `kid` of a header that has exactly `typ`, `alg` and `kid`, all of them strings.
 fn read_header(bytes: &[u8]) -> Result<(String, String), Refusal> {
-    let fault = |why: String| Refusal::new(Code::TokenHeader).because(why);
-    let value =
-        json::parse(bytes, &json::Limits::deep(4)).map_err(|error| fault(error.to_string()))?;
-    let header = value.as_object().ok_or_else(|| fault("not an object".to_owned()))?;
+    let value = json::parse(bytes, &json::Limits::deep(4))
+        .map_err(|error| header_fault(error.to_string()))?;
+    let Some(header) = value.as_object() else {
+        return Err(header_fault("not an object".to_owned()));
+    };
     // An unknown member could change how other parsers read the token, such as `crit` or `b64` (RFC
     // 7515 section 4.1.11, RFC 7797).
     if let Some((name, _)) = header.iter().find(|(name, _)| !matches!(*name, "typ" | "alg" | "kid"))
     {
-        return Err(fault(format!("it has the member {}", quoted(name))));
+        return Err(header_fault(format!("it has the member {}", quoted(name))));
     }
-    let text = |name: &str| {
-        header
-            .get(name)
-            .and_then(Value::as_str)
-            .ok_or_else(|| fault(format!("{name} is missing or not a string")))
-    };
-    let typ = text("typ")?;
+    let typ = header_text(header, "typ")?;
     // Explicit typing: another kind of JWT by the same key is not accepted as a token (RFC 8725
     // section 3.11).
     if typ != TYP && typ != "application/at+jwt" {
-        return Err(fault(format!("typ is not {TYP}")));
+        return Err(header_fault(format!("typ is not {TYP}")));
     }
-    Ok((text("alg")?.to_owned(), text("kid")?.to_owned()))
+    Ok((header_text(header, "alg")?.to_owned(), header_text(header, "kid")?.to_owned()))
+}
+
+/// A `token-header` refusal.
+fn header_fault(why: String) -> Refusal {
+    Refusal::new(Code::TokenHeader).because(why)
+}
+
+/// A member of a header that must be a string.
+fn header_text<'v>(header: &'v Object<'_>, name: &str) -> Result<&'v str, Refusal> {
+    match header.text(name) {
+        Some(text) => Ok(text),
+        None => Err(header_fault(format!("{name} is missing or not a string"))),
+    }
 }

@@ -71,7 +71,12 @@ struct Exactness {
 
 /// The most exact of the patterns that match.
 fn closest(patterns: &[String], principal: &str) -> Option<Exactness> {
-    patterns.iter().filter_map(|pattern| exactness(pattern, principal)).max()
+    let mut closest = None;
+    for pattern in patterns {
+        // No match is less than any match.
+        closest = closest.max(exactness(pattern, principal));
+    }
+    closest
 }
 
 /// How exactly a pattern names a principal; `None` where it does not match.

@@ -54,6 +54,14 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Whether `name` grants the scope. `inference.*` is the only pattern. All other names must
+    /// match exactly.
+    fn is_named(self, name: &str) -> bool {
+        self.as_str() == name || name == EVERY_INFERENCE && self.as_str().starts_with("inference.")
+    }
+}
+
 /// The scope that covers every `inference.…` scope.
 pub(super) const EVERY_INFERENCE: &str = "inference.*";
 
@@ -65,15 +73,12 @@ impl Scopes {
     /// Adds a scope by its name; false where the table has no such name.
     #[must_use]
     pub fn add(&mut self, name: &str) -> bool {
-        // `inference.*` is the only pattern. All other names must match exactly.
-        let covered = |scope: Scope| {
-            scope.as_str() == name
-                || name == EVERY_INFERENCE && scope.as_str().starts_with("inference.")
-        };
-        let granted = Scope::ALL
-            .into_iter()
-            .filter(|scope| covered(*scope))
-            .fold(0, |set, scope| set | Self::bit(scope));
+        let mut granted = 0;
+        for scope in Scope::ALL {
+            if scope.is_named(name) {
+                granted |= Self::bit(scope);
+            }
+        }
         self.0 |= granted;
         granted != 0
     }

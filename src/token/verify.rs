@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::crypto::{Algorithm, PublicKey, Verifier};
 use crate::id::{AgentName, KeyId, Principal, TokenId};
 use crate::refusal::{Code, Refusal};
-use crate::token::chain::{carried, joined};
+use crate::token::chain::{ChildToken, ParentToken, carried, joined};
 use crate::token::claims::Claims;
 use crate::token::names::heap;
 use crate::token::presented::Link;
@@ -63,7 +63,7 @@ pub trait KeySource {
     fn key(&self, kid: &KeyId) -> Option<Arc<KnownKey>>;
 }
 
-/// How many seconds this clock may be behind the issuer's.
+/// How many seconds this clock may be slower than the issuer's.
 const LEEWAY_S: i64 = 5;
 
 /// One token of a chain with a verified signature.
@@ -241,17 +241,21 @@ impl Verified {
         let names = heap(self.jti.len())
             + heap(self.agent.as_str().len())
             + heap(self.principal.as_str().len());
-        let ancestors = heap(size_of_val(&*self.ancestors));
-        names + ancestors + self.grants().map(Grants::bytes).sum::<usize>()
+        let mut bytes = names + heap(size_of_val(&*self.ancestors));
+        for grants in self.grants() {
+            bytes += grants.bytes();
+        }
+        bytes
     }
 
     /// Joins the parts of a verified chain.
     fn of(ancestors: Vec<SignedToken>, leaf: SignedToken, issuer: Arc<IssuerPolicy>) -> Self {
-        let root_issued = ancestors.first().unwrap_or(&leaf).claims.issued;
+        let root_issued = root_of(&ancestors, &leaf).claims.issued;
         let ancestors = ancestors.into_iter().map(|link| ChainLink::of(link).0).collect();
         let (leaf, claims) = ChainLink::of(leaf);
-        let (issued, expires) = (claims.issued, claims.expires);
-        let begins = issued.max(claims.not_before.unwrap_or(0));
+        let times =
+            TokenTimes { issued: claims.issued, begins: claims.begins(), expires: claims.expires };
+        let holder = claims.holder_id();
         Self {
             ancestors,
             leaf,
@@ -261,16 +265,21 @@ impl Verified {
             principal: claims.principal,
             scopes: claims.scopes,
             root_issued,
-            times: TokenTimes { issued, begins, expires },
-            holder: claims.holder.map(|holder| holder.id()),
+            times,
+            holder,
         }
     }
 
     /// Checks that the last token may be used as a bearer token.
     fn may_be_carried(&self) -> Result<(), Refusal> {
         let life = self.times.expires.saturating_sub(self.times.issued);
-        carried(self.ancestors.iter().map(|link| &link.grants), (self.holder.is_some(), life))
+        carried(self.ancestors.iter().map(|link| &link.grants), self.holder.is_some(), life)
     }
+}
+
+/// The root token of a chain: the first of the tokens above `leaf`, or `leaf` itself.
+fn root_of<'s>(ancestors: &'s [SignedToken], leaf: &'s SignedToken) -> &'s SignedToken {
+    ancestors.first().unwrap_or(leaf)
 }
 
 /// Verifies what a caller presents: everything that [`verify_issued`] checks, and that the last
@@ -317,7 +326,7 @@ pub fn verify_whenever(
     verifier: &dyn Verifier,
 ) -> Result<Verified, Refusal> {
     let (known, links, leaf) = chain_of(presented, keys, verifier)?;
-    let root = links.first().unwrap_or(&leaf);
+    let root = root_of(&links, &leaf);
     // A child without its parents must not act as a root token, whatever key has signed it.
     if root.claims.depth != 0 {
         return Err(Refusal::new(Code::ChainDepth)
@@ -327,7 +336,8 @@ pub fn verify_whenever(
     for (place, parent) in links.iter().enumerate() {
         let child = links.get(place + 1).unwrap_or(&leaf);
         if let Some(link) = presented.links().get(place) {
-            joined((&parent.claims, link), (&child.claims, &child.signer))?;
+            let above = ParentToken { claims: &parent.claims, link };
+            joined(above, ChildToken { claims: &child.claims, signer: &child.signer })?;
         }
     }
     // A child may name fewer audiences than its parent, so the last one must still name this
@@ -341,8 +351,10 @@ pub fn verify_whenever(
 /// The operator's key that a root token names.
 fn operator_key(link: &Link<'_>, keys: &dyn KeySource) -> Result<(KeyId, Arc<KnownKey>), Refusal> {
     let kid: KeyId = link.kid.parse().map_err(|_| Refusal::new(Code::TokenKeyUnknown))?;
-    let known = keys.key(&kid).ok_or(Code::TokenKeyUnknown)?;
-    Ok((kid, known))
+    match keys.key(&kid) {
+        Some(known) => Ok((kid, known)),
+        None => Err(Code::TokenKeyUnknown.into()),
+    }
 }
 
 /// All tokens of a chain with verified signatures, the last one apart, and the operator's key.
@@ -358,22 +370,24 @@ fn chain_of(
     let policy = known.issuer.post_quantum;
     let root_must = matches!(policy, PostQuantum::RequiredRoot | PostQuantum::Required);
     let list_max = known.issuer.list_max;
-    let root = signed(first, (kid, &known.key), verifier, (root_must, list_max))?;
+    let rules = SignedRules { post_quantum: root_must, list_max };
+    let root = signed(first, kid, &known.key, verifier, rules)?;
+    // A holder's key may be Ed25519 where only the root must be post-quantum.
+    let rules = SignedRules { post_quantum: policy == PostQuantum::Required, list_max };
     let mut links = Vec::with_capacity(presented.links().len());
     let mut leaf = root;
     for link in rest {
         // The key of a child comes only from its parent's verified claims, never from the child.
-        let holder = leaf.claims.holder.as_ref().map(|holder| (holder.id(), holder.key().clone()));
-        let (kid, key) = holder.ok_or_else(|| {
-            Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)")
-        })?;
-        if link.kid != kid.to_string() {
+        let Some(holder) = &leaf.claims.holder else {
+            return Err(
+                Refusal::new(Code::ChainSigner).because("the parent names no key (cnf.jwk)")
+            );
+        };
+        if link.kid != holder.id().to_string() {
             return Err(Refusal::new(Code::ChainSigner)
                 .because("kid is not the thumbprint of the parent's cnf.jwk"));
         }
-        let child =
-            // A holder's key may be Ed25519 where only the root must be post-quantum.
-            signed(link, (kid, &key), verifier, (policy == PostQuantum::Required, list_max))?;
+        let child = signed(link, holder.id(), holder.key(), verifier, rules)?;
         links.push(std::mem::replace(&mut leaf, child));
     }
     Ok((known, links, leaf))
@@ -395,18 +409,29 @@ pub fn verify_signatures(
     signature_holds(link, &known.key, verifier, known.issuer.post_quantum != PostQuantum::Off)
 }
 
-/// One token whose algorithm is the key's, whose signature is valid, and whose lists have at most
-/// `list_max` entries.
+/// What the issuer's policy requires of one token.
+#[derive(Clone, Copy)]
+struct SignedRules {
+    /// Whether it must be signed with ML-DSA-65.
+    post_quantum: bool,
+    /// The most entries in one of its lists.
+    list_max: usize,
+}
+
+/// One token whose algorithm is the key's, whose signature is valid, and which fulfils `rules`.
+/// `signer` is the thumbprint of `key`.
 fn signed(
     link: &Link<'_>,
-    (signer, key): (KeyId, &PublicKey),
+    signer: KeyId,
+    key: &PublicKey,
     verifier: &dyn Verifier,
-    (post_quantum, list_max): (bool, usize),
+    rules: SignedRules,
 ) -> Result<SignedToken, Refusal> {
     // The payload is parsed only after its signature is verified, so unauthenticated callers cannot
     // reach that code.
-    signature_holds(link, key, verifier, post_quantum)?;
-    Ok(SignedToken { id: link.id(), signer, claims: Claims::read(&link.payload, list_max)? })
+    signature_holds(link, key, verifier, rules.post_quantum)?;
+    let claims = Claims::read(&link.payload, rules.list_max)?;
+    Ok(SignedToken { id: link.id(), signer, claims })
 }
 
 /// Checks the algorithm and the signature of one token.
@@ -417,8 +442,10 @@ fn signature_holds(
     post_quantum: bool,
 ) -> Result<(), Refusal> {
     algorithm_holds(&link.algorithm, key.algorithm(), post_quantum)?;
-    let verified = verifier.verify(key, link.signed.as_bytes(), &link.signature);
-    verified.map(drop).map_err(|fault| Refusal::new(Code::TokenSignature).because(fault))
+    match verifier.verify(key, link.signed.as_bytes(), &link.signature) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(Refusal::new(Code::TokenSignature).because(fault)),
+    }
 }
 
 /// Checks the algorithm. It is the key's, never the token's choice (RFC 8725 section 3.1). It is
@@ -463,15 +490,11 @@ fn issuer_holds(claims: &Claims, issuer: &IssuerPolicy) -> Result<(), Refusal> {
         return Err(Refusal::new(Code::TokenPrincipal)
             .because(format_args!("principal {theirs}, not one of {ours}")));
     }
-    let lifetime = claims
-        .expires
-        .checked_sub(claims.issued)
-        .and_then(|seconds| u64::try_from(seconds).ok())
-        .filter(|seconds| *seconds > 0);
-    let lifetime =
-        lifetime.ok_or_else(|| Refusal::new(Code::TokenClaims).because("exp is not after iat"))?;
-    if lifetime > issuer.ttl_max.as_secs() {
-        return Err(Code::TokenLifetime.into());
+    // Both are dates from 1970 on, so the difference does not overflow.
+    let seconds = claims.expires.saturating_sub(claims.issued);
+    match u64::try_from(seconds) {
+        Ok(0) | Err(_) => Err(Refusal::new(Code::TokenClaims).because("exp is not after iat")),
+        Ok(lifetime) if lifetime > issuer.ttl_max.as_secs() => Err(Code::TokenLifetime.into()),
+        Ok(_) => Ok(()),
     }
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The digest of weights in files, and the check that they are still the hashed files.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -53,20 +54,19 @@ pub struct SeenFile {
 pub fn look(paths: &[PathBuf]) -> Result<Vec<SeenFile>, String> {
     let mut seen = Vec::new();
     for path in paths {
-        let fault = |error: std::io::Error| format!("{}: {error}", path.display());
-        let about = std::fs::metadata(path).map_err(fault)?;
+        let about = std::fs::metadata(path).map_err(|error| unread(path, &error))?;
         if !about.is_dir() {
             seen.push(seen_at(path.clone(), &about)?);
             continue;
         }
         let before = seen.len();
-        for entry in std::fs::read_dir(path).map_err(fault)? {
-            let path = entry.map_err(fault)?.path();
+        for entry in std::fs::read_dir(path).map_err(|error| unread(path, &error))? {
+            let file = entry.map_err(|error| unread(path, &error))?.path();
             // Other files of the folder, such as the tokenizer's, are not part of the digest.
-            if path.extension().is_some_and(|extension| extension == "safetensors") {
+            if file.extension() == Some(OsStr::new("safetensors")) {
                 // Links are followed, because folders of weights often contain links into a store.
-                let about = std::fs::metadata(&path).map_err(fault)?;
-                seen.push(seen_at(path, &about)?);
+                let about = std::fs::metadata(&file).map_err(|error| unread(path, &error))?;
+                seen.push(seen_at(file, &about)?);
             }
         }
         // A folder without weights would have the digest of no data.
@@ -79,14 +79,26 @@ pub fn look(paths: &[PathBuf]) -> Result<Vec<SeenFile>, String> {
     Ok(seen)
 }
 
+/// The reason why a file or folder cannot be read.
+fn unread(path: &Path, error: &std::io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
+
 /// A file with its stamp. Its name must be non-empty UTF-8 without control characters.
 fn seen_at(path: PathBuf, about: &Metadata) -> Result<SeenFile, String> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    // A line break in a name could give two sets of files the same lines, and so the same digest.
-    if !about.is_file() || name.is_empty() || name.contains(char::is_control) {
-        return Err(format!("{}: not a file with a plain name", path.display()));
+    match plain_name(&path) {
+        Some(name) if about.is_file() => {
+            Ok(SeenFile { name: name.to_owned(), mark: FileStamp::of(about), path })
+        }
+        Some(_) | None => Err(format!("{}: not a file with a plain name", path.display())),
     }
-    Ok(SeenFile { name, mark: FileStamp::of(about), path })
+}
+
+/// The last part of a path, if it is UTF-8 without control characters.
+fn plain_name(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    // A line break in a name could give two sets of files the same lines, and so the same digest.
+    if name.is_empty() || name.contains(char::is_control) { None } else { Some(name) }
 }
 
 /// The digest of listed files. For one file, it is its SHA-256. For several, it is the SHA-256 of
@@ -112,18 +124,13 @@ pub fn measure(seen: &[SeenFile], stop: &AtomicBool) -> Result<String, String> {
 
 /// The SHA-256 of a file with that stamp, in hexadecimal.
 fn hash(path: &Path, mark: FileStamp, stop: &AtomicBool) -> Result<String, String> {
-    let fault = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut file = File::open(path).map_err(fault)?;
+    let mut file = File::open(path).map_err(|error| unread(path, &error))?;
     let (mut sum, mut piece) = (Sha256Sum::default(), vec![0; 1 << 20]);
     // The stamp of the open file is compared before and after the reading. So a file that is
     // replaced or changed meanwhile is an error.
-    let same = |file: &File| match FileStamp::of(&file.metadata().map_err(fault)?) == mark {
-        true => Ok(()),
-        false => Err(format!("{}: it changes while it is hashed", path.display())),
-    };
-    same(&file)?;
+    unchanged(&file, path, mark)?;
     loop {
-        let length = file.read(&mut piece).map_err(fault)?;
+        let length = file.read(&mut piece).map_err(|error| unread(path, &error))?;
         if length == 0 {
             break;
         }
@@ -133,8 +140,17 @@ fn hash(path: &Path, mark: FileStamp, stop: &AtomicBool) -> Result<String, Strin
         }
         sum.take(piece.get(..length).unwrap_or_default());
     }
-    same(&file)?;
+    unchanged(&file, path, mark)?;
     Ok(hex(&sum.end()))
+}
+
+/// Checks that the open file at `path` still has that stamp.
+fn unchanged(file: &File, path: &Path, mark: FileStamp) -> Result<(), String> {
+    let about = file.metadata().map_err(|error| unread(path, &error))?;
+    if FileStamp::of(&about) != mark {
+        return Err(format!("{}: it changes while it is hashed", path.display()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

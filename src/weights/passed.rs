@@ -2,13 +2,13 @@
 //! hashed again.
 
 use std::path::PathBuf;
-use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 
 use super::files::SeenFile;
 use super::{MEASURED, REPORTED, UNKNOWN, Weights};
 use crate::audit::format::request::ModelDigest;
+use crate::lock::locked;
 
 /// The known digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,10 +45,17 @@ struct PassedDigest {
     source: String,
 }
 
+impl PassedDigest {
+    /// Its source, if it is a known one. The text of another process is not trusted.
+    fn known_source(&self) -> Option<&'static str> {
+        [MEASURED, REPORTED].into_iter().find(|source| *source == self.source)
+    }
+}
+
 impl Weights {
     /// Stores the digest of a set of files with the stamps `seen`.
     pub fn remember(&self, files: &[PathBuf], seen: &[SeenFile], digest: &str) {
-        let mut hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hashed = locked(&self.hashed);
         // One entry for each set of files, so that the list does not grow.
         hashed.retain(|known| known.files != files);
         hashed.push(Hashed {
@@ -61,7 +68,7 @@ impl Weights {
     /// The stored digest of the files, if their stamps are unchanged.
     #[must_use]
     pub fn hashed(&self, files: &[PathBuf], seen: &[SeenFile]) -> Option<ModelDigest> {
-        let hashed = self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        let hashed = locked(&self.hashed);
         let known = hashed.iter().find(|known| known.files == files && known.seen == seen)?;
         Some(ModelDigest { value: known.digest.clone(), source: MEASURED })
     }
@@ -84,7 +91,7 @@ impl Weights {
                 }
             }
         }
-        Passed { hashed: self.hashed.lock().unwrap_or_else(PoisonError::into_inner).clone(), told }
+        Passed { hashed: locked(&self.hashed).clone(), told }
     }
 
     /// Takes the digests of another process, for the same model at the same upstream and address.
@@ -98,16 +105,14 @@ impl Weights {
                         // Another address is another server, which may have other weights.
                         && told.address == place.address
                 });
-                // The text of another process is not trusted: only the known sources are accepted.
-                let source = |told: &PassedDigest| {
-                    [MEASURED, REPORTED].into_iter().find(|source| *source == told.source)
-                };
-                if let Some((told, source)) = told.and_then(|told| Some((told, source(told)?))) {
+                if let Some(told) = told
+                    && let Some(source) = told.known_source()
+                {
                     self.note(&model, place, &ModelDigest { value: told.digest.clone(), source });
                 }
             }
         }
-        *self.hashed.lock().unwrap_or_else(PoisonError::into_inner) = passed.hashed;
+        *locked(&self.hashed) = passed.hashed;
     }
 }
 

@@ -27,6 +27,13 @@ struct Tag {
     digest: String,
 }
 
+impl Tag {
+    /// Whether the model has that name.
+    fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.model == name
+    }
+}
+
 /// The answer of `/v1/models`.
 #[derive(Deserialize)]
 struct List {
@@ -48,9 +55,8 @@ struct Listed {
 /// True for `sha256:` and 64 lowercase hexadecimal digits, the form of pins.
 #[must_use]
 pub fn is_sha256(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    let Some(hex) = text.strip_prefix("sha256:") else { return false };
+    hex.len() == 64 && hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The digest of a model in an answer of Ollama's `/api/tags`. A name without a tag means `latest`.
@@ -59,11 +65,8 @@ pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
     let Ok(tags) = serde_json::from_slice::<OllamaTags>(answer) else { return unknown() };
     // Ollama adds the tag `latest` to a name without a tag.
     let whole = if model.contains(':') { model.to_owned() } else { format!("{model}:latest") };
-    let named = |name: &str| name == model || name == whole;
-    let Some(tag) = tags.models.into_iter().find(|tag| named(&tag.name) || named(&tag.model))
-    else {
-        return unknown();
-    };
+    let tag = tags.models.into_iter().find(|tag| tag.is_named(model) || tag.is_named(&whole));
+    let Some(tag) = tag else { return unknown() };
     let value = if tag.digest.starts_with("sha256:") {
         tag.digest
     } else {
@@ -77,20 +80,17 @@ pub fn ollama(answer: &[u8], model: &str) -> ModelDigest {
 #[must_use]
 pub fn listed(answer: &[u8], model: &str) -> ModelDigest {
     let Ok(list) = serde_json::from_slice::<List>(answer) else { return unknown() };
-    let said = list
-        .data
-        .into_iter()
-        .find(|entry| entry.id == model)
-        .and_then(|entry| entry.digest.or(entry.root));
+    let Some(entry) = list.data.into_iter().find(|entry| entry.id == model) else {
+        return unknown();
+    };
+    let Some(value) = entry.digest.or(entry.root) else { return unknown() };
     // The value comes from the server and goes into records, so its length and characters are
     // limited.
-    match said.filter(|said| {
-        !said.is_empty() && said.len() <= TEXT_BYTES_MAX && !said.contains(char::is_control)
-    }) {
-        // The server reports this value without a measurement.
-        Some(value) => ModelDigest { value, source: REPORTED },
-        None => unknown(),
+    if value.is_empty() || value.len() > TEXT_BYTES_MAX || value.contains(char::is_control) {
+        return unknown();
     }
+    // The server reports this value without a measurement.
+    ModelDigest { value, source: REPORTED }
 }
 
 #[cfg(test)]
@@ -101,7 +101,8 @@ mod tests {
     fn ollama_names_the_digest_of_a_tag() {
         let hex = "0a".repeat(32);
         let answer = format!(
-            r#"{{"models":[{{"name":"m:1b","digest":"x"}},{{"name":"m:latest","model":"m:latest","digest":"{hex}"}}]}}"#
+            r#"{{"models":[{{"name":"m:1b","digest":"x"}},
+                {{"name":"m:latest","model":"m:latest","digest":"{hex}"}}]}}"#
         );
         let measured = ModelDigest { value: format!("sha256:{hex}"), source: MEASURED };
         assert_eq!(ollama(answer.as_bytes(), "m"), measured);
@@ -115,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_list_of_models_may_say_what_stands_behind_a_name() {
-        let answer = br#"{"object":"list","data":[{"id":"a","root":"org/a"},{"id":"b","root":"r","digest":"sha256:1"},{"id":"c","root":null}]}"#;
+        let answer = br#"{"object":"list","data":[{"id":"a","root":"org/a"},
+            {"id":"b","root":"r","digest":"sha256:1"},{"id":"c","root":null}]}"#;
         assert_eq!(
             listed(answer, "a"),
             ModelDigest { value: "org/a".to_owned(), source: REPORTED }

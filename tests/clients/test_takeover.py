@@ -364,9 +364,9 @@ def test_a_successor_that_hangs_takes_nothing_over(
     successor = gateway.successor(TOKEN_SHIELD_HANGS_AT=step)
     assert successor.wait(START_S) == -signal.SIGKILL
     wait_until(
-        lambda: gateway.line("the take-over failed; this process goes on") is not None,
+        lambda: gateway.line("the take-over failed; this process continues") is not None,
         10,
-        "it says that it goes on",
+        "it says that it continues",
     )
     assert gateway.ask().status_code == 200
     gateway.command("agent", "list")

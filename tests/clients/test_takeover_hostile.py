@@ -159,7 +159,7 @@ def test_two_upgrades_at_once_hear_the_truth(gateway: Relayed) -> None:
         lambda: gateway.line("serving", pid=gateway.newest) is not None, START_S, "it serves"
     )
     assert gateway.ask().status_code == 200
-    assert "the take-over failed; this process goes on" not in gateway.logged()
+    assert "the take-over failed; this process continues" not in gateway.logged()
     assert gateway.process.wait(30) == 0
     end(gateway)
 
@@ -203,7 +203,7 @@ def test_a_failed_take_over_leaves_the_policy_of_the_reload(
     assert int(asker.asks().split()[0]) >= 8
     asker.dies()
     wait_until(
-        lambda: gateway.line("the take-over failed; this process goes on") is not None,
+        lambda: gateway.line("the take-over failed; this process continues") is not None,
         10,
         "it goes on",
     )
@@ -235,7 +235,7 @@ def test_a_shortage_after_a_failed_take_over_passes(gateway: Relayed) -> None:
             "the log falls short",
         )
         wait_until(
-            lambda: "doors of operators and scrapers cannot be opened yet" in gateway.logged(),
+            lambda: "sockets of operators and scrapers cannot be opened yet" in gateway.logged(),
             10,
             "the doors fall short",
         )

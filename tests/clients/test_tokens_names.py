@@ -136,7 +136,7 @@ def test_a_name_belongs_to_the_issuer_that_names_it_most_exactly(
                 '[[issuer]]\niss = "https://b"\naud = "x"\nnamespaces = ["b"]\n'
                 'principals = ["b"]\n[issuer.principal."b"]\nrpm = 1\n[principal."b"]\nrpm = 1\n'
             ),
-            "has caps of its own",
+            "already has caps",
         ),
         (
             (

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use token_shield::audit::format::envelope::Envelope;
 use token_shield::audit::format::event::Event;
+use token_shield::audit::format::head::SLOT_BYTES;
+use token_shield::audit::format::note::read_vkeys;
 use token_shield::audit::read::reader;
+use token_shield::audit::read::verify::{self as offline, VerifyTarget};
 use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::clock::SystemClock;
 use token_shield::crypto::sha256;
@@ -142,6 +145,32 @@ fn any_changed_byte_is_found_and_the_record_named() {
     }
     fs::write(folder.segment(), &honest).expect("restored");
     assert_eq!(folder.verify().0, Some(0));
+}
+
+/// The verifier reads the head first. Here the head has no checkpoint at that time, as before the
+/// first checkpoint of its epoch, and the folder has one when its epoch is verified.
+#[test]
+fn a_head_that_was_read_before_its_first_checkpoint_is_read_again() {
+    let (folder, log) = written(300);
+    log.close().expect("closed");
+    let keys = fs::read_to_string(folder.settings().vkeys).expect("the keys");
+    let keys = read_vkeys(&keys).expect("the keys");
+    let whole = fs::read(&folder.head).expect("the head");
+    let mut early = whole.clone();
+    early[2 * SLOT_BYTES..].fill(0);
+    fs::write(&folder.head, &early).expect("without a checkpoint");
+    let (dir, head) = (&*folder.audit, Some(&*folder.head));
+    let wanted = VerifyTarget { dir, keys: &keys, head, since: None };
+    let fault = offline::verify(&wanted, |_, _| ()).expect_err("the head was replaced");
+    assert!(fault.to_string().contains("no checkpoint any more"), "{fault}");
+    // The first progress comes after the head was read, and before it is compared.
+    let mut told = 0;
+    let epochs = offline::verify(&wanted, |_, _| {
+        told += 1;
+        fs::write(&folder.head, &whole).expect("with the checkpoint");
+    });
+    assert_eq!(told, 1);
+    assert_eq!(epochs.expect("valid")[0].acknowledged, Some(300));
 }
 
 #[test]

@@ -15,7 +15,7 @@ use token_shield::audit::store::entry::AuditRecorder;
 use token_shield::audit::store::log::{Log, LogSettings};
 use token_shield::audit::store::vault::Vault;
 use token_shield::clock::{Clock, Ratchet, SystemClock};
-use token_shield::control::{Command, Control, Operator, StatusVerb};
+use token_shield::control::{Command, Control, ControlParts, Operator, StatusVerb};
 use token_shield::crypto::encryption::KeyedDigest;
 use token_shield::durable::Disk;
 use token_shield::id::{KeyId, RequestId, TokenId};
@@ -150,10 +150,16 @@ async fn who_is_answered_behind_a_command_finds_it_in_the_books() {
     let desk = Desk::new();
     let (registry, keyring, weights) =
         (Arc::new(Registry::new()), Arc::new(Keyring::new()), Arc::new(Weights::default()));
-    let state = (Arc::clone(&registry), keyring, weights);
-    let clocks = (Arc::clone(&desk.clock) as Arc<dyn Clock>, Arc::clone(&desk.clock));
-    let control =
-        Arc::new(Control::new(Arc::clone(&desk.log), state, None, BTreeSet::new(), clocks));
+    let control = Arc::new(Control::new(ControlParts {
+        log: Arc::clone(&desk.log),
+        registry: Arc::clone(&registry),
+        keyring,
+        weights,
+        metrics: None,
+        classes: BTreeSet::new(),
+        clock: Arc::clone(&desk.clock) as Arc<dyn Clock>,
+        ratchet: Arc::clone(&desk.clock),
+    }));
     for (verb, stands) in [(StatusVerb::Suspend, false), (StatusVerb::Resume, true)] {
         desk.disk.shut();
         // The requests that follow share one batch.

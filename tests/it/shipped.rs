@@ -107,6 +107,38 @@ fn every_fault_is_said_at_once() {
 }
 
 #[test]
+fn a_table_without_a_name_does_not_hide_unknown_keys() {
+    faults(
+        "name = \"x\"\n[[upstream]]\nurl = \"echo:\"\npoool = \"shared\"\n[[model]]\nroute = \
+            []\nnaem = \"m\"\n",
+        &[
+            "upstream[0].name: is required",
+            "4 upstream[0].poool: is not a key here; did you mean pool?",
+            "model[0].name: is required",
+            "6 model[0].route: must name",
+            "7 model[0].naem: is not a key here; did you mean name?",
+        ],
+    );
+}
+
+#[test]
+fn an_answer_needs_bytes_for_its_tokens() {
+    faults(
+        "name = \"x\"\n[limits]\nanswer_bytes_per_token = 0\n",
+        &["3 limits.answer_bytes_per_token: must be 1 or more"],
+    );
+}
+
+#[test]
+fn keys_after_a_faulty_tls_are_known_and_checked() {
+    faults(
+        "name = \"x\"\n[listen]\ntls = { key = \"env:KEY\" }\npublish_keys = \
+            1\ndanger_plaintext = true\n",
+        &["3 listen.tls.cert: is required", "4 listen.publish_keys: must be true or false"],
+    );
+}
+
+#[test]
 fn promtool_takes_the_rules() {
     let path =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("config/prometheus/token-shield.rules.yml");

@@ -1,25 +1,26 @@
 //! The predecessor's half of a take-over.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::net::UnixListener;
-use tokio::net::unix::UCred;
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::link::{Predecessor, Successor, Ways};
-use super::process::Process;
+use super::process::{Process, Program};
 use super::reopen::{blocking, open_again};
 use super::take::{agrees, is_same_socket};
-use super::wire::{Hello, PassedRecord, PassedState, Published, Upgraded, Word, receive, send};
+use super::wire::{
+    Hello, PassedRecord, PassedState, Published, TakeOverResult, Word, receive, send,
+};
 use super::{ANSWER_MAX, PROTOCOL, READY_MAX, step};
+use crate::app::fault::text_of;
 use crate::app::management::ManagementSockets;
 use crate::app::notify::Notifier;
 use crate::audit::format::event::Event;
@@ -29,6 +30,7 @@ use crate::control::Control;
 use crate::guard::passed::InFlight;
 use crate::guard::settings::{Issuer, Jwks};
 use crate::keyring::Keyring;
+use crate::lock::locked;
 use crate::proxy::Gateway;
 use crate::proxy::entrance::Entrance;
 use crate::token::jwk;
@@ -36,24 +38,6 @@ use crate::token::jwk;
 /// The time that requests wait for the log of a process that resumes. After it they are refused,
 /// and the caller may retry.
 const GO_ON_SOON: Duration = Duration::from_secs(1);
-
-/// The program and the arguments of this process. The successor is started with the same ones.
-#[derive(Clone, Debug)]
-pub struct Program {
-    /// The path of the program. A newer version may be there by now.
-    pub path: PathBuf,
-    /// The arguments.
-    pub words: Vec<OsString>,
-}
-
-/// The result of a take-over.
-#[derive(Clone, Debug)]
-pub(in crate::app) struct TakeOverResult {
-    /// The process id of the successor.
-    pid: u32,
-    /// The successor's version, or the reason why it has not taken over.
-    given: Result<String, String>,
-}
 
 /// The parts of a running gateway that a take-over needs.
 pub(in crate::app) struct Giver {
@@ -93,7 +77,7 @@ impl Giver {
         let listener = UnixListener::from_std(self.handover.try_clone()?)?;
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream.into_std()?))),
+                accepted = listener.accept() => accepted.map(|(stream, _)| stream),
                 () = self.entrance.left() => return Ok(()),
             };
             let own = Arc::clone(&self);
@@ -111,7 +95,9 @@ impl Giver {
     ///
     /// # Errors
     /// When the peer is another user, or sends an invalid message.
-    async fn answer(self: Arc<Self>, (peer, stream): (UCred, UnixStream)) -> io::Result<()> {
+    async fn answer(self: Arc<Self>, accepted: tokio::net::UnixStream) -> io::Result<()> {
+        let peer = accepted.peer_cred()?;
+        let stream = accepted.into_std()?;
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(READY_MAX))?;
         stream.set_write_timeout(Some(ANSWER_MAX))?;
@@ -124,9 +110,9 @@ impl Giver {
                 format!("uid {uid} asked"),
             ));
         }
-        let pid = peer
-            .pid()
-            .ok_or_else(|| io::Error::other("the peer is in another process namespace"))?;
+        let Some(pid) = peer.pid() else {
+            return Err(io::Error::other("the peer is in another process namespace"));
+        };
         let process = Process::of(pid)?;
         let (stream, word) =
             blocking(move || receive(&stream).map(|(word, _)| (stream, word))).await??;
@@ -148,7 +134,7 @@ impl Giver {
                 match &given {
                     Ok(()) => tracing::info!(pid, version, "another process has taken over"),
                     Err(why) => {
-                        tracing::error!(pid, why, "the take-over failed; this process goes on");
+                        tracing::error!(pid, why, "the take-over failed; this process continues");
                         let why = why.clone();
                         let _ = blocking(move || send(&stream, &Word::Refused(why), &[])).await;
                     }
@@ -166,53 +152,13 @@ impl Giver {
         }
     }
 
-    /// Starts the successor, and waits until it has taken over.
-    async fn upgrade(&self) -> Result<Upgraded, String> {
-        let Ok(_upgrading) = self.upgrading.try_lock() else {
-            return Err("another upgrade is under way".to_owned());
-        };
-        self.may()?;
-        let program =
-            self.program.clone().ok_or("this process does not know how it was started")?;
-        // Removes the result of a former try, so that the wait below sees only a new one.
-        self.outcome.send_replace(None);
-        let mut outcome = self.outcome.subscribe();
-        let mut words = program.words;
-        if !words.iter().any(|word| word == "--take-over") {
-            words.push("--take-over".into());
-        }
-        let mut command = std::process::Command::new(&program.path);
-        let child = command.args(&words).stdin(std::process::Stdio::null()).spawn();
-        let mut child = child.map_err(|error| format!("{}: {error}", program.path.display()))?;
-        let pid = child.id();
-        // A separate thread waits for it. It may live longer than this process, or end before it
-        // connects.
-        let (ended, end) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || drop(ended.send(child.wait())));
-        tokio::select! {
-            // A take-over by any process ends the wait. The failure of another process does not.
-            changed = outcome.wait_for(|known| known.as_ref().is_some_and(|known| known.given.is_ok() || known.pid == pid)) => {
-                let known = changed.ok().and_then(|known| known.clone()).ok_or("this process is \
-                    ending")?;
-                known.given.map(|version| Upgraded { pid: known.pid, version })
-            }
-            ended = end => {
-                let how = ended.map_or_else(|error| error.to_string(), |how| how.map_or_else(|error| error.to_string(), |how| how.to_string()));
-                Err(format!("process {pid} ended before it took over ({how}); its last log lines \
-                    say why"))
-            }
-            // The protocol itself takes at most a few of these limits; the rest is the start of the
-            // program.
-            () = tokio::time::sleep(ANSWER_MAX * 4) => Err(format!("process {pid} has not taken \
-                over in time")),
-        }
-    }
-
     /// Checks that this process may hand over now.
-    fn may(&self) -> Result<(), String> {
+    pub(super) fn may(&self) -> Result<(), String> {
         // A chain of three processes is not possible: the former process sends its records to this
         // one.
-        if let Some(left) = self.predecessor.as_ref().and_then(|predecessor| predecessor.left()) {
+        if let Some(predecessor) = &self.predecessor
+            && let Some(left) = predecessor.left()
+        {
             return Err(format!(
                 "the former process still drains, for {} s at the most: try again then, or end it \
                     with SIGTERM",
@@ -222,7 +168,7 @@ impl Giver {
         if *self.stopping.borrow() {
             return Err("the gateway is stopping".to_owned());
         }
-        if self.successor.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+        if locked(&self.successor).is_some() {
             return Err("another process has taken over already: ask that one".to_owned());
         }
         if self.log.healthy() {
@@ -333,14 +279,15 @@ impl Giver {
             Err(error) => return tracing::error!(%error, "the log was not opened again"),
         };
         if let Err(fault) = recorded {
-            tracing::error!(%fault, "that this process goes on is not recorded");
+            tracing::error!(%fault, "that this process continues is not recorded");
         }
     }
 
     /// Records a `handover` event with the version and policy that serve from now on.
     async fn record(&self, version: &str, policy: &str) -> Result<(), LogFault> {
         let event = Event::Handover { version: version.to_owned(), policy: policy.to_owned() };
-        self.log.append(event, None).await.map(|_| ())
+        self.log.append(event, None).await?;
+        Ok(())
     }
 
     /// Performs the steps of a take-over up to the point where the successor serves.
@@ -354,20 +301,16 @@ impl Giver {
         hello: Hello,
         management: &ManagementSockets,
     ) -> Result<(), String> {
-        let said = |error: &dyn std::error::Error| error.to_string();
         // Held counters are recorded now, because the successor starts with new ones.
         self.gateway.recorder.flush(true);
-        self.record(&hello.version, &hello.policy).await.map_err(|fault| said(&fault))?;
+        self.record(&hello.version, &hello.policy).await.map_err(text_of)?;
         step("recorded");
         // Closes the journal. All records up to here are durable, and the successor can read them.
         let log = Arc::clone(&self.log);
-        blocking(move || log.pause())
-            .await
-            .map_err(|error| said(&error))?
-            .map_err(|fault| said(&fault))?;
+        blocking(move || log.pause()).await.map_err(text_of)?.map_err(text_of)?;
         step("paused");
-        let (records, their_records) = UnixStream::pair().map_err(|error| said(&error))?;
-        let (requests, their_requests) = UnixStream::pair().map_err(|error| said(&error))?;
+        let (records, their_records) = UnixStream::pair().map_err(text_of)?;
+        let (requests, their_requests) = UnixStream::pair().map_err(text_of)?;
         let ways = Ways::open(records, requests).await?;
         self.pass(&stream, management, [&their_records, &their_requests]).await?;
         drop((their_records, their_requests));
@@ -377,7 +320,7 @@ impl Giver {
             receive(&stream).map(|(word, _)| (stream, word))
         })
         .await
-        .map_err(|error| said(&error))?
+        .map_err(text_of)?
         .map_err(|error| {
             format!("the successor was not ready within {} s: {error}", READY_MAX.as_secs())
         })?;
@@ -393,10 +336,7 @@ impl Giver {
         step("ready");
         // From here on the successor may write. If it dies before it answers, this process takes in
         // its records.
-        blocking(move || send(&stream, &Word::Go, &[]))
-            .await
-            .map_err(|error| said(&error))?
-            .map_err(|error| said(&error))?;
+        blocking(move || send(&stream, &Word::Go, &[])).await.map_err(text_of)?.map_err(text_of)?;
         step("gone");
         let (successor, requests, driver) =
             Successor::new(ways, process.pid, Arc::clone(&self.gateway));
@@ -404,7 +344,7 @@ impl Giver {
         // process can still resume.
         let changes = tokio::time::timeout(READY_MAX, successor.subscribe()).await;
         let changes = changes
-            .map_err(|error| said(&error))?
+            .map_err(text_of)?
             .map_err(|why| format!("the successor does not serve: {why}"))?;
         step("served");
         let telling = tokio::spawn(Arc::clone(&successor).tell(Arc::clone(&self.gateway)));
@@ -413,8 +353,7 @@ impl Giver {
         let source = hello.source.or_else(|| self.source.clone());
         let following =
             tokio::spawn(Arc::clone(&successor).follow(changes, gateway, keyring, source));
-        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Arc::clone(&successor));
+        *locked(&self.successor) = Some(Arc::clone(&successor));
         // From here on records go to the successor, and then also new requests on kept connections.
         self.log.leave(Arc::new(successor));
         self.entrance.leave(requests);
@@ -430,18 +369,16 @@ impl Giver {
 
     /// The JWK Sets of the last fetch. The successor uses a set if it cannot fetch the same URL.
     fn published(&self) -> Vec<Published> {
-        let mut keys = self.keyring.fetched();
+        let mut fetched = self.keyring.fetched();
         let mut published = Vec::new();
         for issuer in self.issuers.borrow().iter() {
-            let Some(url) = issuer.jwks.as_ref().and_then(Jwks::url) else { continue };
-            let Some(keys) = keys.remove(&issuer.iss).filter(|keys| !keys.is_empty()) else {
-                continue;
-            };
-            published.push(Published {
-                iss: issuer.iss.clone(),
-                url: url.to_owned(),
-                set: jwk::write_set(&keys),
-            });
+            if let Some(Jwks::Url { url, .. }) = &issuer.jwks
+                && let Some(keys) = fetched.remove(&issuer.iss)
+                && !keys.is_empty()
+            {
+                let (iss, url) = (issuer.iss.clone(), url.clone());
+                published.push(Published { iss, url, set: jwk::write_set(&keys) });
+            }
         }
         published
     }
@@ -453,8 +390,9 @@ impl Giver {
         management: &ManagementSockets,
         ways: [&UnixStream; 2],
     ) -> Result<(), String> {
-        let said = |error: &dyn std::error::Error| error.to_string();
-        let sockets = management.sockets().ok_or("another process has the sockets")?;
+        let Some(sockets) = management.sockets() else {
+            return Err("another process has the sockets".to_owned());
+        };
         let state = PassedState {
             tallies: self.gateway.limiter.tallies(),
             in_flight: InFlight::of(&self.gateway.limiter, &self.gateway.slots),
@@ -467,8 +405,8 @@ impl Giver {
             own: self.own.clone(),
             drain_s: self.config.proxy.timeouts.drain_streams.as_secs(),
         };
-        let lock = self.log.lock().map_err(|fault| said(&fault))?;
-        let process = Process::own().map_err(|error| said(&error))?;
+        let lock = self.log.lock().map_err(text_of)?;
+        let process = Process::own().map_err(text_of)?;
         let [records, requests] = ways;
         // The order is part of the protocol: the successor reads the descriptors by position.
         let mut descriptors = vec![
@@ -481,18 +419,19 @@ impl Giver {
             sockets.admin.as_fd(),
             self.handover.as_fd(),
         ];
-        descriptors.extend(sockets.auditors.as_ref().map(std::os::fd::AsFd::as_fd));
+        if let Some(auditors) = &sockets.auditors {
+            descriptors.push(auditors.as_fd());
+        }
         // Copies, so that the blocking thread owns its descriptors.
-        let copies: io::Result<Vec<_>> =
-            descriptors.iter().map(std::os::fd::BorrowedFd::try_clone_to_owned).collect();
-        let (stream, copies) = (
-            stream.try_clone().map_err(|error| said(&error))?,
-            copies.map_err(|error| said(&error))?,
-        );
+        let stream = stream.try_clone().map_err(text_of)?;
+        let mut copies = Vec::new();
+        for descriptor in descriptors {
+            copies.push(descriptor.try_clone_to_owned().map_err(text_of)?);
+        }
         let sent = blocking(move || {
-            let descriptors: Vec<_> = copies.iter().map(std::os::fd::AsFd::as_fd).collect();
+            let descriptors: Vec<_> = copies.iter().map(OwnedFd::as_fd).collect();
             send(&stream, &Word::Passed(Box::new(state)), &descriptors)
         });
-        sent.await.map_err(|error| said(&error))?.map_err(|error| said(&error))
+        sent.await.map_err(text_of)?.map_err(text_of)
     }
 }

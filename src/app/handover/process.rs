@@ -1,11 +1,22 @@
-//! Another process, by its process file descriptor (pidfd_open(2)). The descriptor never refers to
-//! a later process with the same id.
+//! The program of this process, and another process by its process file descriptor
+//! (pidfd_open(2)). The descriptor never refers to a later process with the same id.
 
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// The program and the arguments of this process. The successor is started with the same ones.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The path of the program. A newer version may be there by now.
+    pub path: PathBuf,
+    /// The arguments.
+    pub words: Vec<OsString>,
+}
 
 /// Another process.
 pub(super) struct Process {
@@ -68,7 +79,7 @@ impl Process {
             }
             tracing::error!(
                 pid = self.pid,
-                "the successor does not end: nothing is recorded until it has"
+                "the successor does not end: no record is written until it has"
             );
         }
     }

@@ -16,7 +16,7 @@ pub(super) async fn open_again(
 ) {
     let mut pause = Duration::from_millis(10);
     while let Err(error) = management.open() {
-        tracing::error!(%error, "the doors of operators and scrapers cannot be opened yet");
+        tracing::error!(%error, "the sockets of operators and scrapers cannot be opened yet");
         if !durable::passes(&error) || *stopping.borrow() {
             return;
         }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::process::Process;
@@ -43,9 +43,12 @@ pub struct Over {
     pub(in crate::app) requests: UnixStream,
 }
 
-/// The fault of a failed take-over.
-fn fault(why: impl std::fmt::Display) -> StartFault {
-    StartFault::TakeOver(why.to_string())
+/// An optional path as an absolute one. The predecessor compares it, and may run in another folder.
+fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>, StartFault> {
+    match path {
+        Some(path) => Ok(Some(std::path::absolute(path).map_err(StartFault::take_over)?)),
+        None => Ok(None),
+    }
 }
 
 /// Asks the gateway of this config to hand over. `source` is the config's file. Blocks until the
@@ -66,10 +69,12 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
         {
             return Ok(TakeOver::Nobody);
         }
-        Err(error) => return Err(fault(format_args!("{}: {error}", path.display()))),
+        Err(error) => {
+            return Err(StartFault::take_over(format_args!("{}: {error}", path.display())));
+        }
     };
-    stream.set_read_timeout(Some(ANSWER_MAX)).map_err(fault)?;
-    stream.set_write_timeout(Some(ANSWER_MAX)).map_err(fault)?;
+    stream.set_read_timeout(Some(ANSWER_MAX)).map_err(StartFault::take_over)?;
+    stream.set_write_timeout(Some(ANSWER_MAX)).map_err(StartFault::take_over)?;
     let hello = Hello {
         protocol: PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -77,17 +82,9 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
         name: config.name.clone(),
         api: config.proxy.listen.address,
         metrics: config.proxy.metrics,
-        // Paths are compared by the predecessor, which may run in another folder.
-        admin: std::path::absolute(&config.proxy.admin).map_err(fault)?,
-        auditors: config
-            .proxy
-            .auditors
-            .socket
-            .as_ref()
-            .map(std::path::absolute)
-            .transpose()
-            .map_err(fault)?,
-        source: source.map(std::path::absolute).transpose().map_err(fault)?,
+        admin: std::path::absolute(&config.proxy.admin).map_err(StartFault::take_over)?,
+        auditors: absolute(config.proxy.auditors.socket.as_deref())?,
+        source: absolute(source)?,
     };
     step("successor-asks");
     let answer = send(&stream, &Word::TakeOver(hello), &[]).and_then(|()| receive(&stream));
@@ -96,8 +93,8 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
         Ok((Word::Passed(state), descriptors)) => {
             unpack(stream, *state, descriptors).map(|over| TakeOver::Over(Box::new(over)))
         }
-        Ok((Word::Refused(why), _)) => Err(fault(why)),
-        Ok(_) => Err(fault("the running gateway says something else")),
+        Ok((Word::Refused(why), _)) => Err(StartFault::take_over(why)),
+        Ok(_) => Err(StartFault::take_over("the running gateway says something else")),
         // The caller tests the lock, which shows whether it died.
         Err(error)
             if matches!(
@@ -109,7 +106,7 @@ pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFaul
         {
             Ok(TakeOver::Died)
         }
-        Err(error) => Err(fault(error)),
+        Err(error) => Err(StartFault::take_over(error)),
     }
 }
 
@@ -119,17 +116,18 @@ fn unpack(
     state: PassedState,
     descriptors: Vec<OwnedFd>,
 ) -> Result<Over, StartFault> {
-    let mut passed = descriptors.into_iter();
-    let mut next = || passed.next().ok_or_else(|| fault("a descriptor is missing"));
-    let process = Process::passed(next()?);
+    let passed = &mut descriptors.into_iter();
+    let process = Process::passed(next(passed)?);
     // The lock belongs to the open file, so it stays taken when the predecessor closes its copy
     // (flock(2)).
-    let lock = File::from(next()?);
-    let (records, requests) = (UnixStream::from(next()?), UnixStream::from(next()?));
-    let api = tcp(next()?)?;
-    let metrics = tcp(next()?)?;
-    let (admin, handover) = (unix(next()?)?, unix(next()?)?);
-    let auditors = if state.auditors { Some(unix(next()?)?) } else { None };
+    let lock = File::from(next(passed)?);
+    let records = UnixStream::from(next(passed)?);
+    let requests = UnixStream::from(next(passed)?);
+    let api = tcp(next(passed)?)?;
+    let metrics = tcp(next(passed)?)?;
+    let admin = unix(next(passed)?)?;
+    let handover = unix(next(passed)?)?;
+    let auditors = if state.auditors { Some(unix(next(passed)?)?) } else { None };
     let listeners = Listeners {
         api,
         metrics,
@@ -141,18 +139,26 @@ fn unpack(
     Ok(Over { stream, process, listeners, lock, state, records, requests })
 }
 
+/// The next passed descriptor.
+fn next(passed: &mut std::vec::IntoIter<OwnedFd>) -> Result<OwnedFd, StartFault> {
+    let Some(descriptor) = passed.next() else {
+        return Err(StartFault::take_over("a descriptor is missing"));
+    };
+    Ok(descriptor)
+}
+
 /// A TCP listener from a passed descriptor.
 fn tcp(descriptor: OwnedFd) -> Result<tokio::net::TcpListener, StartFault> {
     let listener = std::net::TcpListener::from(descriptor);
-    listener.set_nonblocking(true).map_err(fault)?;
-    tokio::net::TcpListener::from_std(listener).map_err(fault)
+    listener.set_nonblocking(true).map_err(StartFault::take_over)?;
+    tokio::net::TcpListener::from_std(listener).map_err(StartFault::take_over)
 }
 
 /// A Unix listener from a passed descriptor.
 fn unix(descriptor: OwnedFd) -> Result<tokio::net::UnixListener, StartFault> {
     let listener = std::os::unix::net::UnixListener::from(descriptor);
-    listener.set_nonblocking(true).map_err(fault)?;
-    tokio::net::UnixListener::from_std(listener).map_err(fault)
+    listener.set_nonblocking(true).map_err(StartFault::take_over)?;
+    tokio::net::UnixListener::from_std(listener).map_err(StartFault::take_over)
 }
 
 /// The other half of [`Over`]. It reports that this process is ready.
@@ -164,8 +170,8 @@ pub(in crate::app) struct ReadySignal {
 impl Over {
     /// The parts with which to report that this process is ready.
     pub(in crate::app) fn asked(&self) -> Result<ReadySignal, StartFault> {
-        let stream = self.stream.try_clone().map_err(fault)?;
-        let process = self.process.try_clone().map_err(fault)?;
+        let stream = self.stream.try_clone().map_err(StartFault::take_over)?;
+        let process = self.process.try_clone().map_err(StartFault::take_over)?;
         Ok(ReadySignal { stream, process })
     }
 }
@@ -190,9 +196,9 @@ impl ReadySignal {
                 tracing::warn!("the predecessor has died during the take-over");
                 Ok(())
             }
-            Ok((Word::Refused(why), _)) => Err(fault(why)),
-            Ok(_) => Err(fault("the predecessor says something else")),
-            Err(error) => Err(fault(error)),
+            Ok((Word::Refused(why), _)) => Err(StartFault::take_over(why)),
+            Ok(_) => Err(StartFault::take_over("the predecessor says something else")),
+            Err(error) => Err(StartFault::take_over(error)),
         }
     }
 
@@ -202,10 +208,14 @@ impl ReadySignal {
     }
 }
 
+/// The device and the inode of a file. A link counts as itself.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 /// Whether two paths name one socket: the same path, or the same file.
 pub(super) fn is_same_socket(wanted: &Path, found: &Path) -> bool {
-    let identity =
-        |path: &Path| std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
     std::path::absolute(found).is_ok_and(|found| found == wanted)
         || identity(wanted).is_some_and(|wanted| Some(wanted) == identity(found))
 }

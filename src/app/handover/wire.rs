@@ -90,7 +90,10 @@ impl From<&Written> for PassedRecord {
 impl PassedRecord {
     /// The record, if its kind may be passed on.
     pub(super) fn read(self) -> Option<Written> {
-        let principal = self.principal.map(|name| name.parse()).transpose().ok()?;
+        let principal = match self.principal {
+            Some(name) => Some(name.parse().ok()?),
+            None => None,
+        };
         Written::new(&self.kind, principal, self.inside)
     }
 }
@@ -126,14 +129,25 @@ pub struct Upgraded {
     pub version: String,
 }
 
+/// The result of a take-over.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct TakeOverResult {
+    /// The process id of the successor.
+    pub(super) pid: u32,
+    /// The successor's version, or the reason why it has not taken over.
+    pub(super) given: Result<String, String>,
+}
+
 /// Sends one message. Blocks at most for the time limit of the stream.
 ///
 /// # Errors
 /// The operating system's.
 pub fn send(stream: &UnixStream, word: &Word, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let text = serde_json::to_vec(word)?;
-    let length = u32::try_from(text.len()).ok().filter(|length| *length <= BYTES_MAX);
-    let length = length.ok_or(io::ErrorKind::InvalidData)?.to_be_bytes();
+    let length = match u32::try_from(text.len()) {
+        Ok(length) if length <= BYTES_MAX => length.to_be_bytes(),
+        Ok(_) | Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+    };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {

@@ -65,12 +65,23 @@ pub(super) fn aad(at: &str, key: &RecordKeyId, kind: &str) -> String {
 /// The fault of a record with another version: `Newer` only where the version is a canonical
 /// number.
 fn newer(rest: &str) -> RecordFault {
-    let version = rest
-        .strip_suffix('}')
-        .and_then(|rest| rest.rsplit_once(",\"v\":"))
-        .map_or("", |(_, version)| version);
+    let Some(body) = rest.strip_suffix('}') else { return RecordFault::Form };
+    let Some((_, version)) = body.rsplit_once(",\"v\":") else { return RecordFault::Form };
     let plain = version.bytes().all(|byte| byte.is_ascii_digit()) && !version.starts_with('0');
-    version.parse().ok().filter(|_| plain).map_or(RecordFault::Form, RecordFault::Newer)
+    match version.parse() {
+        Ok(version) if plain => RecordFault::Newer(version),
+        _ => RecordFault::Form,
+    }
+}
+
+/// The part of `text` after `prefix`. Another start is a fault of the form.
+fn after<'r>(text: &'r str, prefix: &str) -> Result<&'r str, RecordFault> {
+    text.strip_prefix(prefix).ok_or(RecordFault::Form)
+}
+
+/// The part of `text` up to the next quote, and the part after that quote.
+fn until_quote(text: &str) -> Result<(&str, &str), RecordFault> {
+    text.split_once('"').ok_or(RecordFault::Form)
 }
 
 impl<'r> Envelope<'r> {
@@ -88,18 +99,16 @@ impl<'r> Envelope<'r> {
             });
         }
         let text = std::str::from_utf8(bytes).map_err(|_| RecordFault::Form)?;
-        let rest = text.strip_prefix("{\"at\":\"").ok_or(RecordFault::Form)?;
-        let (at, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+        let (at, rest) = until_quote(after(text, "{\"at\":\"")?)?;
         if !is_moment(at) {
             return Err(RecordFault::Member("at"));
         }
-        let rest = rest.strip_suffix(",\"v\":1}").ok_or_else(|| newer(rest))?;
+        let Some(rest) = rest.strip_suffix(",\"v\":1}") else { return Err(newer(rest)) };
         if let Some(rest) = rest.strip_prefix(",\"ciphertext\":\"") {
-            let (text, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
-            let rest = rest.strip_prefix(",\"key\":\"").ok_or(RecordFault::Form)?;
-            let (key, rest) = rest.split_once('"').ok_or(RecordFault::Form)?;
+            let (text, rest) = until_quote(rest)?;
+            let (key, rest) = until_quote(after(rest, ",\"key\":\"")?)?;
             let key: RecordKeyId = key.parse().map_err(|_| RecordFault::Member("key"))?;
-            let kind = kind(rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?)?;
+            let kind = kind(after(rest, ",\"kind\":")?)?;
             // A kind that is always plain must not be encrypted: it could hide a link between
             // epochs from a verifier.
             if ALWAYS_PLAIN.contains(&kind)
@@ -110,9 +119,9 @@ impl<'r> Envelope<'r> {
             }
             return Ok(Self { at, kind, payload: Payload::Encrypted { key, text } });
         }
-        let rest = rest.strip_prefix(",\"kind\":").ok_or(RecordFault::Form)?;
-        let (word, plain) =
-            rest.split_once(",\"payload\":").ok_or(RecordFault::Member("payload"))?;
+        let Some((word, plain)) = after(rest, ",\"kind\":")?.split_once(",\"payload\":") else {
+            return Err(RecordFault::Member("payload"));
+        };
         let kind = kind(word)?;
         canonical(plain)?;
         Ok(Self { at, kind, payload: Payload::Plain(plain) })
@@ -185,14 +194,23 @@ impl<'r> Envelope<'r> {
 
 /// Decodes `"kind"` in quotes: 1 to 64 lower case letters and hyphens.
 fn kind(quoted: &str) -> Result<&str, RecordFault> {
-    let word = quoted
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-        .ok_or(RecordFault::Member("kind"))?;
-    let good = !word.is_empty()
-        && word.len() <= 64
-        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
-    if good { Ok(word) } else { Err(RecordFault::Member("kind")) }
+    if let Some(rest) = quoted.strip_prefix('"')
+        && let Some(word) = rest.strip_suffix('"')
+        && (1..=64).contains(&word.len())
+        && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    {
+        return Ok(word);
+    }
+    Err(RecordFault::Member("kind"))
+}
+
+/// The number in some digits of a text. The caller has checked that these bytes are digits.
+fn digits(text: &[u8], from: usize, to: usize) -> u32 {
+    let mut number = 0_u32;
+    for digit in text.get(from..to).unwrap_or_default() {
+        number = number * 10 + u32::from(digit - b'0');
+    }
+    number
 }
 
 /// Whether the text has the form `2026-11-21T08:15:30.000Z`, with a date and time that exist.
@@ -203,35 +221,34 @@ fn is_moment(text: &str) -> bool {
             .bytes()
             .zip(shape)
             .all(|(byte, like)| if *like == b'd' { byte.is_ascii_digit() } else { byte == *like });
-    let number = |from: usize, to: usize| {
-        text.as_bytes()
-            .get(from..to)
-            .unwrap_or_default()
-            .iter()
-            .fold(0_u32, |sum, digit| sum * 10 + u32::from(digit - b'0'))
-    };
-    shaped && number(11, 13) < 24 && number(14, 16) < 60 && number(17, 19) < 60 && {
-        let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
-        let leap =
-            year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-        let days = match month {
-            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-            4 | 6 | 9 | 11 => 30,
-            2 => 28 + u32::from(leap),
-            _ => 0,
-        };
-        (1..=days).contains(&day)
+    if !shaped {
+        return false;
     }
+    let text = text.as_bytes();
+    if digits(text, 11, 13) >= 24 || digits(text, 14, 16) >= 60 || digits(text, 17, 19) >= 60 {
+        return false;
+    }
+    let year = digits(text, 0, 4);
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days = match digits(text, 5, 7) {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + u32::from(leap),
+        _ => 0,
+    };
+    (1..=days).contains(&digits(text, 8, 10))
 }
 
 /// Whether the text is base64url, without stray bits in its last character.
 fn is_base64url(text: &str) -> bool {
     // The loop has no early exit, so that the compiler can check many bytes at once.
-    let alphabet = text.bytes().fold(true, |good, byte| {
-        good & (byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_'))
-    });
+    let mut good = true;
+    for byte in text.bytes() {
+        good &= byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_');
+    }
     let last = text.len() - text.len() % 4;
-    alphabet && text.get(last..).is_some_and(|tail| URL_SAFE_NO_PAD.decode(tail).is_ok())
+    let Some(tail) = text.get(last..) else { return false };
+    good && URL_SAFE_NO_PAD.decode(tail).is_ok()
 }
 
 /// Checks that `text` is an object in canonical form (RFC 8785): sorted members, integers below
@@ -241,13 +258,17 @@ fn canonical(text: &str) -> Result<(), RecordFault> {
     fn sorted(value: &json::Value<'_>) -> bool {
         match value {
             json::Value::Null | json::Value::Bool(_) | json::Value::String(_) => true,
-            json::Value::Number(_) => value.as_u64().is_some_and(|number| number < 1 << 53),
+            json::Value::Number(_) => matches!(value.as_u64(), Some(number) if number < 1 << 53),
             json::Value::Array(items) => items.iter().all(sorted),
             json::Value::Object(object) => {
-                let names: Vec<&str> = object.iter().map(|(name, _)| name).collect();
-                names.is_sorted()
-                    && names.iter().all(|name| name.is_ascii())
-                    && object.iter().all(|(_, value)| sorted(value))
+                let mut before = "";
+                for (name, value) in object.iter() {
+                    if name < before || !name.is_ascii() || !sorted(value) {
+                        return false;
+                    }
+                    before = name;
+                }
+                true
             }
         }
     }

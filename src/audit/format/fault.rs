@@ -8,8 +8,9 @@ use crate::json;
 pub enum RecordFault {
     /// An unacknowledged plain record in a log with encrypted records.
     #[error(
-        "it is plain and was never acknowledged, and records are sealed here: somebody else wrote \
-            it (if [audit] records was \"plain\" until now, start with that once)"
+        "it is plain and was never acknowledged, and the records of this log are encrypted: \
+            another program wrote it (if [audit] records was \"plain\" until now, start with that \
+            once)"
     )]
     Unsealed,
     /// An unacknowledged record that states that records may be missing.
@@ -31,13 +32,13 @@ pub enum RecordFault {
     #[error("not in canonical form, or with members that do not belong there")]
     Form,
     /// The time is earlier than the previous record's.
-    #[error("its time lies before that of the record before it")]
+    #[error("its time is before that of the record before it")]
     Earlier,
     /// The record key of a record that must be read is missing.
     #[error("the record key {0} is not there: restore secret/record-keys")]
     KeyMissing(RecordKeyId),
     /// The ciphertext does not decrypt under the key that it names.
-    #[error("its box does not open under the key that it names")]
+    #[error("its ciphertext does not decrypt under the key that it names")]
     Closed,
     /// A name is too long. A cut name would name another thing.
     #[error("{member} has {bytes} bytes, a record keeps {most}")]

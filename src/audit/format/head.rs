@@ -96,11 +96,21 @@ impl Head {
         if file.len() != HEAD_BYTES {
             return Err(HeadFault);
         }
-        let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]).take(2);
-        // A slot is valid only at its own offset: a head copied into the other slot does not count.
-        let heads = slots
-            .filter_map(|(slot, offset)| Self::slot(slot).filter(|head| head.offset() == offset));
-        heads.max_by_key(|head| head.write).ok_or(HeadFault)
+        let slots = file.chunks_exact(SLOT_BYTES).zip([0, SLOT_BYTES as u64]);
+        let mut newest: Option<Self> = None;
+        for (slot, offset) in slots {
+            let Some(head) = Self::slot(slot) else { continue };
+            // A slot is valid only at its own offset: a head copied into the other slot does not
+            // count.
+            if head.offset() != offset {
+                continue;
+            }
+            match &newest {
+                Some(known) if known.write > head.write => {}
+                _ => newest = Some(head),
+            }
+        }
+        newest.ok_or(HeadFault)
     }
 
     /// Decodes one slot; `None` where it is torn or blank.
@@ -148,14 +158,16 @@ impl HeadNote {
     #[must_use]
     pub fn decode(file: &[u8]) -> Option<Self> {
         let slots = file.get(2 * SLOT_BYTES..)?.chunks_exact(NOTE_SLOT_BYTES);
-        let read = |slot: &[u8]| {
-            let text = std::str::from_utf8(slot).ok()?.trim_end_matches('\0');
-            let mut lines = text.splitn(4, '\n').skip(1);
-            let write = lines.next()?.parse().ok()?;
-            let note = Self { note: lines.nth(1)?.to_owned(), write };
-            (note.encode() == slot).then_some(note)
-        };
-        slots.filter_map(read).max_by_key(|note| note.write)
+        slots.filter_map(Self::slot).max_by_key(|note| note.write)
+    }
+
+    /// Decodes one slot; `None` where it is torn or blank.
+    fn slot(slot: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(slot).ok()?.trim_end_matches('\0');
+        let mut lines = text.splitn(4, '\n').skip(1);
+        let write = lines.next()?.parse().ok()?;
+        let note = Self { note: lines.nth(1)?.to_owned(), write };
+        (note.encode() == slot).then_some(note)
     }
 }
 

@@ -98,19 +98,19 @@ impl Builder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchFault {
     /// The header or the trailer is incomplete. An interrupted write leaves such a batch.
-    #[error("no whole batch stands there")]
+    #[error("there is no complete batch")]
     Incomplete,
     /// The frames differ from the header's count or length.
     #[error("its frames do not add up")]
     Frames,
     /// The batch is from another index or another log.
-    #[error("it does not follow what stands before it")]
+    #[error("it does not follow the batch before it")]
     Sequence,
     /// The padding after the batch has other bytes than zeros.
     #[error("its padding is not zero")]
     Padding,
     /// Bytes other than zeros follow the last batch.
-    #[error("something stands where nothing was ever written")]
+    #[error("there are bytes where no batch was ever written")]
     Leftover,
 }
 
@@ -154,6 +154,18 @@ pub struct AcknowledgedTree {
     pub root: Hash,
 }
 
+impl AcknowledgedTree {
+    /// The largest size of `marks`; 0 where there are none.
+    #[must_use]
+    pub fn largest(marks: &[Self]) -> u64 {
+        let mut largest = 0;
+        for mark in marks {
+            largest = mark.size.max(largest);
+        }
+        largest
+    }
+}
+
 /// The content of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentContent {
@@ -166,6 +178,13 @@ pub struct SegmentContent {
     /// Bytes that an interrupted write left after `end`, up to the last one that is not zero. 0
     /// where there are none.
     pub torn: usize,
+}
+
+impl SegmentContent {
+    /// The fault of the batch that begins at the end of the content so far.
+    const fn damaged<E>(&self, fault: BatchFault) -> SegmentFault<E> {
+        SegmentFault::Damaged { index: self.tree.size(), offset: self.end, fault }
+    }
 }
 
 /// Reads a segment that follows `tree`, and passes each record with its index to `each`. Everything
@@ -182,21 +201,17 @@ pub fn walk<E>(
     mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
 ) -> Result<SegmentContent, SegmentFault<E>> {
     let mut walk = SegmentContent { tree: tree.clone(), end: 0, acknowledged_end: 0, torn: 0 };
-    let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    let acknowledged = AcknowledgedTree::largest(marks);
     loop {
         let rest = segment.get(walk.end..).unwrap_or_default();
-        let damaged =
-            |fault| SegmentFault::Damaged { index: walk.tree.size(), offset: walk.end, fault };
-        let torn = match Whole::read(rest) {
+        let fault = match Whole::read(rest) {
             Ok(batch) => {
-                let after = batch.follow(&walk.tree).map_err(damaged)?;
+                let after = batch.follow(&walk.tree).map_err(|fault| walk.damaged(fault))?;
                 // The head and checkpoints are written only at a batch's end, so a mark inside a
                 // batch is wrong.
-                for mark in marks
-                    .iter()
-                    .filter(|mark| walk.tree.size() < mark.size && mark.size <= after.size())
-                {
-                    if (mark.size, mark.root) != (after.size(), after.root()) {
+                for mark in marks {
+                    let within = walk.tree.size() < mark.size && mark.size <= after.size();
+                    if within && (mark.size, mark.root) != (after.size(), after.root()) {
                         return Err(SegmentFault::Head { size: mark.size });
                     }
                 }
@@ -214,21 +229,20 @@ pub fn walk<E>(
                 walk.tree = after;
                 continue;
             }
-            Err(fault) => rest.iter().rposition(|&byte| byte != 0).map(|place| (place + 1, fault)),
+            Err(fault) => fault,
         };
         // Bytes after the last batch. Only zeros end the segment.
-        let Some((bytes, fault)) = torn else {
-            return Ok(walk);
-        };
+        let Some(last_byte) = rest.iter().rposition(|&byte| byte != 0) else { return Ok(walk) };
         if walk.tree.size() < acknowledged || !last {
-            return Err(damaged(fault));
+            return Err(walk.damaged(fault));
         }
+        let bytes = last_byte + 1;
         // The writer waits for each write. So at most one write was in progress, and no batch
         // follows it.
         if bytes > BATCH_BYTES_MAX
             || (1..rest.len().div_ceil(SECTOR_BYTES)).any(|sector| whole_at(rest, sector))
         {
-            return Err(damaged(BatchFault::Leftover));
+            return Err(walk.damaged(BatchFault::Leftover));
         }
         walk.torn = bytes;
         return Ok(walk);
@@ -251,7 +265,8 @@ pub fn reach(segment: &[u8], size: u64) -> (usize, u64) {
 
 /// Whether a whole batch begins at this sector.
 fn whole_at(bytes: &[u8], sector: usize) -> bool {
-    bytes.get(sector * SECTOR_BYTES..).is_some_and(|rest| Whole::read(rest).is_ok())
+    let Some(rest) = bytes.get(sector * SECTOR_BYTES..) else { return false };
+    Whole::read(rest).is_ok()
 }
 
 /// The length with padding to the next sector.

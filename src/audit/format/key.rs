@@ -25,7 +25,8 @@ impl std::str::FromStr for RecordKeyId {
 
     fn from_str(text: &str) -> Result<Self, RecordKeyIdFault> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| RecordKeyIdFault)?;
-        bytes.try_into().map(Self).map_err(|_| RecordKeyIdFault)
+        let id: [u8; 16] = bytes.try_into().map_err(|_| RecordKeyIdFault)?;
+        Ok(Self(id))
     }
 }
 

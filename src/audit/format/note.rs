@@ -5,9 +5,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
+use crate::audit::format::payload::text_of;
 use crate::crypto::{
-    Algorithm, EntropyFault, KeyFault, Portable, PublicKey, SigningKey, Verifier as _, entropy,
-    sha256,
+    Algorithm, EntropyFault, KeyFault, Portable, PublicKey, SigningKey, Verifier as _, hex, sha256,
 };
 use crate::json;
 use crate::merkle::Hash;
@@ -93,18 +93,20 @@ impl Checkpoint {
 
     /// Decodes the text. It must be canonical: the result must encode to the same text.
     fn read(text: &str) -> Result<Self, NoteFault> {
+        match Self::lines(text) {
+            Some(read) if read.text() == text => Ok(read),
+            _ => Err(NoteFault::Form),
+        }
+    }
+
+    /// Decodes the lines of the text; `None` where one is missing or malformed.
+    fn lines(text: &str) -> Option<Self> {
         let mut lines = text.lines();
-        let mut line = || lines.next().ok_or(NoteFault::Form);
-        let read = Self {
-            origin: line()?.to_owned(),
-            size: line()?.parse().map_err(|_| NoteFault::Form)?,
-            root: STANDARD
-                .decode(line()?)
-                .ok()
-                .and_then(|root| root.try_into().ok())
-                .ok_or(NoteFault::Form)?,
-        };
-        if read.text() == text { Ok(read) } else { Err(NoteFault::Form) }
+        Some(Self {
+            origin: lines.next()?.to_owned(),
+            size: lines.next()?.parse().ok()?,
+            root: STANDARD.decode(lines.next()?).ok()?.try_into().ok()?,
+        })
     }
 }
 
@@ -117,23 +119,39 @@ pub struct LogKeys {
 }
 
 impl LogKeys {
+    /// The keys of the epoch with that origin.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn of_origin<'k>(keys: &'k [Self], origin: &str) -> Result<&'k Self, NoteFault> {
+        match keys.iter().find(|keys| keys.origin == origin) {
+            Some(keys) => Ok(keys),
+            None => Err(NoteFault::NoKeys(origin.to_owned())),
+        }
+    }
+
     /// The lines for `log.vkeys`.
     #[must_use]
     pub fn lines(&self) -> String {
-        let line = |key: &PublicKey| {
-            let id: String =
-                key_id(&self.origin, key).iter().map(|byte| format!("{byte:02x}")).collect();
-            let encoded = STANDARD.encode([identifier(key.algorithm()), key.bytes()].concat());
-            format!("{}+{id}+{encoded}\n", self.origin)
-        };
-        self.keys.iter().map(line).collect()
+        let mut lines = String::new();
+        for key in &self.keys {
+            lines.push_str(&self.line(key));
+        }
+        lines
+    }
+
+    /// The line of one of the keys: `NAME+ID+KEY`, with its line feed.
+    fn line(&self, key: &PublicKey) -> String {
+        let id = hex(&key_id(&self.origin, key));
+        let encoded = STANDARD.encode([identifier(key.algorithm()), key.bytes()].concat());
+        format!("{}+{id}+{encoded}\n", self.origin)
     }
 
     /// The fingerprint of both keys: SHA-256 in hex over their lines in `log.vkeys`. Each line has
     /// its line feed, and the ML-DSA-65 line is first.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        sha256(self.lines().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&sha256(self.lines().as_bytes()))
     }
 
     /// Decodes a note and verifies both signatures. Further signature lines are ignored.
@@ -141,7 +159,7 @@ impl LogKeys {
     /// # Errors
     /// When it is not a checkpoint of this log under these keys.
     pub fn open(&self, note: &str) -> Result<Checkpoint, NoteFault> {
-        let (checkpoint, signatures) = split(note)?;
+        let (checkpoint, signatures) = split(note).ok_or(NoteFault::Form)?;
         if checkpoint.origin != self.origin {
             return Err(NoteFault::Origin(checkpoint.origin));
         }
@@ -151,13 +169,8 @@ impl LogKeys {
         let mut lines = signatures.iter();
         for key in &self.keys {
             let name = key.algorithm().as_str();
-            // The id only selects the key. The signature below is the proof.
-            let id = key_id(&self.origin, key);
-            let own = lines
-                .next()
-                .filter(|(named, bytes)| *named == self.origin && bytes.starts_with(&id));
-            let (_, bytes) = own.ok_or(NoteFault::Missing(name))?;
-            let signature = bytes.get(4..).unwrap_or_default();
+            let own = lines.next().and_then(|line| line.signature(&self.origin, key));
+            let signature = own.ok_or(NoteFault::Missing(name))?;
             Portable
                 .verify(key, text.as_bytes(), signature)
                 .map_err(|_| NoteFault::Invalid(name))?;
@@ -166,31 +179,48 @@ impl LogKeys {
     }
 }
 
-/// Signature lines: the key's name, and the bytes with the key's id before the signature.
-type Signatures<'n> = Vec<(&'n str, Vec<u8>)>;
+/// A signature line.
+struct SignatureLine<'n> {
+    /// The key's name.
+    name: &'n str,
+    /// The key's id in 4 bytes, and the signature.
+    bytes: Vec<u8>,
+}
 
-/// Splits a note into its checkpoint and its signature lines.
-fn split(note: &str) -> Result<(Checkpoint, Signatures<'_>), NoteFault> {
-    let (text, signatures) = note.split_once("\n\n").ok_or(NoteFault::Form)?;
-    let checkpoint = Checkpoint::read(&format!("{text}\n"))?;
-    let signatures = signatures.strip_suffix('\n').ok_or(NoteFault::Form)?;
-    let mut read = Vec::new();
-    for line in signatures.split('\n') {
-        let (name, encoded) = line
-            // Each signature line begins with an em dash (C2SP signed-note).
-            .strip_prefix("\u{2014} ")
-            .and_then(|rest| rest.split_once(' '))
-            .ok_or(NoteFault::Form)?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| NoteFault::Form)?;
+impl<'n> SignatureLine<'n> {
+    /// Decodes a line; `None` where it has another form.
+    fn read(line: &'n str) -> Option<Self> {
+        // Each signature line begins with an em dash (C2SP signed-note).
+        let (name, encoded) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
+        let bytes = STANDARD.decode(encoded).ok()?;
         if name.is_empty()
             || name.contains(|letter: char| letter == '+' || letter.is_whitespace())
             || bytes.len() < 5
         {
-            return Err(NoteFault::Form);
+            return None;
         }
-        read.push((name, bytes));
+        Some(Self { name, bytes })
     }
-    Ok((checkpoint, read))
+
+    /// The signature, where the line has the name and the id of `key`. The id only selects the key.
+    /// The signature is the proof.
+    fn signature(&self, origin: &str, key: &PublicKey) -> Option<&[u8]> {
+        if self.name != origin {
+            return None;
+        }
+        self.bytes.strip_prefix(&key_id(origin, key))
+    }
+}
+
+/// Splits a note into its checkpoint and its signature lines; `None` where it has another form.
+fn split(note: &str) -> Option<(Checkpoint, Vec<SignatureLine<'_>>)> {
+    let (text, signatures) = note.split_once("\n\n")?;
+    let checkpoint = Checkpoint::read(&format!("{text}\n")).ok()?;
+    let mut lines = Vec::new();
+    for line in signatures.strip_suffix('\n')?.split('\n') {
+        lines.push(SignatureLine::read(line)?);
+    }
+    Some((checkpoint, lines))
 }
 
 /// The content of a note without verification, to find its keys.
@@ -198,7 +228,18 @@ fn split(note: &str) -> Result<(Checkpoint, Signatures<'_>), NoteFault> {
 /// # Errors
 /// When it is not a checkpoint.
 pub fn peek(note: &str) -> Result<Checkpoint, NoteFault> {
-    Ok(split(note)?.0)
+    let (checkpoint, _) = split(note).ok_or(NoteFault::Form)?;
+    Ok(checkpoint)
+}
+
+/// The number of records that a note's checkpoint covers, without verification; 0 where there is
+/// no checkpoint.
+#[must_use]
+pub fn peek_size(note: Option<&str>) -> u64 {
+    match note.map(peek) {
+        Some(Ok(checkpoint)) => checkpoint.size,
+        _ => 0,
+    }
 }
 
 /// Decodes `log.vkeys`: the keys of every epoch. Empty lines and lines that begin with `#` are
@@ -207,46 +248,79 @@ pub fn peek(note: &str) -> Result<Checkpoint, NoteFault> {
 /// # Errors
 /// When a line is not a verifier key, or an epoch does not have exactly one key of each kind.
 pub fn read_vkeys(text: &str) -> Result<Vec<LogKeys>, NoteFault> {
-    let mut found: Vec<(String, Vec<PublicKey>)> = Vec::new();
-    for (number, line) in
-        (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-    {
-        let fault = |why: &str| NoteFault::Key { line: number, why: why.to_owned() };
-        let mut parts = line.splitn(3, '+');
-        let (name, id, encoded) = match (parts.next(), parts.next(), parts.next()) {
-            (Some(name), Some(id), Some(encoded)) => (name, id, encoded),
-            _ => return Err(fault("write NAME+ID+KEY")),
-        };
-        let bytes = STANDARD.decode(encoded).map_err(|_| fault("its key is not base64"))?;
-        let (algorithm, raw) = if let Some(raw) = bytes.strip_prefix(ML_DSA) {
-            (Algorithm::MlDsa65, raw)
-        } else {
-            (
-                Algorithm::Ed25519,
-                bytes
-                    .strip_prefix(ED25519)
-                    .ok_or_else(|| fault("its signature type is not known"))?,
-            )
-        };
-        let key = PublicKey::read(algorithm, raw).map_err(|error| fault(&error.to_string()))?;
-        // A wrong id means a damaged line, or a key under another log's name.
-        if id != key_id(name, &key).iter().map(|byte| format!("{byte:02x}")).collect::<String>() {
-            return Err(fault("its id is not that of its key"));
+    let mut found: Vec<OriginKeys> = Vec::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        if text.is_empty() || text.starts_with('#') {
+            continue;
         }
-        match found.iter_mut().find(|(known, _)| known == name) {
-            Some((_, keys)) => keys.push(key),
-            None => found.push((name.to_owned(), vec![key])),
+        let VerifierKey { name, key } =
+            VerifierKey::read(text).map_err(|why| NoteFault::Key { line, why })?;
+        match found.iter_mut().find(|known| known.origin == name) {
+            Some(known) => known.keys.push(key),
+            None => found.push(OriginKeys { origin: name.to_owned(), keys: vec![key] }),
         }
     }
-    // A second key of one kind would allow a second, different history.
-    let pair = |(origin, keys): (String, Vec<PublicKey>)| {
-        let of = |algorithm| keys.iter().find(|key| key.algorithm() == algorithm).cloned();
-        match (of(Algorithm::MlDsa65), of(Algorithm::Ed25519), keys.len()) {
-            (Some(pq), Some(classical), 2) => Ok(LogKeys { origin, keys: [pq, classical] }),
-            _ => Err(NoteFault::NoKeys(origin)),
+    found.into_iter().map(OriginKeys::pair).collect()
+}
+
+/// A line of `log.vkeys`.
+struct VerifierKey<'l> {
+    /// The name of the key: the origin of its log.
+    name: &'l str,
+    key: PublicKey,
+}
+
+impl<'l> VerifierKey<'l> {
+    /// Decodes a line, or says why it is not a verifier key.
+    fn read(line: &'l str) -> Result<Self, String> {
+        let mut parts = line.splitn(3, '+');
+        let (Some(name), Some(id), Some(encoded)) = (parts.next(), parts.next(), parts.next())
+        else {
+            return Err("write NAME+ID+KEY".to_owned());
+        };
+        let bytes = STANDARD.decode(encoded).map_err(|_| "its key is not base64")?;
+        let (algorithm, raw) = if let Some(raw) = bytes.strip_prefix(ML_DSA) {
+            (Algorithm::MlDsa65, raw)
+        } else if let Some(raw) = bytes.strip_prefix(ED25519) {
+            (Algorithm::Ed25519, raw)
+        } else {
+            return Err("its signature type is not known".to_owned());
+        };
+        let key = PublicKey::read(algorithm, raw).map_err(|error| error.to_string())?;
+        // A wrong id means a damaged line, or a key under another log's name.
+        if id != hex(&key_id(name, &key)) {
+            return Err("its id is not that of its key".to_owned());
         }
-    };
-    found.into_iter().map(pair).collect()
+        Ok(Self { name, key })
+    }
+}
+
+/// All keys with the name of one log.
+struct OriginKeys {
+    origin: String,
+    keys: Vec<PublicKey>,
+}
+
+impl OriginKeys {
+    /// The pair of keys. A second key of one kind is a fault: it would allow a second, different
+    /// history.
+    fn pair(self) -> Result<LogKeys, NoteFault> {
+        let Self { origin, keys } = self;
+        let Ok([first, second]) = <[PublicKey; 2]>::try_from(keys) else {
+            return Err(NoteFault::NoKeys(origin));
+        };
+        match (first.algorithm(), second.algorithm()) {
+            (Algorithm::MlDsa65, Algorithm::Ed25519) => {
+                Ok(LogKeys { origin, keys: [first, second] })
+            }
+            (Algorithm::Ed25519, Algorithm::MlDsa65) => {
+                Ok(LogKeys { origin, keys: [second, first] })
+            }
+            (Algorithm::MlDsa65, Algorithm::MlDsa65) | (Algorithm::Ed25519, Algorithm::Ed25519) => {
+                Err(NoteFault::NoKeys(origin))
+            }
+        }
+    }
 }
 
 /// The private keys of one epoch.
@@ -261,15 +335,16 @@ impl LogSigner {
     /// # Errors
     /// When the operating system gives no randomness.
     pub fn generate() -> Result<Self, EntropyFault> {
-        let key = |algorithm| Ok(SigningKey::from_seed(algorithm, Zeroizing::new(entropy()?)));
-        Ok(Self { pq: key(Algorithm::MlDsa65)?, classical: key(Algorithm::Ed25519)? })
+        Ok(Self {
+            pq: SigningKey::generate(Algorithm::MlDsa65)?,
+            classical: SigningKey::generate(Algorithm::Ed25519)?,
+        })
     }
 
     /// The pair in the format of its private file.
     #[must_use]
     pub fn write(&self) -> Zeroizing<String> {
-        let seed = |key: &SigningKey| Zeroizing::new(URL_SAFE_NO_PAD.encode(**key.seed()));
-        let (pq, classical) = (seed(&self.pq), seed(&self.classical));
+        let (pq, classical) = (seed_text(&self.pq), seed_text(&self.classical));
         Zeroizing::new(format!(
             "{{\"Ed25519\":\"{}\",\"ML-DSA-65\":\"{}\",\"use\":\"token-shield log\"}}\n",
             *classical, *pq
@@ -283,25 +358,23 @@ impl LogSigner {
     pub fn read(text: &str) -> Result<Self, NoteFault> {
         let document = json::parse(text.trim_end().as_bytes(), &json::Limits::deep(2))
             .map_err(|_| NoteFault::Private("not JSON"))?;
-        let object = document.as_object().ok_or(NoteFault::Private("not a JSON object"))?;
-        let member = |name| object.get(name).and_then(json::Value::as_str);
+        let json::Value::Object(object) = &document else {
+            return Err(NoteFault::Private("not a JSON object"));
+        };
         // The member `use` keeps the keys of tokens and of the log apart.
-        if member("use") != Some("token-shield log") {
+        if text_of(object, "use") != Some("token-shield log") {
             return Err(NoteFault::Private(
                 "its use is not \"token-shield log\" (token-shield audit key makes one)",
             ));
         }
-        let seed = |name| {
-            let bytes = member(name)
-                .and_then(|text| URL_SAFE_NO_PAD.decode(text).ok())
-                .map(Zeroizing::new)?;
-            <[u8; 32]>::try_from(bytes.as_slice()).ok().map(Zeroizing::new)
+        let (Some(pq), Some(classical)) =
+            (signing_key(object, Algorithm::MlDsa65), signing_key(object, Algorithm::Ed25519))
+        else {
+            return Err(NoteFault::Private(
+                "ML-DSA-65 and Ed25519 must be seeds of 32 bytes in base64url",
+            ));
         };
-        let fault =
-            NoteFault::Private("ML-DSA-65 and Ed25519 must be seeds of 32 bytes in base64url");
-        let (pq, classical) = seed("ML-DSA-65").zip(seed("Ed25519")).ok_or(fault)?;
-        let of = SigningKey::from_seed;
-        Ok(Self { pq: of(Algorithm::MlDsa65, pq), classical: of(Algorithm::Ed25519, classical) })
+        Ok(Self { pq, classical })
     }
 
     /// The public keys, for the log of that origin.
@@ -330,6 +403,20 @@ impl LogSigner {
         }
         Ok(note)
     }
+}
+
+/// The seed of a key in base64url.
+fn seed_text(key: &SigningKey) -> Zeroizing<String> {
+    Zeroizing::new(URL_SAFE_NO_PAD.encode(**key.seed()))
+}
+
+/// The signing key in the member that has the algorithm's name; `None` where it is not a seed of 32
+/// bytes in base64url.
+fn signing_key(object: &json::Object<'_>, algorithm: Algorithm) -> Option<SigningKey> {
+    let text = text_of(object, algorithm.as_str())?;
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
+    let seed: [u8; 32] = bytes.as_slice().try_into().ok()?;
+    Some(SigningKey::from_seed(algorithm, Zeroizing::new(seed)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::audit::format::fault::RecordFault;
 use crate::clock::Timestamp;
+use crate::id::Principal;
 use crate::json;
 use crate::json::Value;
 
@@ -22,8 +23,19 @@ impl PayloadReader<'_> {
 
     /// A text. Fails where the member is missing or has another type.
     pub(super) fn text(&self, member: &'static str) -> Result<String, RecordFault> {
-        let text = self.0.get(member).and_then(Value::as_str);
-        text.map(str::to_owned).ok_or(RecordFault::Member(member))
+        match text_of(self.0, member) {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(RecordFault::Member(member)),
+        }
+    }
+
+    /// A text; `None` where the member is missing. `null` is a fault, because it would be a second
+    /// form of the same record.
+    pub(super) fn optional_text(
+        &self,
+        member: &'static str,
+    ) -> Result<Option<String>, RecordFault> {
+        if self.has(member) { Ok(Some(self.text(member)?)) } else { Ok(None) }
     }
 
     /// A text that is parsed as a name.
@@ -31,15 +43,42 @@ impl PayloadReader<'_> {
         self.text(member)?.parse().map_err(|_| RecordFault::Member(member))
     }
 
+    /// A name; `None` where the member is missing.
+    pub(super) fn optional_name<T: FromStr>(
+        &self,
+        member: &'static str,
+    ) -> Result<Option<T>, RecordFault> {
+        if self.has(member) { Ok(Some(self.name(member)?)) } else { Ok(None) }
+    }
+
     /// A non-negative integer.
     pub(super) fn number(&self, member: &'static str) -> Result<u64, RecordFault> {
-        self.0.get(member).and_then(Value::as_u64).ok_or(RecordFault::Member(member))
+        match self.0.get(member).and_then(Value::as_u64) {
+            Some(number) => Ok(number),
+            None => Err(RecordFault::Member(member)),
+        }
     }
 
     /// A boolean.
     pub(super) fn truth(&self, member: &'static str) -> Result<bool, RecordFault> {
-        self.0.get(member).and_then(Value::as_bool).ok_or(RecordFault::Member(member))
+        match self.0.get(member) {
+            Some(Value::Bool(truth)) => Ok(*truth),
+            _ => Err(RecordFault::Member(member)),
+        }
     }
+
+    /// An object. Fails where the member is missing or has another type.
+    pub(super) fn object(&self, member: &'static str) -> Result<PayloadReader<'_>, RecordFault> {
+        match self.0.get(member) {
+            Some(Value::Object(object)) => Ok(PayloadReader(object)),
+            _ => Err(RecordFault::Member(member)),
+        }
+    }
+}
+
+/// The text of a member; `None` where the member is missing or has another type.
+pub(in crate::audit) fn text_of<'o>(object: &'o json::Object<'_>, member: &str) -> Option<&'o str> {
+    object.get(member)?.as_str()
 }
 
 /// Collects the members of a payload, in any order.
@@ -61,6 +100,13 @@ impl<'e> PayloadWriter<'e> {
     pub(super) fn optional(&mut self, member: &'static str, text: Option<&'e str>) {
         if let Some(text) = text {
             self.name(member, text);
+        }
+    }
+
+    /// Adds the principal, where there is one.
+    pub(super) fn principal(&mut self, principal: Option<&'e Principal>) {
+        if let Some(principal) = principal {
+            self.name("principal", principal.as_str());
         }
     }
 
@@ -86,13 +132,6 @@ impl<'e> PayloadWriter<'e> {
         self.0.push((member, value));
     }
 
-    /// Adds a value, where there is one.
-    pub(super) fn some(&mut self, member: &'static str, value: Option<Value<'e>>) {
-        if let Some(value) = value {
-            self.value(member, value);
-        }
-    }
-
     /// The object with its members in canonical order. Names are ASCII, so their byte order is the
     /// order of RFC 8785 section 3.2.3.
     pub(super) fn into_object(mut self) -> Value<'e> {
@@ -104,6 +143,23 @@ impl<'e> PayloadWriter<'e> {
         }
         Value::Object(object)
     }
+}
+
+/// An object. The members must be sorted already.
+pub(super) fn object<'v>(
+    members: impl IntoIterator<Item = (&'static str, Value<'v>)>,
+) -> Value<'v> {
+    let mut object = json::Object::new();
+    for (name, value) in members {
+        object.set(name, value);
+    }
+    Value::Object(object)
+}
+
+/// The first `most` items as a list of a record. Lists are cut, so that a record never gets above
+/// its maximum length.
+pub(super) fn list<'v, T>(items: &'v [T], most: usize, value: fn(&'v T) -> Value<'v>) -> Value<'v> {
+    Value::Array(items.iter().take(most).map(value).collect())
 }
 
 /// The text, cut at [`TEXT_BYTES_MAX`].

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::audit::format::payload::{PayloadWriter, cut, moment, number};
+use crate::audit::format::payload::{PayloadWriter, cut, list, moment, number, object};
 use crate::clock::Timestamp;
 use crate::id::{AgentName, HandleId, KeyId, Principal, RequestId, TokenId};
 use crate::json::{Object, Value};
@@ -273,13 +273,7 @@ impl RequestContext {
         }
         into.optional("model", self.model.as_deref());
         if whole {
-            let link = |(token, kid): &(TokenId, KeyId)| {
-                object([
-                    ("kid", Value::from_text(kid.to_string())),
-                    ("token", Value::from_text(token.to_string())),
-                ])
-            };
-            into.value("chain", Value::Array(self.caller.chain.iter().map(link).collect()));
+            into.value("chain", self.caller.chain_value());
             if let Some(handle) = &self.handle {
                 into.owned("handle", handle.to_string());
             }
@@ -291,23 +285,67 @@ impl RequestContext {
     }
 }
 
-/// An object. The members must be sorted already.
-fn object<'v>(members: impl IntoIterator<Item = (&'static str, Value<'v>)>) -> Value<'v> {
-    let mut object = Object::new();
-    members.into_iter().for_each(|(name, value)| object.set(name, value));
-    Value::Object(object)
+/// Writes the server and the digest of its weights, where they are known.
+fn server_members<'e>(
+    into: &mut PayloadWriter<'e>,
+    upstream: Option<&'e Server>,
+    digest: Option<&'e ModelDigest>,
+) {
+    if let Some(server) = upstream {
+        into.value("upstream", server.value());
+    }
+    if let Some(digest) = digest {
+        into.value("model_digest", digest.value());
+    }
+}
+
+impl Caller {
+    /// The tokens and keys as a list of a record.
+    fn chain_value(&self) -> Value<'static> {
+        let mut links = Vec::with_capacity(self.chain.len());
+        for (token, kid) in &self.chain {
+            links.push(object([
+                ("kid", Value::from_text(kid.to_string())),
+                ("token", Value::from_text(token.to_string())),
+            ]));
+        }
+        Value::Array(links)
+    }
+}
+
+impl Stripped {
+    /// The removed part as an object of a record.
+    fn value(&self) -> Value<'_> {
+        object([
+            ("kind", Value::from_text(self.kind)),
+            ("path", Value::from_text(cut(&self.path))),
+            ("target", Value::from_text(cut(&self.target))),
+        ])
+    }
+}
+
+impl OutboundReference {
+    /// The reference as an object of a record.
+    fn value(&self) -> Value<'_> {
+        object([
+            ("kind", Value::from_text(cut(self.kind))),
+            ("reason", Value::from_text(cut(self.reason))),
+            ("target", Value::from_text(cut(&self.target))),
+            ("verdict", Value::from_text(cut(self.verdict))),
+        ])
+    }
 }
 
 impl Server {
     /// The server as an object of a record.
     fn value(&self) -> Value<'_> {
-        let jurisdiction = self
-            .jurisdiction
-            .as_deref()
-            .map(|place| ("jurisdiction", Value::from_text(cut(place))));
-        let members =
-            [("controlled", Value::Bool(self.controlled))].into_iter().chain(jurisdiction);
-        object(members.chain([("name", Value::from_text(cut(&self.name)))]))
+        let mut object = Object::new();
+        object.set("controlled", Value::Bool(self.controlled));
+        if let Some(place) = &self.jurisdiction {
+            object.set("jurisdiction", Value::from_text(cut(place)));
+        }
+        object.set("name", Value::from_text(cut(&self.name)));
+        Value::Object(object)
     }
 }
 
@@ -351,24 +389,16 @@ impl Admission {
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, true);
         into.name("decision", "allowed");
-        into.some("upstream", self.upstream.as_ref().map(Server::value));
-        into.some("model_digest", self.model_digest.as_ref().map(|digest| digest.value()));
-        into.some("limits", self.output_tokens.map(|cap| object([("output_tokens", number(cap))])));
-        let stripped = |stripped: &'e Stripped| {
-            let (kind, path) =
-                (Value::from_text(stripped.kind), Value::from_text(cut(&stripped.path)));
-            object([
-                ("kind", kind),
-                ("path", path),
-                ("target", Value::from_text(cut(&stripped.target))),
-            ])
-        };
-        // Lists are cut, so that a record never gets above its maximum length.
-        let stripped: Vec<Value<'_>> = self.stripped.iter().take(LIST_MAX).map(stripped).collect();
-        into.some("stripped", (!stripped.is_empty()).then_some(Value::Array(stripped)));
-        let fetches: Vec<Value<'_>> =
-            self.fetches.iter().take(LIST_MAX).map(PlannedFetch::value).collect();
-        into.some("fetches", (!fetches.is_empty()).then_some(Value::Array(fetches)));
+        server_members(into, self.upstream.as_ref(), self.model_digest.as_deref());
+        if let Some(cap) = self.output_tokens {
+            into.value("limits", object([("output_tokens", number(cap))]));
+        }
+        if !self.stripped.is_empty() {
+            into.value("stripped", list(&self.stripped, LIST_MAX, Stripped::value));
+        }
+        if !self.fetches.is_empty() {
+            into.value("fetches", list(&self.fetches, LIST_MAX, PlannedFetch::value));
+        }
         // The digests are keyed. In an encrypted log the key is inside the ciphertext, so a party
         // without the record key cannot test guesses of a body.
         into.value("digest_key", base64url(&self.digest_key));
@@ -386,8 +416,7 @@ impl Outcome {
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         self.about.members(into, false);
         into.number("admission", self.admission);
-        into.some("upstream", self.upstream.as_ref().map(Server::value));
-        into.some("model_digest", self.model_digest.as_ref().map(|digest| digest.value()));
+        server_members(into, self.upstream.as_ref(), self.model_digest.as_deref());
         into.name("code", self.code);
         into.optional("detail", self.detail.as_deref());
         into.number("status", u64::from(self.status));
@@ -396,29 +425,16 @@ impl Outcome {
             into.value("usage", object([("input", number(input)), ("output", number(output))]));
             into.name("usage_source", source);
         }
-        let outbound = |outbound: &'e OutboundReference| {
-            let texts = [
-                ("kind", outbound.kind),
-                ("reason", outbound.reason),
-                ("target", &outbound.target),
-                ("verdict", outbound.verdict),
-            ];
-            object(texts.map(|(name, text)| (name, Value::from_text(cut(text)))))
-        };
         // The list is cut, so the record also has the number of all references.
         let (first, count) = &self.outbound;
-        into.some(
-            "outbound",
-            (*count > 0).then(|| Value::Array(first.iter().take(LIST_MAX).map(outbound).collect())),
-        );
-        into.some("outbound_count", (*count > 0).then(|| number(*count)));
-        let fetched: Vec<Value<'_>> =
-            self.fetched.iter().take(LIST_MAX).map(FetchedContent::value).collect();
-        into.some("fetched", (!fetched.is_empty()).then_some(Value::Array(fetched)));
-        into.some(
-            "fetched_count",
-            (!self.fetched.is_empty()).then(|| number(self.fetched.len() as u64)),
-        );
+        if *count > 0 {
+            into.value("outbound", list(first, LIST_MAX, OutboundReference::value));
+            into.number("outbound_count", *count);
+        }
+        if !self.fetched.is_empty() {
+            into.value("fetched", list(&self.fetched, LIST_MAX, FetchedContent::value));
+            into.number("fetched_count", self.fetched.len() as u64);
+        }
         if let Some(forwarded) = &self.forwarded {
             into.number("forward_bytes", forwarded.bytes);
             into.value("forward_digest", base64url(&forwarded.digest));
@@ -448,23 +464,26 @@ impl RefusalCounts {
     pub(super) fn members<'e>(&'e self, into: &mut PayloadWriter<'e>) {
         into.owned("from", moment(self.from).to_string());
         into.owned("until", moment(self.until).to_string());
-        into.optional("principal", self.principal.as_ref().map(Principal::as_str));
-        // Only unauthenticated callers have a stage in their row; their name is a network.
-        let row = |row: &'e RefusalCount| {
-            let (whose, stage) = match row.stage {
-                None => ([("agent", Value::from_text(cut(&row.whose)))], None),
-                Some(stage) => (
-                    [("network", Value::from_text(cut(&row.whose)))],
-                    Some(("stage", Value::from_text(stage))),
-                ),
-            };
-            let counted = [("code", Value::from_text(row.code)), ("count", number(row.count))];
-            let mut members: Vec<_> = whose.into_iter().chain(counted).chain(stage).collect();
-            // `object` needs sorted members. The optional stage was added at the end.
-            members.sort_unstable_by_key(|(name, _)| *name);
-            object(members)
-        };
-        into.value("rows", Value::Array(self.rows.iter().take(ROWS_MAX).map(row).collect()));
+        into.principal(self.principal.as_ref());
+        into.value("rows", list(&self.rows, ROWS_MAX, RefusalCount::value));
         into.number("other", self.other);
+    }
+}
+
+impl RefusalCount {
+    /// The row as an object of a record. Only unauthenticated callers have a stage in their row;
+    /// their name is a network.
+    fn value(&self) -> Value<'_> {
+        let whose = Value::from_text(cut(&self.whose));
+        let (code, count) = (Value::from_text(self.code), number(self.count));
+        match self.stage {
+            None => object([("agent", whose), ("code", code), ("count", count)]),
+            Some(stage) => object([
+                ("code", code),
+                ("count", count),
+                ("network", whose),
+                ("stage", Value::from_text(stage)),
+            ]),
+        }
     }
 }

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use crate::audit::format::head::{Head, HeadNote};
 use crate::audit::format::journal;
 use crate::audit::format::note::{NoteFault, peek};
-use crate::audit::read::tiles::{self, epoch_number};
+use crate::audit::read::tiles;
 use crate::durable;
 use crate::merkle::tile::{Tile, WIDTH};
 
@@ -33,7 +34,7 @@ pub enum CopyFault {
     #[error(transparent)]
     Disk(#[from] durable::DiskFault),
     /// The head is damaged.
-    #[error("{}: no whole head stands there", .0.display())]
+    #[error("{}: there is no complete head", .0.display())]
     Head(PathBuf),
     /// A checkpoint is invalid.
     #[error("{}: {fault}", path.display())]
@@ -61,7 +62,9 @@ impl Sink {
     /// # Errors
     /// When it exists already, or cannot be written.
     pub fn put(&mut self, path: &Path, bytes: &[u8]) -> Result<(), durable::DiskFault> {
-        if let Some(folder) = path.parent().filter(|folder| !self.folders.contains(*folder)) {
+        if let Some(folder) = path.parent()
+            && !self.folders.contains(folder)
+        {
             durable::make_private_dir(folder)?;
             self.folders.insert(folder.to_owned());
         }
@@ -105,22 +108,19 @@ pub fn log(from: &Path, head: &Path, to: &Path, sink: &mut Sink) -> Result<Vec<u
     let mut copied = BTreeSet::new();
     for _ in 0..TRIES {
         let bytes = whole_head(head)?;
-        let fault = || CopyFault::Head(head.to_owned());
-        let read = Head::decode(&bytes).map_err(|_| fault())?;
-        let last = read.origin.rsplit('/').next().and_then(epoch_number).ok_or_else(fault)?;
-        let noted = HeadNote::decode(&bytes).and_then(|note| peek(&note.note).ok());
-        let noted = noted.filter(|note| note.origin == read.origin).map(|note| note.size);
-        let acknowledged =
-            Acknowledged { size: read.size.max(noted.unwrap_or(0)), is_noted: noted.is_some() };
-        // An epoch after the head's epoch has not begun, or began after the head was read.
-        let wanted = tiles::epochs(from)?.into_iter().filter(|(number, _)| *number <= last);
+        let read = Head::decode(&bytes).map_err(|_| CopyFault::Head(head.to_owned()))?;
+        let Some(last) = tiles::epoch_in(&read.origin) else {
+            return Err(CopyFault::Head(head.to_owned()));
+        };
+        let acknowledged = Acknowledged::of(&read, &bytes);
         let mut is_whole = true;
-        for (number, folder) in wanted {
-            let acknowledged = (number == last).then_some(&acknowledged);
+        for (number, folder) in tiles::epochs(from)? {
+            // An epoch after the head's epoch has not begun, or began after the head was read.
             // A closed epoch does not change, so a retry does not copy it again.
-            if copied.contains(&number) {
+            if number > last || copied.contains(&number) {
                 continue;
             }
+            let acknowledged = (number == last).then_some(&acknowledged);
             is_whole = epoch(&folder, &to.join(tiles::epoch_name(number)), acknowledged, sink)?;
             if !is_whole {
                 break;
@@ -141,6 +141,19 @@ struct Acknowledged {
     size: u64,
     /// Whether the head contains a checkpoint.
     is_noted: bool,
+}
+
+impl Acknowledged {
+    /// The part that a head acknowledges, with the checkpoint in the bytes of its file.
+    fn of(head: &Head, bytes: &[u8]) -> Self {
+        if let Some(note) = HeadNote::decode(bytes)
+            && let Ok(noted) = peek(&note.note)
+            && noted.origin == head.origin
+        {
+            return Self { size: head.size.max(noted.size), is_noted: true };
+        }
+        Self { size: head.size, is_noted: false }
+    }
 }
 
 /// Reads a head outside of a write. One of its two slots is always whole, so a failed read means a
@@ -165,7 +178,8 @@ type CopiedFile = (PathBuf, Vec<u8>);
 /// # Errors
 /// As [`log`].
 pub fn closed_epoch(from: &Path, to: &Path, sink: &mut Sink) -> Result<(), CopyFault> {
-    epoch(from, to, None, sink).map(|_| ())
+    epoch(from, to, None, sink)?;
+    Ok(())
 }
 
 /// Copies an epoch. At least the `acknowledged` records must be there; `None` where the epoch is
@@ -183,16 +197,17 @@ fn epoch(
     for _ in 0..TRIES {
         let path = from.join("checkpoint");
         let note = tiles::checkpoint_note(from)?;
-        let signed =
-            note.as_deref().map_or(Ok(0), |note| peek(note).map(|checkpoint| checkpoint.size));
-        let signed = signed.map_err(|fault| CopyFault::Note { path, fault })?;
+        let signed = match &note {
+            Some(note) => peek(note).map_err(|fault| CopyFault::Note { path, fault })?.size,
+            None => 0,
+        };
         if copied == 0
             && signed > 0
             && acknowledged.is_some_and(|acknowledged| !acknowledged.is_noted)
         {
             return Ok(false);
         }
-        if !full_tiles(from, to, (copied, signed), sink)? {
+        if !full_tiles(from, to, copied..signed, sink)? {
             return Err(CopyFault::Restless(from.to_owned()));
         }
         copied = signed;
@@ -215,18 +230,19 @@ fn epoch(
     Err(CopyFault::Restless(from.to_owned()))
 }
 
-/// Copies the full tiles and bundles that a tree of `to` records has and a tree of `from` records
-/// has not. False where one is missing. Of a pruned epoch, it copies those that are left.
+/// Copies the full tiles and bundles that a tree of `records.end` records has and a tree of
+/// `records.start` records has not. False where one is missing. Of a pruned epoch, it copies those
+/// that are left.
 fn full_tiles(
     epoch: &Path,
     copy: &Path,
-    (from, to): (u64, u64),
+    records: Range<u64>,
     sink: &mut Sink,
 ) -> Result<bool, CopyFault> {
-    let moved = to > 0 && tiles::is_pruned(epoch);
+    let moved = records.end > 0 && tiles::is_pruned(epoch);
     for level in std::iter::once(None).chain((0..7_u8).map(Some)) {
         let shift = 8 * (u32::from(level.unwrap_or(0)) + 1);
-        for index in (from >> shift)..(to >> shift) {
+        for index in (records.start >> shift)..(records.end >> shift) {
             let path = Tile { level, index, width: WIDTH }.path();
             match read(&epoch.join(&path))? {
                 Some(bytes) => sink.put(&copy.join(&path), &bytes)?,
@@ -247,7 +263,11 @@ fn transient_files(
 ) -> Result<Option<Vec<CopiedFile>>, CopyFault> {
     let moved = signed > 0 && tiles::is_pruned(epoch);
     let mut files = Vec::new();
-    for tile in Tile::partial(signed).into_iter().filter(|tile| !moved || tile.level.is_some()) {
+    for tile in Tile::partial(signed) {
+        // The last bundle of a pruned epoch was moved away.
+        if moved && tile.level.is_none() {
+            continue;
+        }
         let Some(bytes) = read(&epoch.join(tile.path()))? else { return Ok(None) };
         files.push((tile.path().into(), bytes));
     }
@@ -256,7 +276,10 @@ fn transient_files(
         if folder.is_dir() { tiles::segments(&folder)? } else { (Vec::new(), None) };
     // A closed epoch with a loss may have a journal. It is copied completely.
     let wanted = acknowledged.map_or(u64::MAX, |size| size.max(signed));
-    let mut reached = segments.first().map_or(signed, |(first, _)| *first);
+    let mut reached = match segments.first() {
+        Some((first, _)) => *first,
+        None => signed,
+    };
     if reached > signed {
         return Ok(None);
     }
@@ -264,12 +287,12 @@ fn transient_files(
         if first >= wanted {
             break;
         }
-        let Some(bytes) = read(&path)? else { return Ok(None) };
+        let Some(mut bytes) = read(&path)? else { return Ok(None) };
         let (end, size) = journal::reach(&bytes, wanted);
-        let kept =
-            if acknowledged.is_some() { bytes.get(..end).unwrap_or_default() } else { &bytes };
-        files
-            .push((Path::new("journal").join(path.file_name().unwrap_or_default()), kept.to_vec()));
+        if acknowledged.is_some() {
+            bytes.truncate(end);
+        }
+        files.push((format!("journal/{first:020}").into(), bytes));
         reached = size.max(reached);
     }
     // Acknowledged records are missing: the segments were trimmed meanwhile, after a newer

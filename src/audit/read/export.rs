@@ -15,7 +15,7 @@ use crate::audit::format::envelope::Envelope;
 use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::audit::format::note::{LogKeys, NoteFault, read_vkeys};
 use crate::audit::read::copy::{self, CopyFault, Sink};
-use crate::audit::read::reader::{Epoch, ReadFault, each};
+use crate::audit::read::reader::{Epoch, ReadFault, StoredRecord, each};
 use crate::audit::read::receipt::{ProofFault, disclose};
 use crate::audit::read::tiles::{epoch_name, is_pruned};
 use crate::audit::read::verify::{VerifyFault, VerifyTarget, verify};
@@ -102,18 +102,21 @@ fn chosen<'e>(epochs: &'e [Epoch], choice: &Choice) -> Result<Vec<&'e Epoch>, Ex
     if choice.epochs.is_empty() {
         return Ok(closed.iter().filter(|epoch| !is_pruned(&epoch.folder)).collect());
     }
-    let one = |number: &u32| {
-        let fault = |why| ExportFault::Epoch { epoch: *number, why };
-        if *number == last.number {
-            return Err(fault("it is being written; token-shield audit begin closes it"));
+    let mut found = Vec::with_capacity(choice.epochs.len());
+    for &number in &choice.epochs {
+        if number == last.number {
+            let why = "it is being written; token-shield audit begin closes it";
+            return Err(ExportFault::Epoch { epoch: number, why });
         }
-        let epoch = closed
-            .iter()
-            .find(|epoch| epoch.number == *number)
-            .ok_or_else(|| fault("there is no such epoch"))?;
-        if is_pruned(&epoch.folder) { Err(fault("its records were moved away")) } else { Ok(epoch) }
-    };
-    choice.epochs.iter().map(one).collect()
+        let Some(epoch) = closed.iter().find(|epoch| epoch.number == number) else {
+            return Err(ExportFault::Epoch { epoch: number, why: "there is no such epoch" });
+        };
+        if is_pruned(&epoch.folder) {
+            return Err(ExportFault::Epoch { epoch: number, why: "its records were moved away" });
+        }
+        found.push(epoch);
+    }
+    Ok(found)
 }
 
 /// The names of the epochs that [`export`] copies.
@@ -129,15 +132,16 @@ pub fn names(epochs: &[Epoch], choice: &Choice) -> Result<Vec<String>, ExportFau
 }
 
 /// Copies closed epochs to `to`: `audit`, `log.vkeys`, and `keys.jsonl`. The keys decrypt the
-/// records of these epochs only. The copy is verified. `progress` gets the number of finished
-/// records. Everything is written to a folder beside `to` and then renamed, so that `to` is
-/// complete or missing.
+/// records of these epochs only. `vkeys` is the log's file of public keys, and `opener` has its
+/// record keys. The copy is verified. `progress` gets the number of finished records. Everything is
+/// written to a folder beside `to` and then renamed, so that `to` is complete or missing.
 ///
 /// # Errors
 /// When no epoch is closed, or an epoch or a key is not available. A destroyed key is no error.
 pub fn export(
     epochs: &[Epoch],
-    keys: (&Path, &dyn Opener),
+    vkeys: &Path,
+    opener: &dyn Opener,
     choice: &Choice,
     to: &Path,
     progress: impl FnMut(u64),
@@ -149,14 +153,13 @@ pub fn export(
     if chosen.is_empty() {
         return Err(ExportFault::NoneClosed);
     }
-    let name = to.file_name().ok_or_else(|| ExportFault::Taken(to.to_owned()))?.to_string_lossy();
+    let Some(name) = to.file_name() else { return Err(ExportFault::Taken(to.to_owned())) };
     // In the same folder, because a rename works only within one file system.
-    let temporary = to.with_file_name(format!(".{name}.part-{}", std::process::id()));
-    let done = make(&chosen, keys, choice, &temporary, progress).and_then(|exported| {
+    let temporary =
+        to.with_file_name(format!(".{}.part-{}", name.to_string_lossy(), std::process::id()));
+    let done = make(&chosen, vkeys, opener, choice, &temporary, progress).and_then(|exported| {
         fs::rename(&temporary, to).map_err(durable::DiskFault::of("make", to))?;
-        durable::sync_dir(
-            to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-        )?;
+        durable::sync_dir(durable::parent_of(to))?;
         Ok(exported)
     });
     if done.is_err() {
@@ -168,7 +171,8 @@ pub fn export(
 /// Writes the folder of an export.
 fn make(
     chosen: &[&Epoch],
-    (vkeys, opener): (&Path, &dyn Opener),
+    vkeys: &Path,
+    opener: &dyn Opener,
     choice: &Choice,
     to: &Path,
     mut progress: impl FnMut(u64),
@@ -176,14 +180,14 @@ fn make(
     let mut sink = Sink::default();
     durable::make_private_dir(&to.join("audit"))?;
     let text = fs::read_to_string(vkeys).map_err(durable::DiskFault::of("read", vkeys))?;
-    let is_of = |line: &str, epoch: &Epoch| {
-        line.split('+')
-            .next()
-            .is_some_and(|name| name.ends_with(&format!("/{}", epoch_name(epoch.number))))
-    };
     // The verification of an export needs only the keys of its epochs.
-    let lines = text.lines().filter(|line| chosen.iter().any(|epoch| is_of(line, epoch)));
-    let own: String = lines.flat_map(|line| [line, "\n"]).collect();
+    let mut own = String::new();
+    for line in text.lines() {
+        if chosen.iter().any(|epoch| is_key_of(line, epoch)) {
+            own.push_str(line);
+            own.push('\n');
+        }
+    }
     sink.put(&to.join("log.vkeys"), own.as_bytes())?;
     let mut exported = Exported::default();
     for epoch in chosen {
@@ -195,32 +199,66 @@ fn make(
         exported.epochs.push((epoch.number, epoch.signed));
     }
     if !choice.without_keys {
-        let path = to.join("keys.jsonl");
-        // The keys decrypt records, so only the owner may read the file.
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let mut out = BufWriter::new(file.map_err(durable::DiskFault::of("write", &path))?);
+        let mut file = KeysFile::create(&to.join("keys.jsonl"))?;
         let mut done = 0;
         for epoch in chosen {
-            exported.keys += keys_of(epoch, opener, choice, (&mut out, &path), || {
+            exported.keys += keys_of(epoch, opener, choice, &mut file, || {
                 done += 1;
                 progress(done);
             })?;
         }
-        let written = out
-            .into_inner()
-            .map_err(std::io::IntoInnerError::into_error)
-            .and_then(|file: File| file.sync_all());
-        written.map_err(durable::DiskFault::of("write", &path))?;
+        file.finish()?;
     }
     sink.settle()?;
     check(to, &read_vkeys(&own)?)?;
     Ok(exported)
 }
 
+/// Whether a line of `log.vkeys` has a key of that epoch.
+fn is_key_of(line: &str, epoch: &Epoch) -> bool {
+    let name = match line.split_once('+') {
+        Some((name, _)) => name,
+        None => line,
+    };
+    name.ends_with(&format!("/{}", epoch_name(epoch.number)))
+}
+
 /// Verifies the copy.
 fn check(to: &Path, keys: &[LogKeys]) -> Result<(), ExportFault> {
     let wanted = VerifyTarget { dir: &to.join("audit"), keys, head: None, since: None };
-    verify(&wanted, |_, _| ()).map(|_| ()).map_err(ExportFault::Damaged)
+    verify(&wanted, |_, _| ()).map_err(ExportFault::Damaged)?;
+    Ok(())
+}
+
+/// The file of keys while it is written.
+struct KeysFile {
+    out: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl KeysFile {
+    /// Creates the file. The keys decrypt records, so only the owner may read it.
+    fn create(path: &Path) -> Result<Self, durable::DiskFault> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let out = BufWriter::new(file.map_err(durable::DiskFault::of("write", path))?);
+        Ok(Self { out, path: path.to_owned() })
+    }
+
+    /// Adds a line.
+    fn put(&mut self, line: &str) -> Result<(), durable::DiskFault> {
+        writeln!(self.out, "{line}").map_err(durable::DiskFault::of("write", &self.path))
+    }
+
+    /// Writes what is still in memory, and syncs the file.
+    fn finish(self) -> Result<(), durable::DiskFault> {
+        let file = match self.out.into_inner() {
+            Ok(file) => file,
+            Err(error) => {
+                return Err(durable::DiskFault::of("write", &self.path)(error.into_error()));
+            }
+        };
+        file.sync_all().map_err(durable::DiskFault::of("write", &self.path))
+    }
 }
 
 /// Writes the own key of each selected record; returns their number.
@@ -228,48 +266,58 @@ fn keys_of(
     epoch: &Epoch,
     opener: &dyn Opener,
     choice: &Choice,
-    (out, path): (&mut impl Write, &Path),
+    file: &mut KeysFile,
     mut done: impl FnMut(),
 ) -> Result<u64, ExportFault> {
     let (mut count, mut fault) = (0, None);
     let _ = each(epoch, 0, |found| {
         done();
-        let line = || -> Result<Option<String>, ExportFault> {
-            let of = |fault| ExportFault::Key { record: found.name(), fault };
-            let envelope = Envelope::read(found.bytes).map_err(|fault| of(fault.into()))?;
-            let Some((id, encrypted, _)) = envelope.encrypted() else { return Ok(None) };
-            // A destroyed key stays destroyed: the export has only the ciphertext.
-            if matches!(opener.held(&id), KeyLookup::Destroyed) {
-                return Ok(None);
+        match put_key(found, opener, choice, file) {
+            Ok(is_put) => {
+                count += u64::from(is_put);
+                ControlFlow::Continue(())
             }
-            if let Some(principal) = &choice.principal
-                // The principal is inside the ciphertext, so each record must be decrypted for this
-                // check.
-                && found.tell(opener)?.text("principal").as_ref() != Some(principal)
-            {
-                return Ok(None);
-            }
-            let key = disclose(found.bytes, opener).map_err(of)?;
-            let salt = URL_SAFE_NO_PAD.encode(salt_of(&encrypted).unwrap_or_default());
-            Ok(Some(format!(
-                r#"{{"key":"{key}","record":"{}","record_key":"{id}","salt":"{salt}"}}"#,
-                found.name()
-            )))
-        };
-        let written = line().and_then(|line| {
-            let Some(line) = line else { return Ok(()) };
-            count += 1;
-            Ok(writeln!(out, "{line}").map_err(durable::DiskFault::of("write", path))?)
-        });
-        match written {
-            Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 fault = Some(error);
                 ControlFlow::Break(())
             }
         }
     })?;
-    fault.map_or(Ok(count), Err)
+    match fault {
+        Some(fault) => Err(fault),
+        None => Ok(count),
+    }
+}
+
+/// Writes the own key of a record. False where the record is plain or not selected, or its record
+/// key was destroyed.
+fn put_key(
+    found: StoredRecord<'_>,
+    opener: &dyn Opener,
+    choice: &Choice,
+    file: &mut KeysFile,
+) -> Result<bool, ExportFault> {
+    let envelope = Envelope::read(found.bytes)
+        .map_err(|fault| ExportFault::Key { record: found.name(), fault: fault.into() })?;
+    let Some((id, encrypted, _)) = envelope.encrypted() else { return Ok(false) };
+    // A destroyed key stays destroyed: the export has only the ciphertext.
+    if matches!(opener.held(&id), KeyLookup::Destroyed) {
+        return Ok(false);
+    }
+    if let Some(principal) = &choice.principal
+        // The principal is inside the ciphertext, so each record must be decrypted for this check.
+        && found.tell(opener)?.text("principal").as_ref() != Some(principal)
+    {
+        return Ok(false);
+    }
+    let key = disclose(found.bytes, opener)
+        .map_err(|fault| ExportFault::Key { record: found.name(), fault })?;
+    let salt = URL_SAFE_NO_PAD.encode(salt_of(&encrypted).unwrap_or_default());
+    file.put(&format!(
+        r#"{{"key":"{key}","record":"{}","record_key":"{id}","salt":"{salt}"}}"#,
+        found.name()
+    ))?;
+    Ok(true)
 }
 
 /// The own keys of single records, from a file that [`export`] wrote.
@@ -298,13 +346,16 @@ impl OwnKeys {
     /// Decodes one line.
     fn line(line: &str) -> Option<(Sealing, Zeroizing<[u8; 32]>)> {
         let row: serde_json::Value = serde_json::from_str(line).ok()?;
-        let bytes = |member: &str| {
-            URL_SAFE_NO_PAD.decode(row.get(member)?.as_str()?).ok().map(Zeroizing::new)
-        };
-        let key = bytes("key")?.as_slice().try_into().ok()?;
-        let salt = bytes("salt")?.as_slice().try_into().ok()?;
+        let key = member_bytes(&row, "key")?.as_slice().try_into().ok()?;
+        let salt = member_bytes(&row, "salt")?.as_slice().try_into().ok()?;
         Some(((row.get("record_key")?.as_str()?.parse().ok()?, salt), Zeroizing::new(key)))
     }
+}
+
+/// The bytes of a member in base64url; `None` where it is missing or has another form.
+fn member_bytes(row: &serde_json::Value, member: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let bytes = URL_SAFE_NO_PAD.decode(row.get(member)?.as_str()?).ok()?;
+    Some(Zeroizing::new(bytes))
 }
 
 impl Opener for OwnKeys {
@@ -314,6 +365,7 @@ impl Opener for OwnKeys {
     }
 
     fn own(&self, id: &RecordKeyId, salt: &[u8; SALT_BYTES]) -> Option<&[u8; 32]> {
-        self.0.get(&(*id, *salt)).map(|key| &**key)
+        let key = self.0.get(&(*id, *salt))?;
+        Some(key)
     }
 }

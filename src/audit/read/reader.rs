@@ -8,7 +8,7 @@ use crate::audit::format::envelope::Envelope;
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::journal::{self, SegmentFault};
 use crate::audit::format::key::Opener;
-use crate::audit::format::note::peek;
+use crate::audit::format::note::peek_size;
 use crate::audit::read::tiles::{self, TileFault, Tiles, epoch_name};
 use crate::durable;
 use crate::json;
@@ -83,10 +83,7 @@ pub struct Epoch {
 impl Epoch {
     /// The epoch with a given note. The note is not verified here.
     fn under(number: u32, folder: PathBuf, note: Option<String>) -> Self {
-        let signed = note
-            .as_deref()
-            .and_then(|note| peek(note).ok())
-            .map_or(0, |checkpoint| checkpoint.size);
+        let signed = peek_size(note.as_deref());
         Self { number, folder, signed, note }
     }
 
@@ -194,17 +191,17 @@ fn each_under(
 /// # Errors
 /// When the text is not a name, or the epoch does not exist.
 pub fn named<'e>(epochs: &'e [Epoch], name: &str) -> Result<(&'e Epoch, u64), ReadFault> {
-    let fault = || ReadFault::Name(name.to_owned());
     let (epoch, index) = match name.rsplit_once('#') {
         Some((origin, index)) => {
-            let number =
-                origin.rsplit('/').next().and_then(tiles::epoch_number).ok_or_else(fault)?;
+            let Some(number) = tiles::epoch_in(origin) else {
+                return Err(ReadFault::Name(name.to_owned()));
+            };
             (epochs.iter().find(|epoch| epoch.number == number), index)
         }
         None => (epochs.last(), name),
     };
     let epoch = epoch.ok_or_else(|| ReadFault::Missing(name.to_owned()))?;
-    Ok((epoch, index.parse().map_err(|_| fault())?))
+    Ok((epoch, index.parse().map_err(|_| ReadFault::Name(name.to_owned()))?))
 }
 
 /// One record's bytes.
@@ -245,13 +242,12 @@ impl StoredRecord<'_> {
     /// # Errors
     /// When its form is wrong, or its key does not decrypt it.
     pub fn tell(&self, opener: &dyn Opener) -> Result<DecryptedRecord, ReadFault> {
-        let fault = |fault| ReadFault::Record { record: self.name(), fault };
-        let envelope = Envelope::read(self.bytes).map_err(fault)?;
+        let envelope = Envelope::read(self.bytes).map_err(|fault| self.fault(fault))?;
         let payload = match envelope.open(opener) {
             Ok(payload) => payload,
             // A record without its key still has a name, a time and a kind.
             Err(RecordFault::KeyMissing(_)) => None,
-            Err(other) => return Err(fault(other)),
+            Err(other) => return Err(self.fault(other)),
         };
         Ok(DecryptedRecord {
             record: self.name(),
@@ -259,6 +255,11 @@ impl StoredRecord<'_> {
             kind: envelope.kind.to_owned(),
             payload,
         })
+    }
+
+    /// The fault of this record.
+    pub(in crate::audit::read) fn fault(&self, fault: RecordFault) -> ReadFault {
+        ReadFault::Record { record: self.name(), fault }
     }
 }
 
@@ -276,7 +277,13 @@ impl DecryptedRecord {
     /// A text of the payload, at `path` (members separated by dots).
     #[must_use]
     pub fn text(&self, path: &str) -> Option<String> {
-        self.value(path, |value| value.as_str().map(str::to_owned))
+        self.value(path, |value| Some(value.as_str()?.to_owned()))
+    }
+
+    /// A text of the payload, at `path`; empty where there is none.
+    #[must_use]
+    pub fn text_or_empty(&self, path: &str) -> String {
+        self.text(path).unwrap_or_default()
     }
 
     /// A number of the payload, at `path`.

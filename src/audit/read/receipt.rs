@@ -11,7 +11,7 @@ use crate::audit::format::fault::RecordFault;
 use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::audit::format::note::{LogKeys, NOTE_BYTES_MAX, NoteFault, peek};
 use crate::audit::read::reader::{Epoch, ReadFault};
-use crate::audit::read::tiles::{Tiles, epoch_name, epoch_number};
+use crate::audit::read::tiles::{Tiles, epoch_in, epoch_name};
 use crate::crypto::encryption::{SALT_BYTES, own_key, salt_of};
 use crate::merkle::proof::{inclusion, root_by};
 use crate::merkle::{Hash, leaf_hash};
@@ -63,8 +63,8 @@ pub enum ProofFault {
     Disclosure,
     /// A disclosed record without a proof.
     #[error(
-        "no checkpoint covered the record when it was disclosed, so nothing proves it: have it \
-            disclosed again"
+        "no checkpoint covered the record when it was disclosed, so there is no proof of it: have \
+            it disclosed again"
     )]
     Unproven,
     /// The name of the disclosed record differs from the proof.
@@ -97,15 +97,16 @@ pub fn receipt(epoch: &Epoch, index: u64, record: &[u8]) -> Result<String, Proof
 
 /// The proof under the checkpoint of `epoch`, with `record` as extra data.
 fn prove_under(epoch: &Epoch, index: u64, record: Option<&[u8]>) -> Result<String, ProofFault> {
-    let early = || ProofFault::Early { index, size: epoch.signed };
-    let note = epoch.note.as_deref().ok_or_else(early)?;
-    if index >= epoch.signed {
-        return Err(early());
-    }
+    let note = match &epoch.note {
+        Some(note) if index < epoch.signed => note,
+        _ => return Err(ProofFault::Early { index, size: epoch.signed }),
+    };
     let mut tiles = Tiles::new(&epoch.folder, epoch.signed);
     let hashes = inclusion(&mut tiles, index, epoch.signed).map_err(ReadFault::from)?;
-    let extra =
-        record.map(|record| format!("extra {}\n", STANDARD.encode(record))).unwrap_or_default();
+    let extra = match record {
+        Some(record) => format!("extra {}\n", STANDARD.encode(record)),
+        None => String::new(),
+    };
     let mut proof = format!("{TITLE}\n{extra}index {index}\n");
     for hash in hashes {
         proof.push_str(&STANDARD.encode(hash));
@@ -122,10 +123,10 @@ pub fn carried(receipt: &str) -> Result<Option<Vec<u8>>, ProofFault> {
     if receipt.len() > RECEIPT_BYTES_MAX {
         return Err(ProofFault::Form);
     }
-    let Some(text) = receipt.lines().nth(1).and_then(|line| line.strip_prefix("extra ")) else {
-        return Ok(None);
-    };
-    STANDARD.decode(text).map(Some).map_err(|_| ProofFault::Form)
+    let Some(line) = receipt.lines().nth(1) else { return Ok(None) };
+    let Some(text) = line.strip_prefix("extra ") else { return Ok(None) };
+    let record = STANDARD.decode(text).map_err(|_| ProofFault::Form)?;
+    Ok(Some(record))
 }
 
 /// Verifies a receipt. Returns the log's origin, the record's index, and the record. `record` is
@@ -147,37 +148,48 @@ pub fn verify_receipt(
     Ok((origin, index, record))
 }
 
+/// A proof whose form was checked.
+struct ParsedProof<'p> {
+    index: u64,
+    /// The hashes from the leaf to the root.
+    hashes: Vec<Hash>,
+    /// The note of the checkpoint.
+    note: &'p str,
+}
+
+impl<'p> ParsedProof<'p> {
+    /// Decodes a proof; `None` where its form differs from C2SP tlog-proof.
+    fn read(proof: &'p str) -> Option<Self> {
+        let (head, note) = proof.split_once("\n\n")?;
+        let mut lines = head.lines();
+        if lines.next() != Some(TITLE) {
+            return None;
+        }
+        let mut line = lines.next()?;
+        if let Some(extra) = line.strip_prefix("extra ") {
+            STANDARD.decode(extra).ok()?;
+            line = lines.next()?;
+        }
+        let digits = line.strip_prefix("index ")?;
+        let index: u64 = digits.parse().ok()?;
+        let mut hashes = Vec::new();
+        for line in lines {
+            hashes.push(STANDARD.decode(line).ok()?.try_into().ok()?);
+        }
+        // A number with leading zeros or a sign would give a second form of the same proof.
+        (index.to_string() == digits).then_some(Self { index, hashes, note })
+    }
+}
+
 /// Verifies a proof of `record`. Returns the log's origin and the record's index.
 ///
 /// # Errors
 /// When the proof is invalid.
 pub fn verify(proof: &str, record: &[u8], keys: &[LogKeys]) -> Result<(String, u64), ProofFault> {
-    let (head, note) = proof.split_once("\n\n").ok_or(ProofFault::Form)?;
-    let mut lines = head.lines();
-    if lines.next() != Some(TITLE) {
-        return Err(ProofFault::Form);
-    }
-    let mut line = lines.next().ok_or(ProofFault::Form)?;
-    if let Some(extra) = line.strip_prefix("extra ") {
-        STANDARD.decode(extra).map_err(|_| ProofFault::Form)?;
-        line = lines.next().ok_or(ProofFault::Form)?;
-    }
-    let digits = line.strip_prefix("index ").ok_or(ProofFault::Form)?;
-    let index: u64 = digits.parse().map_err(|_| ProofFault::Form)?;
-    let hash = |line: &str| -> Option<Hash> { STANDARD.decode(line).ok()?.try_into().ok() };
-    let hashes: Vec<Hash> =
-        lines.map(|line| hash(line).ok_or(ProofFault::Form)).collect::<Result<_, _>>()?;
-    // A number with leading zeros or a sign would give a second form of the same proof.
-    if index.to_string() != digits {
-        return Err(ProofFault::Form);
-    }
+    let ParsedProof { index, hashes, note } = ParsedProof::read(proof).ok_or(ProofFault::Form)?;
     // The origin selects the keys. It is trusted only after `open` has verified the signatures.
     let origin = peek(note)?.origin;
-    let keys = keys
-        .iter()
-        .find(|keys| keys.origin == origin)
-        .ok_or_else(|| NoteFault::NoKeys(origin.clone()))?;
-    let checkpoint = keys.open(note)?;
+    let checkpoint = LogKeys::of_origin(keys, &origin)?.open(note)?;
     let root =
         root_by(leaf_hash(record), index, checkpoint.size, &hashes).ok_or(ProofFault::Other)?;
     if root == checkpoint.root { Ok((origin, index)) } else { Err(ProofFault::Other) }
@@ -191,7 +203,7 @@ pub fn disclose(record: &[u8], opener: &dyn Opener) -> Result<String, ProofFault
     let envelope = Envelope::read(record)?;
     // AES-GCM does not commit to its key. A disclosure by the log's writer therefore proves less
     // than the record key does (docs/AUDIT.md, Disclosures).
-    let (id, encrypted, _) = envelope.encrypted().ok_or(ProofFault::Plain)?;
+    let Some((id, encrypted, _)) = envelope.encrypted() else { return Err(ProofFault::Plain) };
     let KeyLookup::Key(key) = opener.held(&id) else { return Err(ProofFault::NoKey) };
     let salt = salt_of(&encrypted).ok_or(RecordFault::Form)?;
     // The record is decrypted first, so that no wrong key is disclosed.
@@ -266,29 +278,33 @@ impl Disclosure {
         serde_json::from_str(line).map_err(|_| ProofFault::Disclosure)
     }
 
+    /// The record's own key; `None` where it is not 32 bytes in base64url.
+    fn own_key(&self) -> Option<OwnKey> {
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(&self.key).ok()?);
+        let key: [u8; 32] = bytes.as_slice().try_into().ok()?;
+        Some(OwnKey(Zeroizing::new(key)))
+    }
+
     /// Verifies that the record is in the log, and decrypts it.
     ///
     /// # Errors
     /// When the proof is invalid, or the key does not decrypt the record.
     pub fn verify(&self, keys: &[LogKeys]) -> Result<Disclosed, ProofFault> {
         let bytes = STANDARD.decode(&self.bytes).map_err(|_| ProofFault::Disclosure)?;
-        let key = URL_SAFE_NO_PAD
-            .decode(&self.key)
-            .ok()
-            .map(Zeroizing::new)
-            .ok_or(ProofFault::Disclosure)?;
-        let key = key.as_slice().try_into().map_err(|_| ProofFault::Disclosure)?;
-        let proof = self.proof.as_deref().ok_or(ProofFault::Unproven)?;
+        let Some(key) = self.own_key() else { return Err(ProofFault::Disclosure) };
+        let Some(proof) = &self.proof else { return Err(ProofFault::Unproven) };
         let (origin, index) = verify(proof, &bytes, keys)?;
-        let number = origin.rsplit('/').next().and_then(epoch_number).ok_or(ProofFault::Form)?;
+        let number = epoch_in(&origin).ok_or(ProofFault::Form)?;
         // The name is not signed. Without this check, a valid record could be presented under
         // another name.
         if self.record != format!("{}#{index}", epoch_name(number)) {
             return Err(ProofFault::Name(self.record.clone()));
         }
         let envelope = Envelope::read(&bytes)?;
-        let _ = envelope.encrypted().ok_or(ProofFault::Plain)?;
-        let payload = envelope.open(&OwnKey(Zeroizing::new(key)))?.ok_or(ProofFault::NoKey)?;
+        if envelope.encrypted().is_none() {
+            return Err(ProofFault::Plain);
+        }
+        let Some(payload) = envelope.open(&key)? else { return Err(ProofFault::NoKey) };
         Ok(Disclosed {
             origin,
             index,

@@ -15,7 +15,6 @@ use crate::audit::format::record::Record;
 use crate::audit::read::reader::{DecryptedRecord, Epoch, ReadFault, StoredRecord, each};
 use crate::audit::read::tiles::is_pruned;
 use crate::clock::Timestamp;
-use crate::json;
 
 pub use state::ReplayedState;
 use state::{Against, RecordedCaller};
@@ -104,7 +103,7 @@ pub fn replay(
 ) -> Result<ReplayReport, ReadFault> {
     let mut run = Run::new(opener);
     // Records before the first available epoch may have the reason of a refusal.
-    run.gaps = epochs.first().is_some_and(|first| first.number != 1);
+    run.gaps = matches!(epochs.first(), Some(first) if first.number != 1);
     run.midway = run.gaps;
     for epoch in epochs {
         run.requests.clear();
@@ -142,9 +141,8 @@ impl<'o> Run<'o> {
     /// Replays one record.
     fn take(&mut self, found: StoredRecord<'_>) -> Result<(), ReadFault> {
         self.replay.records += 1;
-        let fault = |fault: RecordFault| ReadFault::Record { record: found.name(), fault };
-        let envelope = Envelope::read(found.bytes).map_err(fault)?;
-        let at = envelope.moment().map_err(fault)?;
+        let envelope = Envelope::read(found.bytes).map_err(|fault| found.fault(fault))?;
+        let at = envelope.moment().map_err(|fault| found.fault(fault))?;
         if envelope.is_transient() {
             let told = found.tell(self.opener)?;
             match envelope.kind {
@@ -161,7 +159,7 @@ impl<'o> Run<'o> {
             Ok(None) | Err(RecordFault::KeyMissing(_)) => {
                 self.unreadable(envelope.kind, found.index)
             }
-            Err(other) => return Err(fault(other)),
+            Err(other) => return Err(found.fault(other)),
         }
         Ok(())
     }
@@ -188,7 +186,8 @@ impl<'o> Run<'o> {
         // A regular stop waits for all outcomes. An unreadable outcome is no evidence, so then no
         // admission is reported.
         if matches!(record.event, Event::Stop) {
-            let mut left: Vec<OpenAdmission> = self.open.drain().map(|(_, open)| open).collect();
+            let mut left: Vec<OpenAdmission> =
+                std::mem::take(&mut self.open).into_values().collect();
             left.sort_unstable_by_key(|open| open.index);
             left.retain(|_| !self.unread.contains("outcome"));
             for open in left {
@@ -198,7 +197,8 @@ impl<'o> Run<'o> {
                 );
             }
         }
-        if matches!(&record.event, Event::Epoch { reason, .. } if reason.starts_with("after-loss: "))
+        if let Event::Epoch { reason, .. } = &record.event
+            && reason.starts_with("after-loss: ")
         {
             (self.gaps, self.midway) = (true, true);
             // Records that reversed a status may be lost. Only revocations are permanent.
@@ -222,10 +222,10 @@ impl<'o> Run<'o> {
         self.replay.admissions += 1;
         let caller = RecordedCaller::of(told, at);
         let handles_known = !self.gaps && !self.unread.contains("handle-set");
-        if let Some(why) = self.replay.state.shown_wrongly(&caller).filter(|_| handles_known) {
+        if handles_known && let Some(why) = self.replay.state.shown_wrongly(&caller) {
             self.disagree(
                 &told.record,
-                format!("it was let through, and by the books before it is refused: {why}"),
+                format!("it was admitted, and by the earlier records it is refused: {why}"),
             );
         }
         let against = self.replay.state.refuses(&caller, at);
@@ -240,10 +240,10 @@ impl<'o> Run<'o> {
             against,
             at,
         };
-        let request = told.text("request").unwrap_or_default();
+        let request = told.text_or_empty("request");
         // Only hashes are kept, because an epoch can have many millions of requests.
         if !self.requests.insert(self.hashing.hash_one(&request)) {
-            self.disagree(&told.record, "its request was let through before");
+            self.disagree(&told.record, "its request was admitted before");
         }
         self.open.insert(request, open);
     }
@@ -252,7 +252,7 @@ impl<'o> Run<'o> {
     fn outcome(&mut self, told: &DecryptedRecord) {
         self.replay.outcomes += 1;
         let admission = told.number("admission");
-        let Some(open) = self.open.remove(&told.text("request").unwrap_or_default()) else {
+        let Some(open) = self.open.remove(&told.text_or_empty("request")) else {
             // The admission may be unreadable.
             let unread = admission.is_some_and(|admission| self.closed.contains(&admission));
             if !unread && !self.midway {
@@ -274,8 +274,8 @@ impl<'o> Run<'o> {
                 format!("its admission is one of {} in the name of {}", open.agent, open.principal),
             );
         }
-        let served = told.text("code").is_some_and(|code| SERVED.contains(&code.as_str()));
-        if served || told.number("response_bytes").is_some_and(|bytes| bytes > 0) {
+        let served = SERVED.contains(&told.text_or_empty("code").as_str());
+        if served || matches!(told.number("response_bytes"), Some(1..)) {
             // A caller that was suspended at the admission may have been resumed before the request
             // was served.
             let (state, mut against) = (&self.replay.state, open.against);
@@ -284,7 +284,7 @@ impl<'o> Run<'o> {
                 self.disagree(
                     &open.record,
                     format!(
-                        "it was let through and served, and by the books before it is refused: \
+                        "it was admitted and served, and by the earlier records it is refused: \
                         {why}"
                     ),
                 );
@@ -303,31 +303,15 @@ impl<'o> Run<'o> {
     /// Checks that earlier records explain a refusal.
     fn refusal(&mut self, told: &DecryptedRecord, at: Timestamp) {
         self.replay.refusals += 1;
-        let code = told.text("code").unwrap_or_default();
+        let code = told.text_or_empty("code");
         if self.gaps || state::reasons(&code).iter().any(|kind| self.unread.contains(*kind)) {
             return;
         }
         if self.replay.state.explains(&code, &RecordedCaller::of(told, at)) == Some(false) {
             self.disagree(
                 &told.record,
-                format!("it was refused with {code}, and nothing in the books before it says so"),
+                format!("it was refused with {code}, and no earlier record is a reason"),
             );
         }
     }
-}
-
-/// The tokens and keys of a record's chain, the root token first.
-fn chain(told: &DecryptedRecord) -> Vec<(String, String)> {
-    let Some(payload) = &told.payload else { return Vec::new() };
-    let Ok(document) = json::parse(payload.as_bytes(), &json::Limits::deep(4)) else {
-        return Vec::new();
-    };
-    let links =
-        document.as_object().and_then(|object| object.get("chain")).and_then(json::Value::as_array);
-    let text = |link: &json::Value<'_>, member| {
-        let text =
-            link.as_object().and_then(|object| object.get(member)).and_then(json::Value::as_str);
-        text.unwrap_or_default().to_owned()
-    };
-    links.unwrap_or_default().iter().map(|link| (text(link, "token"), text(link, "kid"))).collect()
 }

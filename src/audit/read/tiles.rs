@@ -91,12 +91,32 @@ impl Tiles {
     /// When it cannot be read, or has a wrong number of records.
     pub fn bundle(&self, index: u64) -> Result<Vec<Vec<u8>>, TileFault> {
         let tile = Tile { level: None, index, width: self.width(0, index) };
-        let records: Result<Vec<Vec<u8>>, _> =
-            bundle_records(&self.bytes(tile)?).map(|record| record.map(<[u8]>::to_vec)).collect();
-        records
-            .ok()
-            .filter(|records| records.len() as u64 == tile.width)
-            .ok_or_else(|| self.fault(tile))
+        let mut records = Vec::new();
+        for record in bundle_records(&self.bytes(tile)?) {
+            let Ok(record) = record else { return Err(self.fault(tile)) };
+            records.push(record.to_vec());
+        }
+        if records.len() as u64 == tile.width { Ok(records) } else { Err(self.fault(tile)) }
+    }
+
+    /// The records of a bundle. One read of a bundle serves all its 256 records.
+    fn last_bundle(&mut self, index: u64) -> Result<&[Vec<u8>], TileFault> {
+        let last = match self.last.take() {
+            Some((known, records)) if known == index => (known, records),
+            _ => (index, self.bundle(index)?),
+        };
+        let (_, records) = self.last.insert(last);
+        Ok(records)
+    }
+
+    /// A tile's hashes. The tile that was read last is not read again.
+    fn last_tile(&mut self, tile: Tile) -> Result<&[Hash], TileFault> {
+        let last = match self.tile.take() {
+            Some((known, hashes)) if known == tile => (known, hashes),
+            _ => (tile, self.hashes(tile)?),
+        };
+        let (_, hashes) = self.tile.insert(last);
+        Ok(hashes)
     }
 
     /// One record.
@@ -104,17 +124,15 @@ impl Tiles {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn record(&mut self, index: u64) -> Result<Vec<u8>, TileFault> {
-        if index >= self.size {
-            return Err(TileFault::Beyond { index, size: self.size });
-        }
-        let bundle = index / WIDTH;
-        // One read of a bundle serves all its 256 records.
-        if self.last.as_ref().is_none_or(|(known, _)| *known != bundle) {
-            self.last = Some((bundle, self.bundle(bundle)?));
+        let size = self.size;
+        if index >= size {
+            return Err(TileFault::Beyond { index, size });
         }
         let place = usize::try_from(index % WIDTH).unwrap_or(usize::MAX);
-        let record = self.last.as_ref().and_then(|(_, records)| records.get(place)).cloned();
-        record.ok_or(TileFault::Beyond { index, size: self.size })
+        match self.last_bundle(index / WIDTH)?.get(place) {
+            Some(record) => Ok(record.clone()),
+            None => Err(TileFault::Beyond { index, size }),
+        }
     }
 }
 
@@ -130,13 +148,10 @@ impl Nodes for Tiles {
         let tile = first / WIDTH;
         let tile =
             Tile { level: Some(tile_level), index: tile, width: self.width(tile_level, tile) };
-        if self.tile.as_ref().is_none_or(|(known, _)| *known != tile) {
-            self.tile = Some((tile, self.hashes(tile)?));
-        }
         let from = usize::try_from(first % WIDTH).unwrap_or(usize::MAX);
         let to = from.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
-        let hashes = self.tile.as_ref().and_then(|(_, hashes)| hashes.get(from..to));
-        hashes.and_then(perfect_root).ok_or_else(|| self.fault(tile))
+        let root = self.last_tile(tile)?.get(from..to).and_then(perfect_root);
+        root.ok_or_else(|| self.fault(tile))
     }
 }
 
@@ -148,14 +163,25 @@ pub fn epochs(dir: &Path) -> Result<Vec<(u32, PathBuf)>, durable::DiskFault> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(durable::DiskFault::of("list", dir))? {
         let path = entry.map_err(durable::DiskFault::of("list", dir))?.path();
-        found.extend(
-            path.file_name()
-                .and_then(|name| epoch_number(name.to_str()?))
-                .map(|number| (number, path.clone())),
-        );
+        if let Some(name) = file_name(&path)
+            && let Some(number) = epoch_number(name)
+        {
+            found.push((number, path));
+        }
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// The last part of a path; `None` where it is not UTF-8.
+fn file_name(path: &Path) -> Option<&str> {
+    path.file_name()?.to_str()
+}
+
+/// The number of the epoch in an origin: `<gateway name>/<epoch>`.
+#[must_use]
+pub fn epoch_in(origin: &str) -> Option<u32> {
+    epoch_number(origin.rsplit('/').next()?)
 }
 
 /// The number in an epoch's name, such as `e000001`.
@@ -224,16 +250,20 @@ pub fn segments(journal: &Path) -> Result<(Segments, Option<PathBuf>), durable::
     let (mut found, mut stray) = (Vec::new(), None);
     for entry in fs::read_dir(journal).map_err(durable::DiskFault::of("list", journal))? {
         let path = entry.map_err(durable::DiskFault::of("list", journal))?.path();
-        // A segment's name has exactly 20 digits, so that names sort like numbers.
-        let first = path.file_name().and_then(|name| name.to_str()).and_then(|name| {
-            let first: u64 = name.parse().ok()?;
-            (format!("{first:020}") == name).then_some(first)
-        });
-        match first {
+        match segment_first(&path) {
             Some(first) => found.push((first, path)),
             None => stray = Some(path),
         }
     }
     found.sort_unstable();
     Ok((found, stray))
+}
+
+/// The index of a segment's first record, which is its name; `None` for a file that is not a
+/// segment.
+fn segment_first(path: &Path) -> Option<u64> {
+    let name = file_name(path)?;
+    let first: u64 = name.parse().ok()?;
+    // A segment's name has exactly 20 digits, so that names sort like numbers.
+    (format!("{first:020}") == name).then_some(first)
 }

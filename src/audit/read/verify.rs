@@ -1,6 +1,7 @@
 //! The offline verifier: checks every byte of a log's folder. It takes no lock and changes no file.
 //! It can therefore run beside a gateway that writes, on a copy, or on write-once storage.
 
+mod bundles;
 mod fault;
 mod heads;
 mod journal;
@@ -8,7 +9,7 @@ mod layout;
 mod remains;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,8 +22,8 @@ use crate::audit::format::key::{KeyLookup, Opener, RecordKeyId};
 use crate::audit::format::note::{Checkpoint, LogKeys};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles, epoch_name};
-use crate::merkle::tile::{Edge, FullTile, Tile, WIDTH, bundle_records, tile_bytes};
-use crate::merkle::{Hash, Tree, leaf_hash};
+use crate::merkle::tile::{Edge, WIDTH};
+use crate::merkle::{Hash, Tree};
 
 use fault::FaultLocation;
 pub use fault::VerifyFault;
@@ -79,27 +80,29 @@ pub fn verify(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<VerifiedEpoch>, VerifyFault> {
     // The head is read first: every record that it acknowledges was in the log before.
-    let head = wanted.head.map(HeadContent::read).transpose()?;
+    let head = match wanted.head {
+        Some(path) => Some(HeadContent::read(path)?),
+        None => None,
+    };
     layout::top(wanted.dir)?;
     let mut epochs = tiles::epochs(wanted.dir)?;
     // The folder of the next epoch is made before its files. An empty one is not an error.
-    let coming =
-        if epochs.len() > 1 { epochs.pop_if(|(_, folder)| not_begun(folder)) } else { None };
-    let coming = coming.map(|(number, _)| format!("/{}", epoch_name(number)));
-    let since = wanted.since.map(|note| Since::read(note, wanted.keys)).transpose()?;
+    let coming = pop_coming(&mut epochs);
+    let since = match wanted.since {
+        Some(note) => Some(Since::read(note, wanted.keys)?),
+        None => None,
+    };
     let mut seen: Vec<VerifiedEpoch> = Vec::new();
-    if let Some((number, _)) =
-        epochs.first().filter(|(number, _)| *number != 1 && wanted.head.is_some())
-    {
-        return Err(VerifyFault::of(
-            FaultLocation::epoch(&epoch_name(*number)),
-            "the epochs before it are missing",
-        ));
+    if head.is_some() {
+        begins(&epochs)?;
     }
     let (mut done, mut last_at, mut through) = (0, String::new(), 0);
     for (place, (number, folder)) in epochs.iter().enumerate() {
         // A defect in the next epoch's first record is reported when that epoch is verified.
-        let next = epochs.get(place + 1).and_then(|(_, next)| first_record(next).ok().flatten());
+        let next = match epochs.get(place + 1) {
+            Some((_, next)) => first_record(next).ok().flatten(),
+            None => None,
+        };
         let mut epoch = One {
             folder,
             number: *number,
@@ -114,7 +117,9 @@ pub fn verify(
         let found = epoch
             .verify(wanted.keys, next.as_ref(), |size, of| progress(done + size, done + of))?;
         // A pruned epoch has lost its first record, and with it the link to the previous epoch.
-        if let Some(before) = seen.last().filter(|_| !found.pruned) {
+        if let Some(before) = seen.last()
+            && !found.pruned
+        {
             epoch.follows(before)?;
         }
         done += found.size;
@@ -130,24 +135,62 @@ pub fn verify(
             "its records are missing, and no record says that they were moved away",
         ));
     }
-    let named = |origin: &str| seen.iter().any(|epoch| epoch.origin == origin);
-    if let Some(since) = since.filter(|since| !named(&since.0.origin)) {
+    if let Some(Since(since)) = since
+        && !has_origin(&seen, &since.origin)
+    {
         return Err(VerifyFault::of(
             FaultLocation::log(),
-            format!("there is no epoch {}: the log is not that of the checkpoint", since.0.origin),
+            format!("there is no epoch {}: the log is not that of the checkpoint", since.origin),
         ));
     }
-    // After a new folder comes its head, with size 0.
-    let empty = |head: &Head| {
-        head.size == 0 && coming.as_ref().is_some_and(|coming| head.origin.ends_with(coming))
-    };
-    if let Some(heads) = head.filter(|heads| !named(&heads.head.origin) && !empty(&heads.head)) {
+    if let Some(HeadContent { head, .. }) = head
+        && !has_origin(&seen, &head.origin)
+        && !is_coming(&head, coming)
+    {
         return Err(VerifyFault::of(
             FaultLocation::log(),
-            format!("the head speaks of {}, which is not there", heads.head.origin),
+            format!("the head is that of {}, which is not there", head.origin),
         ));
     }
     Ok(seen)
+}
+
+/// Whether the head is that of the epoch whose folder is still empty. After the folder comes its
+/// head, with size 0.
+fn is_coming(head: &Head, coming: Option<u32>) -> bool {
+    match coming {
+        Some(number) => {
+            head.size == 0 && head.origin.ends_with(&format!("/{}", epoch_name(number)))
+        }
+        None => false,
+    }
+}
+
+/// The next epoch, where its folder is still empty. It is taken off the list.
+fn pop_coming(epochs: &mut Vec<(u32, PathBuf)>) -> Option<u32> {
+    let (_, folder) = epochs.last()?;
+    if epochs.len() == 1 || !not_begun(folder) {
+        return None;
+    }
+    let (number, _) = epochs.pop()?;
+    Some(number)
+}
+
+/// Checks that no epoch before the first one is missing. Without a head the log may be an archive
+/// or an export, which can begin later.
+fn begins(epochs: &[(u32, PathBuf)]) -> Result<(), VerifyFault> {
+    match epochs.first() {
+        Some((number, _)) if *number != 1 => Err(VerifyFault::of(
+            FaultLocation::epoch(&epoch_name(*number)),
+            "the epochs before it are missing",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an epoch has that origin.
+fn has_origin(epochs: &[VerifiedEpoch], origin: &str) -> bool {
+    epochs.iter().any(|epoch| epoch.origin == origin)
 }
 
 /// Whether an epoch's folder is still empty.
@@ -164,6 +207,11 @@ fn has_files(folder: &Path) -> bool {
     let mut entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .any(|entry| !entry.file_type().is_ok_and(|kind| kind.is_dir()) || has_files(&entry.path()))
+}
+
+/// The time in a record; `None` where its form is wrong.
+fn first_time(record: &[u8]) -> Option<String> {
+    Some(Envelope::read(record).ok()?.at.to_owned())
 }
 
 /// An opener without keys: the envelopes of records are verified without decryption.
@@ -193,7 +241,7 @@ struct One<'v> {
     since: Option<&'v Since>,
 }
 
-impl One<'_> {
+impl<'v> One<'v> {
     /// The epoch's name.
     fn name(&self) -> String {
         epoch_name(self.number)
@@ -214,7 +262,10 @@ impl One<'_> {
     ) -> Result<VerifiedEpoch, VerifyFault> {
         let lost = next.and_then(Begins::lost);
         self.open |= lost.is_some();
-        self.left = next.and_then(|next| next.left.clone()).filter(|_| lost.is_some());
+        self.left = match next {
+            Some(next) if lost.is_some() => next.left.clone(),
+            _ => None,
+        };
         let ends = format!("/{}", self.name());
         let keys = keys.iter().find(|keys| keys.origin.ends_with(&ends));
         let keys = keys.ok_or_else(|| {
@@ -227,19 +278,14 @@ impl One<'_> {
         for _ in 0..TRIES {
             let snapshot = tiles::snapshot(self.folder)?;
             let signed = self.signed(snapshot.note.as_deref(), keys)?;
-            let head = self
-                .head
-                .filter(|heads| heads.head.origin == signed.origin)
-                .map_or(0, |heads| heads.head.size);
-            let left = self.left.as_ref().map_or(0, |left| left.size);
-            self.acknowledged = signed.size.max(head).max(left);
+            self.acknowledged = self.acknowledged_under(&signed);
             let pruned = signed.size > 0 && !self.open && tiles::is_pruned(self.folder);
             if !pruned {
                 self.bundles(&mut edge, &signed, &mut progress)?;
             }
             let at = self.at.clone();
             // A fault counts only when the folder did not change during the read.
-            match self.right(edge.clone(), &signed, keys, (pruned, lost.clone())) {
+            match self.right(edge.clone(), &signed, keys, pruned, lost.clone()) {
                 Err(_) if tiles::snapshot(self.folder)? != snapshot => self.at = at,
                 done => return done,
             }
@@ -248,6 +294,23 @@ impl One<'_> {
             FaultLocation::epoch(&self.name()),
             "it changes faster than it can be read",
         ))
+    }
+
+    /// The head, where it is that of this epoch.
+    fn head_of(&self, signed: &Checkpoint) -> Option<&'v HeadContent> {
+        self.head.filter(|heads| heads.head.origin == signed.origin)
+    }
+
+    /// The number of records that the checkpoint, the head, or the record of a loss acknowledges.
+    fn acknowledged_under(&self, signed: &Checkpoint) -> u64 {
+        let mut acknowledged = signed.size;
+        if let Some(heads) = self.head_of(signed) {
+            acknowledged = acknowledged.max(heads.head.size);
+        }
+        if let Some(left) = &self.left {
+            acknowledged = acknowledged.max(left.size);
+        }
+        acknowledged
     }
 
     /// The verified checkpoint. An open epoch may have none yet.
@@ -272,7 +335,8 @@ impl One<'_> {
         mut edge: Edge,
         signed: &Checkpoint,
         keys: &LogKeys,
-        (pruned, lost): (bool, Option<String>),
+        pruned: bool,
+        lost: Option<String>,
     ) -> Result<VerifiedEpoch, VerifyFault> {
         let tiles = Tiles::new(self.folder, signed.size);
         if pruned {
@@ -284,22 +348,28 @@ impl One<'_> {
         self.root(&tiles, &edge, signed)?;
         // Listed before the journal is read: every record of these tiles is then in the journal.
         let extra = layout::extra(self.folder, signed.size)?;
-        if let Some((_, path)) = extra.first().filter(|_| !self.open) {
-            return Err(VerifyFault::of(FaultLocation::file(path), "it does not belong there"));
+        if !self.open
+            && let Some(file) = extra.first()
+        {
+            return Err(VerifyFault::of(
+                FaultLocation::file(&file.path),
+                "it does not belong there",
+            ));
         }
         let first = if pruned { None } else { Tiles::new(self.folder, signed.size).record(0).ok() };
-        let head = self.head.filter(|heads| heads.head.origin == signed.origin);
-        let walked = journal::verify(self, signed, edge, (head, keys), &extra)?;
-        let first = first
-            .or(walked.first)
-            .and_then(|bytes| Some(Envelope::read(&bytes).ok()?.at.to_owned()));
+        let head = self.head_of(signed);
+        let walked = journal::verify(self, signed, edge, head, keys, &extra)?;
+        let times = match &first.or(walked.first) {
+            Some(bytes) => first_time(bytes).map(|first| (first, self.at.clone())),
+            None => None,
+        };
         Ok(VerifiedEpoch {
             origin: signed.origin.clone(),
             size: walked.size,
             signed: signed.size,
             root: walked.root,
             signed_root: signed.root,
-            times: first.map(|first| (first, self.at.clone())),
+            times,
             torn: walked.torn,
             unfinished: extra.len(),
             acknowledged: head.map(|heads| heads.head.size),
@@ -325,7 +395,7 @@ impl One<'_> {
             }
             Some(Begins { previous, .. }) => Err(VerifyFault::of(
                 self.record(0),
-                format!("it follows {}, but {} stands before it", previous.origin, before.origin),
+                format!("it follows {}, but {} is before it", previous.origin, before.origin),
             )),
             // The first record is not written yet. Any other first record was refused before.
             None => Ok(()),
@@ -357,8 +427,7 @@ impl One<'_> {
     fn link(&mut self, first: bool, acknowledged: bool, bytes: &[u8]) -> Result<(), String> {
         let event = Record::decode(bytes, &Nobody).map(|record| record.map(|record| record.event));
         if let Ok(Some(Event::Epoch { previous, .. })) = &event {
-            let before = previous.origin.rsplit('/').next().and_then(tiles::epoch_number);
-            if first && before == Some(self.number - 1) {
+            if first && tiles::epoch_in(&previous.origin) == Some(self.number - 1) {
                 return Ok(());
             }
             return Err(
@@ -374,114 +443,6 @@ impl One<'_> {
             if acknowledged {
                 self.through = self.through.max(number.min(self.number - 1));
             }
-        }
-        Ok(())
-    }
-
-    /// Verifies every full bundle between `edge` and the checkpoint, and every full tile above
-    /// them.
-    fn bundles(
-        &mut self,
-        edge: &mut Edge,
-        signed: &Checkpoint,
-        progress: &mut impl FnMut(u64, u64),
-    ) -> Result<(), VerifyFault> {
-        for bundle in edge.size() / WIDTH..signed.size / WIDTH {
-            self.bundle(edge, bundle, signed)?;
-            progress(edge.size(), signed.size);
-        }
-        Ok(())
-    }
-
-    /// Verifies the records of a bundle, and the tiles that they complete.
-    fn bundle(
-        &mut self,
-        edge: &mut Edge,
-        bundle: u64,
-        signed: &Checkpoint,
-    ) -> Result<(), VerifyFault> {
-        let tiles = Tiles::new(self.folder, signed.size);
-        let first = bundle * WIDTH;
-        let tile = Tile { level: None, index: bundle, width: (signed.size - first).min(WIDTH) };
-        let bytes =
-            tiles.bytes(tile).map_err(|fault| VerifyFault::of(self.record(first), fault))?;
-        let leaves = tiles
-            .hashes(Tile { level: Some(0), ..tile })
-            .map_err(|fault| VerifyFault::of(self.record(first), fault))?;
-        let mut leaves = leaves.iter();
-        let mut full = Vec::new();
-        for (index, record) in (first..).zip(bundle_records(&bytes)) {
-            let record = record.map_err(|fault| VerifyFault::of(self.record(index), fault))?;
-            let Some(leaf) = leaves.next() else {
-                return Err(VerifyFault::of(
-                    FaultLocation::file(&self.folder.join(tile.path())),
-                    "it has more records than its name says",
-                ));
-            };
-            // Either the record or its hash was changed. In both cases this is the first defect.
-            if *leaf != leaf_hash(record) {
-                return Err(VerifyFault::of(
-                    self.record(index),
-                    "it is not the record that its hash stands for",
-                ));
-            }
-            self.check_envelope(index, record)?;
-            full.extend(edge.push_leaf(*leaf));
-            self.was(edge, signed)?;
-        }
-        if edge.size() != first + tile.width {
-            return Err(VerifyFault::of(self.record(edge.size()), "its bundle ends before it"));
-        }
-        // The leaves' own tile was just compared with the records.
-        for FullTile { level, index, hashes } in full.into_iter().filter(|full| full.level > 0) {
-            self.equal(&tiles, Tile { level: Some(level), index, width: WIDTH }, &hashes)?;
-        }
-        Ok(())
-    }
-
-    /// Checks that the file of a tile has these hashes.
-    fn equal(&self, tiles: &Tiles, tile: Tile, hashes: &[Hash]) -> Result<(), VerifyFault> {
-        let level = u32::from(tile.level.unwrap_or(0));
-        let first = |place: u64| (tile.index * WIDTH + place) << (8 * level);
-        let bytes =
-            tiles.bytes(tile).map_err(|fault| VerifyFault::of(self.record(first(0)), fault))?;
-        let expect = tile_bytes(hashes);
-        if bytes == expect {
-            return Ok(());
-        }
-        // The first wrong hash gives the first record below it, for the report.
-        let differs = expect
-            .iter()
-            .zip(&bytes)
-            .position(|(one, other)| one != other)
-            .unwrap_or(bytes.len().min(expect.len()));
-        let what = format!("{} does not hold the hash over it", tile.path());
-        Err(VerifyFault::of(self.record(first(differs as u64 / 32)), what))
-    }
-
-    /// Verifies the tiles at the right edge, and the root.
-    fn root(&self, tiles: &Tiles, edge: &Edge, signed: &Checkpoint) -> Result<(), VerifyFault> {
-        for (tile, hashes) in edge.partial() {
-            self.equal(tiles, tile, hashes)?;
-        }
-        if edge.tree().root() != signed.root {
-            let what = "the root over its records is not the one that its checkpoint signs";
-            return Err(VerifyFault::of(FaultLocation::epoch(&self.name()), what));
-        }
-        Ok(())
-    }
-
-    /// Checks that the log still has all records of the earlier checkpoint.
-    fn was(&self, edge: &Edge, signed: &Checkpoint) -> Result<(), VerifyFault> {
-        let Some(Since(since)) = self.since.filter(|since| since.0.origin == signed.origin) else {
-            return Ok(());
-        };
-        if edge.size() == since.size && edge.tree().root() != since.root {
-            let what = format!(
-                "the first {} records are not those that the former checkpoint covers",
-                since.size
-            );
-            return Err(VerifyFault::of(FaultLocation::epoch(&self.name()), what));
         }
         Ok(())
     }

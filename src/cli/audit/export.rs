@@ -83,7 +83,7 @@ impl Export {
         };
         let bar = spinner(self.log.json, "records");
         let done =
-            export(&epochs, (&vkeys, &*opener), &choice, &self.to, |done| bar.set_position(done));
+            export(&epochs, &vkeys, &*opener, &choice, &self.to, |done| bar.set_position(done));
         bar.finish_and_clear();
         let done = done?;
         if self.log.json {

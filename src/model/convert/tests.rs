@@ -4,9 +4,23 @@ use super::{Unlike, events, joined};
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::Operation;
 
-const CHAT: &str = r#"{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"hi","reasoning_content":"so","tool_calls":[{"id":"t","type":"function","function":{"name":"go","arguments":"{}"}}]},"finish_reason":"tool_calls"},{"index":1,"message":{"role":"assistant","content":null},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
-const TEXT: &str = r#"{"id":"c","object":"text_completion","choices":[{"index":0,"text":"hi","finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
-const MESSAGE: &str = r#"{"id":"m","type":"message","role":"assistant","stop_reason":"tool_use","stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":2},"content":[{"type":"thinking","thinking":"so","signature":"s"},{"type":"text","text":"hi"},{"type":"tool_use","id":"t","name":"go","input":{"a":[1]}}]}"#;
+const CHAT: &str = concat!(
+    r#"{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"#,
+    r#""message":{"role":"assistant","content":"hi","reasoning_content":"so","#,
+    r#""tool_calls":[{"id":"t","type":"function","function":{"name":"go","arguments":"{}"}}]},"#,
+    r#""finish_reason":"tool_calls"},{"index":1,"message":{"role":"assistant","content":null},"#,
+    r#""finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#
+);
+const TEXT: &str = concat!(
+    r#"{"id":"c","object":"text_completion","choices":[{"index":0,"text":"hi","#,
+    r#""finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#
+);
+const MESSAGE: &str = concat!(
+    r#"{"id":"m","type":"message","role":"assistant","stop_reason":"tool_use","#,
+    r#""stop_sequence":null,"usage":{"input_tokens":1,"output_tokens":2},"#,
+    r#""content":[{"type":"thinking","thinking":"so","signature":"s"},{"type":"text","#,
+    r#""text":"hi"},{"type":"tool_use","id":"t","name":"go","input":{"a":[1]}}]}"#
+);
 
 fn value(json: &[u8]) -> serde_json::Value {
     serde_json::from_slice(json).expect("JSON")
@@ -83,8 +97,14 @@ fn events_that_end_too_early_make_no_answer() {
 
 /// Anthropic's events around those of one block.
 fn message(block: &str, deltas: &str) -> String {
-    let start = r#"{"type":"message_start","message":{"id":"m","type":"message","content":[],"usage":{"input_tokens":1}}}"#;
-    let end = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":1}}"#;
+    let start = concat!(
+        r#"{"type":"message_start","message":{"id":"m","type":"message","content":[],"#,
+        r#""usage":{"input_tokens":1}}}"#
+    );
+    let end = concat!(
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"#,
+        r#""usage":{"output_tokens":1}}"#
+    );
     format!(
         "data: {start}\n\ndata: \
             {{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{block}}}\n\n{deltas}\
@@ -95,9 +115,8 @@ fn message(block: &str, deltas: &str) -> String {
 #[test]
 fn deltas_go_behind_what_their_block_began_with() {
     let delta = |kind: &str, member: &str, text: &str| {
-        format!(
-            "data: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{{\"type\":\"{kind}\",\"{member}\":\"{text}\"}}}}\n\n"
-        )
+        let delta = format!(r#"{{"type":"{kind}","{member}":"{text}"}}"#);
+        format!("data: {{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{delta}}}\n\n")
     };
     let deltas =
         delta("thinking_delta", "thinking", "b") + &delta("thinking_delta", "thinking", "c");
@@ -118,8 +137,11 @@ fn deltas_go_behind_what_their_block_began_with() {
 
 #[test]
 fn a_long_answer_in_small_pieces_is_joined_in_linear_time() {
-    let delta = "data: \
-        {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"abcdefgh \"}}\n\n";
+    let delta = concat!(
+        r#"data: {"type":"content_block_delta","index":0,"#,
+        r#""delta":{"type":"text_delta","text":"abcdefgh "}}"#,
+        "\n\n"
+    );
     let took = |count: usize| {
         let events = message(r#"{"type":"text","text":""}"#, &delta.repeat(count));
         let clock = SystemClock::start();

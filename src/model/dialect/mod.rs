@@ -181,26 +181,25 @@ pub(super) fn read_usage(raw: &[u8]) -> Option<Usage> {
     // If a server sends the members of both dialects, OpenAI's take precedence.
     let input = openai::usage::input(usage).or_else(|| anthropic::usage::input(usage));
     let output =
-        number(usage, openai::usage::OUTPUT).or_else(|| number(usage, anthropic::usage::OUTPUT));
+        usage.number(openai::usage::OUTPUT).or_else(|| usage.number(anthropic::usage::OUTPUT));
     // An empty usage object is no report. It must not replace an earlier report with zeros.
     if input.is_none() && output.is_none() {
         return None;
     }
-    let details = usage
-        .get(openai::usage::OUTPUT_DETAILS)
-        .or_else(|| usage.get(anthropic::usage::OUTPUT_DETAILS));
-    let reasoning =
-        details.and_then(Value::as_object).and_then(|details| number(details, "reasoning_tokens"));
     Some(Usage {
         input: input.unwrap_or(0),
         output: output.unwrap_or(0),
-        reasoning: reasoning.unwrap_or(0),
+        reasoning: reasoning(usage).unwrap_or(0),
     })
 }
 
-/// A member that is a number from 0 to `u64::MAX`.
-fn number(object: &Object<'_>, key: &str) -> Option<u64> {
-    object.get(key).and_then(Value::as_u64)
+/// The reasoning tokens in a usage object. If it has the details of both dialects, OpenAI's count.
+fn reasoning(usage: &Object<'_>) -> Option<u64> {
+    let details = match usage.get(openai::usage::OUTPUT_DETAILS) {
+        Some(details) => details,
+        None => usage.get(anthropic::usage::OUTPUT_DETAILS)?,
+    };
+    details.as_object()?.number("reasoning_tokens")
 }
 
 /// The bytes of text in a whole answer of any dialect.

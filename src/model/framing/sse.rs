@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 
+use crate::model::ranges::part;
+
 /// The maximum length of one event in bytes.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
@@ -71,7 +73,7 @@ impl Splitter {
         // Without held bytes, the new bytes are searched in place and only the rest is copied.
         if self.held.is_empty() {
             let rest = each(&mut self.scan, bytes, &mut event)?;
-            self.held.extend_from_slice(bytes.get(rest..).unwrap_or_default());
+            self.held.extend_from_slice(part(bytes, rest..));
         } else {
             self.held.extend_from_slice(bytes);
             let rest = each(&mut self.scan, &self.held, &mut event)?;
@@ -104,7 +106,7 @@ fn each(
 ) -> Result<usize, TooLong> {
     let mut from = 0;
     while let Some(end) = scan.event_end(bytes) {
-        let whole = bytes.get(from..end).unwrap_or_default();
+        let whole = part(bytes, from..end);
         if whole.len() > EVENT_BYTES_MAX {
             return Err(TooLong);
         }
@@ -136,8 +138,8 @@ impl<'e> EventLines<'e> {
         let mut rest = bytes;
         while let Some(end) = memchr2(b'\n', b'\r', rest) {
             // A CRLF gives an additional empty line here. Empty lines are ignored.
-            lines.take(rest.get(..end).unwrap_or_default());
-            rest = rest.get(end + 1..).unwrap_or_default();
+            lines.take(part(rest, ..end));
+            rest = part(rest, end + 1..);
         }
         lines.take(rest);
         lines
@@ -161,7 +163,10 @@ impl<'e> EventLines<'e> {
             return;
         }
         if let Some(name) = line.strip_prefix(b"event:") {
-            self.name = std::str::from_utf8(name).ok().map(str::trim);
+            self.name = match std::str::from_utf8(name) {
+                Ok(name) => Some(name.trim()),
+                Err(_) => None,
+            };
         }
         self.plain &= is_plain(line) || self.is_marked(line);
     }
@@ -209,7 +214,10 @@ fn is_plain(line: &[u8]) -> bool {
 pub(in crate::model) fn with_data(event: &[u8], data: &[u8], out: &mut Vec<u8>) {
     let mut lines = data.split(|byte| matches!(byte, b'\n' | b'\r'));
     // Lines end at LF, CR or CRLF (section 9.2.6). The written lines end with LF only.
-    for line in event.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.is_empty()) {
+    for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
+        if line.is_empty() {
+            continue;
+        }
         if !line.starts_with(b"data:") {
             out.extend_from_slice(line);
             out.push(b'\n');

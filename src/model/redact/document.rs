@@ -1,9 +1,10 @@
 //! Finds the strings of a JSON document, each with its member and container.
 
-use std::iter::once;
 use std::ops::Range;
 
 use memchr::memchr2;
+
+use crate::model::ranges::part;
 
 /// One string of a document.
 pub(super) struct JsonString<'j> {
@@ -87,12 +88,21 @@ impl<'j> Document<'j> {
         reader.document
     }
 
-    /// The ranges of at least `least` consecutive bytes outside of strings: numbers, words,
-    /// punctuation.
-    pub(super) fn between(&self, least: usize) -> impl Iterator<Item = Range<usize>> {
-        let begins = once(0).chain(self.texts.iter().map(|text| text.to + 1));
-        let ends = self.texts.iter().map(|text| text.from - 1).chain(once(self.json.len()));
-        begins.zip(ends).map(|(begin, end)| begin..end).filter(move |range| range.len() >= least)
+    /// Calls `visit` for each range of at least `least` consecutive bytes outside of strings:
+    /// numbers, words, punctuation.
+    pub(super) fn between(&self, least: usize, mut visit: impl FnMut(Range<usize>)) {
+        let mut begin = 0;
+        for text in &self.texts {
+            let range = begin..text.from - 1;
+            if range.len() >= least {
+                visit(range);
+            }
+            begin = text.to + 1;
+        }
+        let rest = begin..self.json.len();
+        if rest.len() >= least {
+            visit(rest);
+        }
     }
 
     /// The key of the text that a string belongs to. Clients join the parts of one text by the
@@ -100,7 +110,9 @@ impl<'j> Document<'j> {
     pub(super) fn channel(&self, text: &JsonString<'_>, into: &mut Vec<u8>) {
         into.clear();
         let mut within = text.within;
-        while let Some(container) = self.containers.get(within).filter(|_| within > 0) {
+        while within > 0
+            && let Some(container) = self.containers.get(within)
+        {
             if let Some(index) = container.index {
                 into.extend_from_slice(&index.to_be_bytes());
             }
@@ -126,7 +138,7 @@ impl<'j> DocumentReader<'j> {
                     self.logprobs = Some((at + 1, self.depth));
                 }
                 // A null member reports no error.
-                let value = self.document.json.get(at + 1..).unwrap_or_default().trim_ascii_start();
+                let value = part(self.document.json, at + 1..).trim_ascii_start();
                 self.document.is_error |=
                     self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");
             }
@@ -141,7 +153,10 @@ impl<'j> DocumentReader<'j> {
 
     /// Whether the current container is an object.
     fn is_object(&self) -> bool {
-        self.document.containers.get(self.within).is_some_and(|container| container.object)
+        match self.document.containers.get(self.within) {
+            Some(container) => container.object,
+            None => false,
+        }
     }
 
     /// Opens an object or array.
@@ -177,7 +192,7 @@ impl<'j> DocumentReader<'j> {
     fn string(&mut self, at: usize) -> usize {
         let json = self.document.json;
         let (from, to) = (at + 1, end(json, at + 1));
-        let inside = json.get(from..to).unwrap_or_default();
+        let inside = part(json, from..to);
         let is_name = self.before_name;
         if is_name {
             self.name = inside;
@@ -196,29 +211,38 @@ impl<'j> DocumentReader<'j> {
 
     /// Records the number at `at` as the container's index. Returns the offset after it.
     fn number(&mut self, at: usize) -> usize {
-        let rest = self.document.json.get(at..).unwrap_or_default();
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let index = std::str::from_utf8(rest.get(..digits).unwrap_or_default())
-            .ok()
-            .and_then(|digits| digits.parse().ok());
+        let rest = part(self.document.json, at..);
+        let index = number_of(part(rest, ..count_while(rest, u8::is_ascii_digit)));
         if let Some(container) = self.document.containers.get_mut(self.within) {
             // Only the first index counts, so that a second one cannot move a text to another
             // channel.
             container.index = container.index.or(index);
         }
         // Skips the fraction too. Otherwise each of its digits would start a scan of the rest.
-        at + rest
-            .iter()
-            .take_while(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-'))
-            .count()
+        at + count_while(rest, is_in_number)
     }
+}
+
+/// The number of bytes at the beginning for which `holds` is true.
+fn count_while(bytes: &[u8], holds: fn(&u8) -> bool) -> usize {
+    bytes.iter().take_while(|byte| holds(byte)).count()
+}
+
+/// Whether a byte may occur in a JSON number (RFC 8259, section 6).
+fn is_in_number(byte: &u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')
+}
+
+/// The number that digits form; `None` beyond 64 bits.
+fn number_of(digits: &[u8]) -> Option<u64> {
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// The offset of the quote that ends the string whose content begins at `from`.
 fn end(json: &[u8], from: usize) -> usize {
     let mut at = from;
     loop {
-        let rest = json.get(at..).unwrap_or_default();
+        let rest = part(json, at..);
         match memchr2(b'"', b'\\', rest) {
             Some(found) if rest.get(found) == Some(&b'"') => return at + found,
             Some(found) => at += found + 2,

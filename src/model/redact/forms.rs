@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
+use crate::model::ranges::part;
+
 /// The address of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamAddress {
@@ -39,14 +41,20 @@ impl UpstreamAddress {
 
 /// True if an address is no part of a longer name or number.
 pub(super) fn stands_alone(text: &[u8], from: usize, to: usize) -> bool {
-    let in_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let before = from.checked_sub(1).and_then(|place| text.get(place));
-    let dotted =
-        |place: usize| text.get(place) == Some(&b'.') && text.get(place + 1).is_some_and(in_name);
+    if from > 0 && (is_in_name(text, from - 1) || text.get(from - 1) == Some(&b'.')) {
+        return false;
+    }
     // The port after `http://host` may be another one. It is still the same host.
-    !before.is_some_and(|byte| in_name(byte) || *byte == b'.')
-        && !text.get(to).is_some_and(in_name)
-        && !dotted(to)
+    let is_dotted = text.get(to) == Some(&b'.') && is_in_name(text, to + 1);
+    !is_in_name(text, to) && !is_dotted
+}
+
+/// Whether the byte at an offset is a letter, a digit, `-` or `_`.
+fn is_in_name(text: &[u8], at: usize) -> bool {
+    match text.get(at) {
+        Some(byte) => byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'),
+        None => false,
+    }
 }
 
 /// The forms of a secret: the secret itself, and its base64. There is one form for each of the
@@ -60,13 +68,16 @@ pub(super) fn of_secret(secret: &[u8]) -> Vec<Vec<u8>> {
         // whole one.
         let from = (before * 8).div_ceil(6);
         let to = (before + secret.len()) * 8 / 6;
-        let standard = encoded.as_bytes().get(from..to).unwrap_or_default().to_vec();
-        let url = standard.iter().map(|byte| match byte {
-            b'+' => b'-',
-            b'/' => b'_',
-            other => *other,
-        });
-        forms.push(url.collect());
+        let standard = part(encoded.as_bytes(), from..to).to_vec();
+        let mut url = standard.clone();
+        for byte in &mut url {
+            match byte {
+                b'+' => *byte = b'-',
+                b'/' => *byte = b'_',
+                _ => {}
+            }
+        }
+        forms.push(url);
         forms.push(standard);
     }
     forms.sort();

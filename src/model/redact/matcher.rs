@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use crate::model::ranges::part;
+
 /// The minimum number of bytes of a word that are held back. Fewer bytes reveal no secret, and
 /// holding them would delay ordinary text.
 const HOLD_MIN: usize = 4;
@@ -62,7 +64,7 @@ impl Matcher {
         }
         link(&mut nodes);
         let mut root = Box::new([0; 256]);
-        for (byte, next) in &nodes.first().map_or_else(Vec::new, |root| root.next.clone()) {
+        for (byte, next) in &node(&nodes, 0).next {
             root[usize::from(*byte)] = *next;
         }
         Self { nodes, root }
@@ -89,9 +91,12 @@ impl Matcher {
 
     /// The offset of the next byte that could begin a word or an escape.
     fn begins(&self, text: &[u8]) -> usize {
-        let begins =
-            |byte: &u8| matches!(*byte, b'%' | b'\\') || self.root[usize::from(*byte)] != 0;
-        text.iter().position(begins).unwrap_or(text.len())
+        text.iter().position(|byte| self.may_begin(*byte)).unwrap_or(text.len())
+    }
+
+    /// Whether a byte could begin a word or an escape.
+    fn may_begin(&self, byte: u8) -> bool {
+        matches!(byte, b'%' | b'\\') || self.root[usize::from(byte)] != 0
     }
 }
 
@@ -105,7 +110,12 @@ fn node(nodes: &[Node], state: usize) -> &Node {
 
 /// The state after a byte, without the fail links.
 fn child(nodes: &[Node], state: usize, byte: u8) -> Option<usize> {
-    node(nodes, state).next.iter().find(|(own, _)| *own == byte).map(|(_, next)| *next as usize)
+    for (own, next) in &node(nodes, state).next {
+        if *own == byte {
+            return Some(*next as usize);
+        }
+    }
+    None
 }
 
 /// Sets the fail link of each state, breadth first, and the lengths that depend on it.
@@ -222,14 +232,11 @@ impl Track {
         while at < text.len() {
             // Most text cannot begin a word, so it is skipped without steps of the automaton.
             if self.is_idle() {
-                at += matcher.begins(text.get(at..).unwrap_or_default());
+                at += matcher.begins(part(text, at..));
             }
             let Some(byte) = text.get(at).copied() else { break };
-            let (read, length) = if json && byte == b'\\' {
-                unescaped(text.get(at..).unwrap_or_default())
-            } else {
-                (byte, 1)
-            };
+            let (read, length) =
+                if json && byte == b'\\' { unescaped(part(text, at..)) } else { (byte, 1) };
             let place = begin + at as u64..begin + (at + length) as u64;
             self.plain.take(matcher, read, &place, found);
             self.decoded(matcher, read, place, found);
@@ -257,11 +264,7 @@ impl Track {
         self.escape.push((byte, place));
         let bytes: Vec<u8> = self.escape.iter().map(|(byte, _)| *byte).collect();
         let whole = match bytes.as_slice() {
-            [b'%', rest @ ..] | [b'\\', b'u', rest @ ..]
-                if rest.last().is_some_and(|last| !last.is_ascii_hexdigit()) =>
-            {
-                None
-            }
+            [b'%', digits @ ..] | [b'\\', b'u', digits @ ..] if ends_with_no_digit(digits) => None,
             [b'%', digits @ ..] => Some((digits.len() == 2).then(|| code(digits))),
             [b'\\', b'u', digits @ ..] => Some((digits.len() == 4).then(|| code(digits))),
             [b'\\'] => Some(None),
@@ -272,7 +275,7 @@ impl Track {
             Some(None) => {}
             Some(Some(read)) => {
                 let escape = std::mem::take(&mut self.escape);
-                if let Some(((_, first), (_, last))) = escape.first().zip(escape.last()) {
+                if let (Some((_, first)), Some((_, last))) = (escape.first(), escape.last()) {
                     self.escaped.take(matcher, read, &(first.start..last.end), found);
                 }
             }
@@ -291,14 +294,22 @@ impl Track {
     }
 }
 
+/// Whether the last of the digits of an escape is no hexadecimal digit.
+fn ends_with_no_digit(digits: &[u8]) -> bool {
+    match digits.last() {
+        Some(last) => !last.is_ascii_hexdigit(),
+        None => false,
+    }
+}
+
 /// The character for hexadecimal digits, if it is ASCII.
 fn code(digits: &[u8]) -> u8 {
     let text = std::str::from_utf8(digits).unwrap_or_default();
-    u32::from_str_radix(text, 16)
-        .ok()
-        .and_then(|code| u8::try_from(code).ok())
-        .filter(u8::is_ascii)
-        .unwrap_or(OTHER)
+    match u8::from_str_radix(text, 16) {
+        Ok(code) if code.is_ascii() => code,
+        // It is no ASCII character, or beyond one byte.
+        Ok(_) | Err(_) => OTHER,
+    }
 }
 
 /// The character for a JSON escape (RFC 8259, section 7), if it is ASCII, and the length of the
@@ -306,7 +317,10 @@ fn code(digits: &[u8]) -> u8 {
 fn unescaped(text: &[u8]) -> (u8, usize) {
     match text.get(1) {
         // Secrets and addresses are ASCII, so other characters end a match.
-        Some(b'u') => (text.get(2..6).map_or(OTHER, code), text.len().min(6)),
+        Some(b'u') => match text.get(2..6) {
+            Some(digits) => (code(digits), 6),
+            None => (OTHER, text.len().min(6)),
+        },
         Some(b'n') => (b'\n', 2),
         Some(b'r') => (b'\r', 2),
         Some(b't') => (b'\t', 2),

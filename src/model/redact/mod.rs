@@ -22,6 +22,8 @@ pub use stream::{Redacted, Unsearchable};
 
 use document::Document;
 
+use super::ranges::part;
+
 /// The minimum length of a secret in bytes. Shorter secrets would occur in ordinary text by chance.
 pub const SECRET_MIN: usize = 16;
 /// The replacement of a secret.
@@ -59,10 +61,16 @@ impl Redactor {
     /// [`SECRET_MIN`] bytes are ignored.
     #[must_use]
     pub fn new(secrets: &[&str], places: &[UpstreamAddress]) -> Self {
-        let long = secrets.iter().filter(|secret| secret.len() >= SECRET_MIN);
-        let forms: Vec<Vec<u8>> =
-            long.flat_map(|secret| forms::of_secret(secret.as_bytes())).collect();
-        let written: Vec<Vec<u8>> = places.iter().flat_map(UpstreamAddress::forms).collect();
+        let mut forms: Vec<Vec<u8>> = Vec::new();
+        for secret in secrets {
+            if secret.len() >= SECRET_MIN {
+                forms.extend(forms::of_secret(secret.as_bytes()));
+            }
+        }
+        let mut written: Vec<Vec<u8>> = Vec::new();
+        for place in places {
+            written.extend(place.forms());
+        }
         Self {
             secrets: Matcher::new(forms.iter().map(Vec::as_slice)),
             places: Matcher::new(written.iter().map(Vec::as_slice)),
@@ -88,8 +96,10 @@ impl Redactor {
     #[must_use]
     pub fn whole(&self, answer: &[u8], error: bool) -> Option<Vec<u8>> {
         let mut texts = stream::Texts::default();
-        let mut edits: Vec<Edit> =
-            texts.read(self, answer, error, 0).into_iter().map(|(_, edit)| edit).collect();
+        let mut edits = Vec::new();
+        for (_, edit) in texts.read(self, answer, error, 0) {
+            edits.push(edit);
+        }
         // A text may end with the beginning of a secret, for example in an answer that was cut.
         texts.end(self, &mut |_, edit| edits.push(edit));
         (!edits.is_empty()).then(|| redacted(answer, edits))
@@ -98,18 +108,19 @@ impl Redactor {
     /// Redacts whole numbers and words outside of strings that contain a secret. A word without
     /// quotes is no JSON, but lenient parsers accept it. A secret of digits is a number.
     fn bare_secrets(&self, document: &Document<'_>, edits: &mut Vec<Edit>) {
-        for range in document.between(SECRET_MIN) {
-            let bare = document.json.get(range.clone()).unwrap_or_default();
+        document.between(SECRET_MIN, |range| {
+            let base = range.start;
+            let bare = part(document.json, range);
             found(&self.secrets, bare, false, |from, to| {
-                edits.push(bare_edit(bare, from..to, range.start, BARE_SECRET_MARK));
+                edits.push(bare_edit(bare, from..to, base, BARE_SECRET_MARK));
             });
-        }
+        });
     }
 
     /// Redacts the addresses in an error, in strings and outside of them.
     fn places(&self, document: &Document<'_>, edits: &mut Vec<Edit>) {
         for text in &document.texts {
-            let inside = document.json.get(text.from..text.to).unwrap_or_default();
+            let inside = part(document.json, text.from..text.to);
             found(&self.places, inside, true, |from, to| {
                 if forms::stands_alone(inside, from, to) {
                     edits.push(Edit {
@@ -120,25 +131,32 @@ impl Redactor {
                 }
             });
         }
-        for range in document.between(1) {
-            let bare = document.json.get(range.clone()).unwrap_or_default();
+        document.between(1, |range| {
+            let base = range.start;
+            let bare = part(document.json, range);
             found(&self.places, bare, false, |from, to| {
                 if forms::stands_alone(bare, from, to) {
-                    edits.push(bare_edit(bare, from..to, range.start, BARE_PLACE_MARK));
+                    edits.push(bare_edit(bare, from..to, base, BARE_PLACE_MARK));
                 }
             });
-        }
+        });
     }
 }
 
 /// The edit that replaces the words of `bare` that overlap `place`. `bare` begins at offset `base`.
 fn bare_edit(bare: &[u8], place: Range<usize>, base: usize, mark: &'static [u8]) -> Edit {
-    let parts = |byte: &u8| byte.is_ascii_whitespace() || b",:{}[]".contains(byte);
-    let before = bare.get(..place.start).unwrap_or_default();
-    let behind = bare.get(place.end..).unwrap_or_default();
-    let from = before.iter().rposition(parts).map_or(0, |at| at + 1);
-    let to = place.end + behind.iter().position(parts).unwrap_or(behind.len());
+    let from = match part(bare, ..place.start).iter().rposition(separates) {
+        Some(at) => at + 1,
+        None => 0,
+    };
+    let after = part(bare, place.end..);
+    let to = place.end + after.iter().position(separates).unwrap_or(after.len());
     Edit { from: base + from, to: base + to, mark }
+}
+
+/// Whether a byte separates two numbers or words of a document.
+fn separates(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || b",:{}[]".contains(byte)
 }
 
 /// Finds the words in one whole text.
@@ -152,7 +170,9 @@ fn found(matcher: &Matcher, text: &[u8], json: bool, mut each: impl FnMut(usize,
 /// tokens.
 fn redacted(json: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
     let tokens = Document::read(json).logprobs;
-    edits.extend(tokens.into_iter().map(|(from, to)| Edit { from, to, mark: b"null" }));
+    for (from, to) in tokens {
+        edits.push(Edit { from, to, mark: b"null" });
+    }
     edited(json, edits)
 }
 
@@ -163,13 +183,13 @@ fn edited(bytes: &[u8], mut edits: Vec<Edit>) -> Vec<u8> {
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     for edit in edits {
         if edit.from >= at {
-            out.extend_from_slice(bytes.get(at..edit.from).unwrap_or_default());
+            out.extend_from_slice(part(bytes, at..edit.from));
             out.extend_from_slice(edit.mark);
         }
         // An overlapping edit extends the removed range.
         at = at.max(edit.to);
     }
-    out.extend_from_slice(bytes.get(at..).unwrap_or_default());
+    out.extend_from_slice(part(bytes, at..));
     out
 }
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::model::framing::sse::{self, DONE, EventLines, Splitter, TooLong};
+use crate::model::ranges::part;
 
 use super::document::Document;
 use super::matcher::Track;
@@ -65,8 +66,12 @@ impl HeldText {
     fn begun(&self, redactor: &Redactor, least: usize) -> Option<Range<u64>> {
         // A part of this secret was replaced already. So the rest is replaced too, even if it is
         // short.
-        let goes_on = self.track.open(&redactor.secrets, 0).filter(|open| *open < self.removed);
-        let open = goes_on.or_else(|| self.track.open(&redactor.secrets, least))?;
+        if let Some(open) = self.track.open(&redactor.secrets, 0)
+            && open < self.removed
+        {
+            return Some(open..self.track.at());
+        }
+        let open = self.track.open(&redactor.secrets, least)?;
         Some(open..self.track.at())
     }
 
@@ -76,7 +81,9 @@ impl HeldText {
             self.parts.clear();
             return;
         };
-        while self.parts.front().is_some_and(|part| part.base + part.length as u64 <= open) {
+        while let Some(part) = self.parts.front()
+            && part.base + part.length as u64 <= open
+        {
             self.parts.pop_front();
         }
     }
@@ -128,13 +135,16 @@ impl Texts {
             redactor.places(&document, &mut here);
         }
         redactor.bare_secrets(&document, &mut here);
-        let mut edits: Vec<(u64, Edit)> = here.into_iter().map(|edit| (event, edit)).collect();
+        let mut edits = Vec::with_capacity(here.len());
+        for edit in here {
+            edits.push((event, edit));
+        }
         if redactor.secrets.is_empty() {
             return edits;
         }
         let mut name = Vec::new();
         for text in &document.texts {
-            let inside = data.get(text.from..text.to).unwrap_or_default();
+            let inside = part(data, text.from..text.to);
             // A name is complete in one event, so it is searched on its own.
             if text.is_name {
                 found(&redactor.secrets, inside, true, |from, to| {
@@ -178,11 +188,7 @@ impl Texts {
 
     /// The number of the first event that must be held.
     fn waits(&self) -> Option<u64> {
-        self.channels
-            .values()
-            .filter_map(|channel| channel.parts.front())
-            .map(|part| part.event)
-            .min()
+        self.channels.values().filter_map(|channel| Some(channel.parts.front()?.event)).min()
     }
 
     /// Handles the end of the stream. If a text ends with [`SECRET_MIN`] bytes of a secret or more,
@@ -308,8 +314,10 @@ impl Redacted {
 
     /// Adds an edit to a queued event. An edit of a released event has no effect.
     fn edit(&mut self, number: u64, edit: Edit) {
-        let place = number.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
-        if let Some(event) = place.and_then(|place| self.queue.get_mut(place)) {
+        if let Some(place) = number.checked_sub(self.first)
+            && let Ok(place) = usize::try_from(place)
+            && let Some(event) = self.queue.get_mut(place)
+        {
             event.edits.push(edit);
         }
     }
@@ -317,11 +325,10 @@ impl Redacted {
     /// The event without the non-data lines that contain a secret: comments, names, identifiers.
     fn lines(&self, event: &[u8]) -> Vec<u8> {
         let mut clean = true;
-        for line in event
-            .split(|byte| matches!(byte, b'\n' | b'\r'))
-            .filter(|line| !line.starts_with(b"data:"))
-        {
-            found(&self.redactor.secrets, line, false, |_, _| clean = false);
+        for line in event.split(|byte| matches!(byte, b'\n' | b'\r')) {
+            if !line.starts_with(b"data:") {
+                found(&self.redactor.secrets, line, false, |_, _| clean = false);
+            }
         }
         if clean {
             return event.to_vec();

@@ -38,9 +38,8 @@ fn chunk(text: &str) -> String {
     let mut json = Vec::new();
     crate::json::write_string(text, &mut json);
     let json = String::from_utf8(json).expect("UTF-8");
-    format!(
-        "data: {{\"id\":\"c\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":{json}}},\"finish_reason\":null}}]}}\n\n"
-    )
+    let choice = format!(r#"{{"index":0,"delta":{{"content":{json}}},"finish_reason":null}}"#);
+    format!("data: {{\"id\":\"c\",\"choices\":[{choice}]}}\n\n")
 }
 
 fn through(events: &[String]) -> String {
@@ -119,9 +118,11 @@ fn an_answer_that_ends_within_a_secret_does_not_show_most_of_it() {
 #[test]
 fn every_string_of_a_whole_answer_is_looked_at() {
     let document = |hole: &str| {
-        format!(
-            r#"{{"id":"{hole}","model":"m {hole}","{hole}":1,"choices":[{{"message":{{"tool_calls":[{{"function":{{"arguments":"{{\"a\":\"{hole}\"}}"}}}}]}},"logprobs":{{"content":[]}},"finish_reason":"{hole}"}}]}}"#
-        )
+        let call = format!(r#"{{"function":{{"arguments":"{{\"a\":\"{hole}\"}}"}}}}"#);
+        let message = format!(r#""message":{{"tool_calls":[{call}]}}"#);
+        let choice =
+            format!(r#"{{{message},"logprobs":{{"content":[]}},"finish_reason":"{hole}"}}"#);
+        format!(r#"{{"id":"{hole}","model":"m {hole}","{hole}":1,"choices":[{choice}]}}"#)
     };
     let shown = redactor().whole(document(SECRET).as_bytes(), false).expect("changed");
     let expect = document("[credential]").replace(r#"{"content":[]}"#, "null");
@@ -131,11 +132,18 @@ fn every_string_of_a_whole_answer_is_looked_at() {
 
 #[test]
 fn addresses_give_way_in_errors_alone() {
-    let text = br#"{"error":{"message":"dial http://10.0.0.5:8000/v1: refused, 10.0.0.5:8000 again, not 110.0.0.5:8000"}}"#;
+    let text = concat!(
+        r#"{"error":{"message":"dial http://10.0.0.5:8000/v1: refused, "#,
+        r#"10.0.0.5:8000 again, not 110.0.0.5:8000"}}"#
+    );
+    let text = text.as_bytes();
     let shown = redactor().whole(text, false).expect("changed");
     assert_eq!(
         String::from_utf8(shown).expect("UTF-8"),
-        r#"{"error":{"message":"dial [upstream]/v1: refused, [upstream] again, not 110.0.0.5:8000"}}"#
+        concat!(
+            r#"{"error":{"message":"dial [upstream]/v1: refused, "#,
+            r#"[upstream] again, not 110.0.0.5:8000"}}"#
+        )
     );
     assert_eq!(
         redactor()
@@ -185,16 +193,17 @@ fn numbers_and_words_without_quotes_are_looked_at() {
     }
     let shown = redactor.whole(br#"{"error":{"at":10.0.0.5:8000}}"#, false).expect("changed");
     assert_eq!(String::from_utf8_lossy(&shown), r#"{"error":{"at":"[upstream]"}}"#);
-    let honest =
-        br#"{"data":[{"index":0,"embedding":[0.31415926535897931,-1.5e-8, 3141592653589793238],"ok":true,"no":NaN}],"k":null}"#;
-    assert_eq!(redactor.whole(honest, true), None);
+    let honest = concat!(
+        r#"{"data":[{"index":0,"embedding":[0.31415926535897931,-1.5e-8, 3141592653589793238],"#,
+        r#""ok":true,"no":NaN}],"k":null}"#
+    );
+    assert_eq!(redactor.whole(honest.as_bytes(), true), None);
 }
 
 /// An event with a part of another text than the content.
 fn aside(text: &str) -> String {
-    format!(
-        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"\",\"reasoning_content\":\"{text}\"}}}}]}}\n\n"
-    )
+    let delta = format!(r#"{{"content":"","reasoning_content":"{text}"}}"#);
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta}}}]}}\n\n")
 }
 
 #[test]

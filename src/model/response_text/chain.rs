@@ -64,6 +64,14 @@ impl<First, Second> FilterChain<First, Second> {
     }
 }
 
+/// The path of the last part of a text.
+fn known_path<'p>(
+    paths: &'p BTreeMap<u64, BTreeMap<String, String>>,
+    channel: Channel<'_>,
+) -> Option<&'p str> {
+    Some(paths.get(&channel.choice)?.get(channel.key)?)
+}
+
 impl<First: TextFilter, Second: TextFilter> TextFilter for FilterChain<First, Second> {
     fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
         // A chain of one filter needs no copy of the text.
@@ -85,8 +93,7 @@ impl<First: TextFilter, Second: TextFilter> TextFilter for FilterChain<First, Se
         // The path of `channel` is empty at the end of a text. The second filter needs the path
         // that the held bytes had.
         if !self.passed.is_empty() {
-            let known = self.paths.get(&channel.choice).and_then(|paths| paths.get(channel.key));
-            let path = known.map_or(channel.path, String::as_str);
+            let path = known_path(&self.paths, channel).unwrap_or(channel.path);
             self.second.push(Channel { path, ..channel }, &self.passed, out);
         }
         self.second.flush(channel, out);

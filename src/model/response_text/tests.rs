@@ -54,12 +54,28 @@ fn check_stream(events: &[&str], expect: &str) {
 #[test]
 fn texts_are_found_wherever_they_stand() {
     check_whole(
-        r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"c:","reasoning_content":"d\n\u00e9","refusal":null,"tool_calls":[{"function":{"name":"e","arguments":"{}"}}],"new":[{"x":"y"}]},"logprobs":{"content":[NaN]},"finish_reason":"stop"}],"usage":{"a":1}}"#,
-        r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"C:","reasoning_content":"D\nÉ","refusal":null,"tool_calls":[{"function":{"name":"e","arguments":"{}"}}],"new":[{"x":"Y"}]},"logprobs":null,"finish_reason":"stop"}],"usage":{"a":1}}"#,
+        concat!(
+            r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"c:","#,
+            r#""reasoning_content":"d\n\u00e9","refusal":null,"#,
+            r#""tool_calls":[{"function":{"name":"e","arguments":"{}"}}],"new":[{"x":"y"}]},"#,
+            r#""logprobs":{"content":[NaN]},"finish_reason":"stop"}],"usage":{"a":1}}"#
+        ),
+        concat!(
+            r#"{"id":"a","choices":[{"index":0,"message":{"role":"b","content":"C:","#,
+            r#""reasoning_content":"D\nÉ","refusal":null,"tool_calls":[{"function":{"name":"e","#,
+            r#""arguments":"{}"}}],"new":[{"x":"Y"}]},"logprobs":null,"finish_reason":"stop"}],"#,
+            r#""usage":{"a":1}}"#
+        ),
     );
     check_whole(
-        r#" {"type":"message","content":[{"type":"text","text":"a"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
-        r#" {"type":"message","content":[{"type":"text","text":"A"},{"type":"tool_use","name":"n","input":{"url":"u"}}]} "#,
+        concat!(
+            r#" {"type":"message","content":[{"type":"text","text":"a"},{"type":"tool_use","#,
+            r#""name":"n","input":{"url":"u"}}]} "#
+        ),
+        concat!(
+            r#" {"type":"message","content":[{"type":"text","text":"A"},{"type":"tool_use","#,
+            r#""name":"n","input":{"url":"u"}}]} "#
+        ),
     );
     check_whole(
         r#"{"error":{"message":"m","type":"t"}}"#,
@@ -89,12 +105,18 @@ fn what_is_held_comes_out_with_the_end_of_its_choice() {
             "data: [DONE]",
         ],
         concat!(
-            "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\"A\"},\"finish_reason\":null}]}\n\n",
-            "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"B:\"},\"finish_reason\":\"stop\"}]}\n\n",
-            "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\":C\"},\"finish_reason\":null}]}\n\n",
-            "data: {\"choices\":[{\"index\":2,\"delta\":{\"content\":\"D\"},\"finish_reason\":null}]}\n\n",
-            "data: {\"choices\":[{\"index\":1,\"delta\":{\"content\":\":\"},\"finish_reason\":null}]}\n\n",
-            "data: {\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+            r#"data: {"choices":[{"index":1,"delta":{"content":"A"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"choices":[{"index":0,"delta":{"content":"B:"},"finish_reason":"stop"}]}"#,
+            "\n\n",
+            r#"data: {"choices":[{"index":1,"delta":{"content":":C"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"choices":[{"index":2,"delta":{"content":"D"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"choices":[{"index":1,"delta":{"content":":"},"finish_reason":null}]}"#,
+            "\n\n",
+            r#"data: {"choices":[{"index":1,"delta":{},"finish_reason":"stop"}]}"#,
+            "\n\n",
             "data: [DONE]\n\n",
         ),
     );
@@ -115,19 +137,15 @@ fn what_is_held_comes_out_where_it_was_all_of_its_event() {
 
 #[test]
 fn what_is_held_comes_out_with_the_end_of_its_block() {
+    let delta = |text: &str| {
+        let delta = format!(r#"{{"type":"text_delta","text":"{text}"}}"#);
+        let data = format!(r#"{{"type":"content_block_delta","index":0,"delta":{delta}}}"#);
+        format!("event: content_block_delta\ndata: {data}")
+    };
+    let stop = "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}";
     check_stream(
-        &[
-            "event: content_block_delta\ndata: \
-                {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"a:\"}}",
-            "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}",
-        ],
-        concat!(
-            "event: content_block_delta\ndata: \
-                {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"A\"}}\n\n",
-            "event: content_block_delta\ndata: \
-                {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\":\"}}\n\n",
-            "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n",
-        ),
+        &[&delta("a:"), stop],
+        &[delta("A"), delta(":"), stop.to_owned(), String::new()].join("\n\n"),
     );
 }
 
@@ -236,14 +254,12 @@ impl TextFilter for Fences {
 #[test]
 fn a_text_that_stands_elsewhere_is_another() {
     let start = |index: u64, text: &str| {
-        format!(
-            r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"text","text":"{text}"}}}}"#
-        )
+        let block = format!(r#"{{"type":"text","text":"{text}"}}"#);
+        format!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#)
     };
     let delta = |index: u64, text: &str| {
-        format!(
-            r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"text_delta","text":"{text}"}}}}"#
-        )
+        let delta = format!(r#"{{"type":"text_delta","text":"{text}"}}"#);
+        format!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#)
     };
     let fence = "```\\n";
     fenced_elsewhere(&[&start(0, ""), &delta(0, fence), &start(1, ""), &delta(1, "evil")]);
@@ -256,7 +272,10 @@ fn a_text_that_stands_elsewhere_is_another() {
         (Ok(()), Err(Unreadable::Index))
     );
     fenced_elsewhere(&[&start(0, fence), &start(1, "evil")]);
-    let cited = r#"{"type":"content_block_delta","index":0,"delta":{"type":"citations_delta","citation":{"text":"```\n"}}}"#;
+    let cited = concat!(
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"citations_delta","#,
+        r#""citation":{"text":"```\n"}}}"#
+    );
     fenced_elsewhere(&[cited, &delta(0, "evil")]);
     fenced_elsewhere(&[
         r#"{"choices":[{"index":0,"delta":{"zz":{"content":"```\n"},"content":"evil"}}]}"#,

@@ -11,6 +11,7 @@ use crate::model::dialect::texts::{
     are_choices, base_type, is_error, is_error_object, is_no_text, is_once, is_part, is_shown,
     path_name,
 };
+use crate::model::ranges::part;
 use crate::model::raw_json::is_document;
 use crate::model::unreadable::{CHOICES_MAX, DEPTH_MAX, Unreadable};
 use crate::model::validator::{fold, is_folded};
@@ -94,12 +95,41 @@ pub(super) struct Walk<'j, 'p, D: Values<'j>> {
 /// The last positions of a stream's texts.
 #[derive(Default)]
 pub(super) struct Sources {
-    /// By choice and member: the path and block of the last part.
-    last: BTreeMap<u64, BTreeMap<String, (String, Option<u64>)>>,
+    /// By choice and member: the position of the last part.
+    last: BTreeMap<u64, BTreeMap<String, TextPlace>>,
     /// The number of entries in `last`.
     count: usize,
     /// The highest index of Anthropic's blocks so far.
     block: u64,
+}
+
+/// The position of a part of a text.
+struct TextPlace {
+    /// The names and types from the root to the part.
+    path: String,
+    /// The index of the block that the event belongs to.
+    block: Option<u64>,
+}
+
+impl Sources {
+    /// The position of the last part of a text.
+    fn last_place(&mut self, choice: u64, key: &str) -> Option<&mut TextPlace> {
+        self.last.get_mut(&choice)?.get_mut(key)
+    }
+}
+
+/// A member's name as text.
+///
+/// # Errors
+/// When some clients could read it as another name.
+fn plain_name(name: &[u8]) -> Result<&str, Unreadable> {
+    let Ok(name) = std::str::from_utf8(name) else { return Err(Unreadable::Json) };
+    // Filters compare names as written, but clients decode escapes. So an escaped name is refused.
+    if name.contains('\\') {
+        return Err(Unreadable::Json);
+    }
+    // Some clients compare names without regard to case.
+    if is_folded(name) || !is_shown(&fold(name)) { Ok(name) } else { Err(Unreadable::Json) }
 }
 
 impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
@@ -206,11 +236,10 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     /// Reads the members of an object.
     fn members_of(&self, object: D::Value) -> Result<Members<'j, D::Value>, Unreadable> {
         let mut all = Vec::with_capacity(MEMBERS);
-        let length = self
-            .document
-            .members(object, |name, value| all.push((name, value)))
-            .ok_or(Unreadable::Json)?;
-        Ok(Members { all, length })
+        match self.document.members(object, |name, value| all.push((name, value))) {
+            Some(length) => Ok(Members { all, length }),
+            None => Err(Unreadable::Json),
+        }
     }
 
     /// The type of an object with these members.
@@ -276,12 +305,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         let mut texts = Vec::with_capacity(MEMBERS);
         for (name, value) in all {
             let raw = self.document.raw(*value);
-            // Filters compare names as written, but clients decode escapes. So an escaped name is
-            // refused.
-            let text = std::str::from_utf8(name).ok().filter(|name| !name.contains('\\'));
-            // Some clients compare names without regard to case.
-            let text = text.filter(|name| is_folded(name) || !is_shown(&fold(name)));
-            let name = text.ok_or(Unreadable::Json)?;
+            let name = plain_name(name)?;
             if !is_no_text(name, raw) || self.error {
                 texts.push(name);
                 match (part && name == "text", raw.first()) {
@@ -316,8 +340,10 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     /// Handles a part at another position than the one before it, in another block or member. Some
     /// clients treat it as another text. So open constructs end there, also code fences.
     fn moved(&mut self, key: &str) -> Result<(), Unreadable> {
-        let known = self.sources.last.get_mut(&self.choice).and_then(|known| known.get_mut(key));
-        if known.as_ref().is_some_and(|(path, block)| *path == self.path && *block == self.block) {
+        if let Some(last) = self.sources.last_place(self.choice, key)
+            && last.path == self.path
+            && last.block == self.block
+        {
             return Ok(());
         }
         // For a part of an earlier block, some clients join by the block's index and others in
@@ -326,17 +352,14 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             return Err(Unreadable::Index);
         }
         self.sources.block = self.block.unwrap_or(self.sources.block);
-        if let Some((path, block)) = known {
-            path.clone_from(&self.path);
-            *block = self.block;
+        if let Some(last) = self.sources.last_place(self.choice, key) {
+            last.path.clone_from(&self.path);
+            last.block = self.block;
         } else if self.sources.count < SOURCES_MAX {
             // Beyond the limit, every part counts as moved. This is stricter, and needs no memory.
             self.sources.count += 1;
-            self.sources
-                .last
-                .entry(self.choice)
-                .or_default()
-                .insert(key.to_owned(), (self.path.clone(), self.block));
+            let place = TextPlace { path: self.path.clone(), block: self.block };
+            self.sources.last.entry(self.choice).or_default().insert(key.to_owned(), place);
             return Ok(());
         }
         self.end(TextEnd::All);
@@ -364,10 +387,11 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             }
         }
         // Of two choices with one index, some clients take the first and others take both.
-        let index = index
+        let index = match index {
             // The filter keeps state for each choice, so their number is limited.
-            .filter(|index| *index < CHOICES_MAX && !known.contains(index))
-            .ok_or(Unreadable::Index)?;
+            Some(index) if index < CHOICES_MAX && !known.contains(&index) => index,
+            Some(_) | None => return Err(Unreadable::Index),
+        };
         known.push(index);
         let before = self.changed;
         // The texts inside belong to this choice.
@@ -445,12 +469,16 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     /// The document with all changes; `None` if there are none.
     pub(super) fn written(self) -> Option<Vec<u8>> {
         let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
-        for piece in self.pieces.iter().filter(|piece| piece.changed) {
-            let mut text = Vec::with_capacity(piece.text.len() + 2);
-            json::write_string(&piece.text, &mut text);
-            edits.push((piece.from, piece.to, text));
+        for piece in &self.pieces {
+            if piece.changed {
+                let mut text = Vec::with_capacity(piece.text.len() + 2);
+                json::write_string(&piece.text, &mut text);
+                edits.push((piece.from, piece.to, text));
+            }
         }
-        edits.extend(self.dropped.iter().map(|(from, to)| (*from, *to, b"null".to_vec())));
+        for (from, to) in &self.dropped {
+            edits.push((*from, *to, b"null".to_vec()));
+        }
         if edits.is_empty() {
             return None;
         }
@@ -458,11 +486,11 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         edits.sort_by_key(|(from, ..)| *from);
         let (mut out, mut at) = (Vec::with_capacity(self.json.len() + 64), 0);
         for (from, to, text) in &edits {
-            out.extend_from_slice(self.json.get(at..*from).unwrap_or_default());
+            out.extend_from_slice(part(self.json, at..*from));
             out.extend_from_slice(text);
             at = *to;
         }
-        out.extend_from_slice(self.json.get(at..).unwrap_or_default());
+        out.extend_from_slice(part(self.json, at..));
         Some(out)
     }
 }

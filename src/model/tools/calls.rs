@@ -169,8 +169,12 @@ impl PendingCall {
         // Clients differ in which form of arguments they use. So every form is checked.
         let (whole, json, text) =
             (self.whole.take(), std::mem::take(&mut self.json), std::mem::take(&mut self.text));
-        whole.as_deref().is_none_or(|whole| tools.call(&self.name, Arguments::Json(whole)))
-            && (json.is_empty() || tools.call(&self.name, Arguments::Json(json.as_bytes())))
+        if let Some(whole) = whole
+            && !tools.call(&self.name, Arguments::Json(&whole))
+        {
+            return false;
+        }
+        (json.is_empty() || tools.call(&self.name, Arguments::Json(json.as_bytes())))
             && (text.is_empty() || tools.call(&self.name, Arguments::Text(&text)))
     }
 }
@@ -242,9 +246,10 @@ impl StreamCalls {
         if self.held == 0 {
             return true;
         }
-        for (_, call) in
-            self.calls.iter_mut().filter(|(of, call)| which(of) && call.state == CallState::Held)
-        {
+        for (of, call) in &mut self.calls {
+            if !which(of) || call.state != CallState::Held {
+                continue;
+            }
             self.held -= 1;
             if !call.end(tools) {
                 return false;

@@ -2,6 +2,7 @@
 
 use crate::model::dialect::calls::CallReaders;
 use crate::model::event::StreamEvent;
+use crate::model::ranges::part;
 
 use super::calls::StreamCalls;
 use super::names::exact_names;
@@ -91,7 +92,7 @@ impl Gate {
     fn release(&mut self, ready: &mut dyn FnMut(&[u8])) {
         let (queue, mut from) = (std::mem::take(&mut self.queue), 0);
         for end in std::mem::take(&mut self.ends) {
-            ready(queue.get(from..end).unwrap_or_default());
+            ready(part(&queue, from..end));
             from = end;
         }
     }

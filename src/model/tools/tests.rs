@@ -32,10 +32,10 @@ impl Tools for Picky {
 fn openai(index: u64, name: Option<&str>, arguments: &str) -> Vec<u8> {
     let name = name.map(|name| format!(r#""name":"{name}","#)).unwrap_or_default();
     let arguments = serde_json::to_string(arguments).expect("a string");
-    format!(
-        "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"tool_calls\":[{{\"index\":{index},\"function\":{{{name}\"arguments\":{arguments}}}}}]}}}}]}}\n\n"
-    )
-    .into_bytes()
+    let function = format!(r#"{{{name}"arguments":{arguments}}}"#);
+    let call = format!(r#"{{"index":{index},"function":{function}}}"#);
+    let delta = format!(r#"{{"tool_calls":[{call}]}}"#);
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta}}}]}}\n\n").into_bytes()
 }
 
 const OVER: &[u8] =
@@ -168,7 +168,11 @@ fn what_a_hostile_server_puts_together_differently_is_refused() {
         calls(&format!(r#"{{"index":0,{fetch}}}"#)),
         calls(r#"{"index":0,"custom":{"name":"x"}}"#),
     ]);
-    let both = r#"data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"fetch","arguments":"\"evil\""}}]},"message":{"tool_calls":[{"index":0,"function":{"name":"x"}}]}}]}"#;
+    let both = concat!(
+        r#"data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"#,
+        r#""function":{"name":"fetch","arguments":"\"evil\""}}]},"#,
+        r#""message":{"tool_calls":[{"index":0,"function":{"name":"x"}}]}}]}"#
+    );
     stopped(&[format!("{both}\n\n").into_bytes()]);
     // Indexes that clients interpret in different ways.
     let two = || {
@@ -219,20 +223,18 @@ fn what_a_hostile_server_puts_together_differently_is_refused() {
 fn blocks_come_one_by_one() {
     let event = |name: &str, data: &str| format!("event: {name}\ndata: {data}\n\n").into_bytes();
     let start = |index: i64, name: &str, input: &str| {
+        let block = format!(r#"{{"type":"tool_use","name":"{name}","input":{input}}}"#);
         event(
             "content_block_start",
-            &format!(
-                r#"{{"type":"content_block_start","index":{index},"content_block":{{"type":"tool_use","name":"{name}","input":{input}}}}}"#
-            ),
+            &format!(r#"{{"type":"content_block_start","index":{index},"content_block":{block}}}"#),
         )
     };
     let delta = |index: i64, text: &str| {
         let text = serde_json::to_string(text).expect("a string");
+        let delta = format!(r#"{{"type":"input_json_delta","partial_json":{text}}}"#);
         event(
             "content_block_delta",
-            &format!(
-                r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"input_json_delta","partial_json":{text}}}}}"#
-            ),
+            &format!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#),
         )
     };
     let stop = |index: i64| {
@@ -290,13 +292,13 @@ fn blocks_come_one_by_one() {
 fn anthropic_blocks_are_calls_too() {
     let event = |data: &str| format!("event: x\ndata: {data}\n\n").into_bytes();
     let start = |name: &str, input: &str| {
-        event(&format!(
-            r#"{{"type":"content_block_start","index":0,"content_block":{{"type":"tool_use","name":"{name}","input":{input}}}}}"#
-        ))
+        let block = format!(r#"{{"type":"tool_use","name":"{name}","input":{input}}}"#);
+        event(&format!(r#"{{"type":"content_block_start","index":0,"content_block":{block}}}"#))
     };
-    let delta = event(
-        r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"u\":\"evil\"}"}}"#,
-    );
+    let delta = event(concat!(
+        r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","#,
+        r#""partial_json":"{\"u\":\"evil\"}"}}"#
+    ));
     let stop = event(r#"{"type":"content_block_stop","index":0}"#);
     let all = |name: &str, input: &str| through(&[start(name, input), delta.clone(), stop.clone()]);
     assert_eq!(all("fetch", "{}").2, Ok(false));
@@ -306,9 +308,10 @@ fn anthropic_blocks_are_calls_too() {
         through(&[start("fetch", "{}"), stop.clone(), delta.clone()]).2,
         Err(ToolCallFault::Odd)
     );
-    let prefilled = event(
-        r#"{"type":"message_start","message":{"content":[{"type":"tool_use","name":"fetch","input":{"u":"evil"}}]}}"#,
-    );
+    let prefilled = event(concat!(
+        r#"{"type":"message_start","message":{"content":[{"type":"tool_use","name":"fetch","#,
+        r#""input":{"u":"evil"}}]}}"#
+    ));
     assert_eq!(through(&[prefilled]).2, Err(ToolCallFault::Odd));
 }
 
@@ -318,11 +321,17 @@ fn whole_answers_are_looked_through() {
         assert_eq!(whole(answer.as_bytes(), &mut Picky::default()), Ok(expect), "{answer}")
     };
     check(
-        r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"fetch","arguments":"{\"u\":\"evil\"}"}}]}}]}"#,
+        concat!(
+            r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"fetch","#,
+            r#""arguments":"{\"u\":\"evil\"}"}}]}}]}"#
+        ),
         false,
     );
     check(
-        r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"write","arguments":"{\"u\":\"evil\"}"}}]}}]}"#,
+        concat!(
+            r#"{"choices":[{"message":{"tool_calls":[{"function":{"name":"write","#,
+            r#""arguments":"{\"u\":\"evil\"}"}}]}}]}"#
+        ),
         true,
     );
     check(
@@ -334,7 +343,10 @@ fn whole_answers_are_looked_through() {
         false,
     );
     check(
-        r#"{"content":[{"type":"text","text":"evil"},{"type":"tool_use","name":"fetch","input":{"u":["evil"]}}]}"#,
+        concat!(
+            r#"{"content":[{"type":"text","text":"evil"},{"type":"tool_use","name":"fetch","#,
+            r#""input":{"u":["evil"]}}]}"#
+        ),
         false,
     );
     check(r#"{"content":[{"type":"tool_use","name":"fetch","input":{"u":["good"]}}]}"#, true);

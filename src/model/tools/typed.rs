@@ -6,7 +6,8 @@ use crate::model::tree::JsonView;
 
 /// A member that is present and not null.
 pub(in crate::model) fn member<'t>(of: JsonView<'t>, key: &str) -> Option<JsonView<'t>> {
-    of.get(key).filter(|value| !value.is_null())
+    let value = of.get(key)?;
+    if value.is_null() { None } else { Some(value) }
 }
 
 /// A member that is an object.
@@ -46,7 +47,10 @@ pub(in crate::model) fn text<'t>(
     key: &str,
 ) -> Result<Option<&'t str>, ToolCallFault> {
     let Some(value) = member(of, key) else { return Ok(None) };
-    value.as_str().map(Some).ok_or(ToolCallFault::Odd)
+    match value.as_str() {
+        Some(text) => Ok(Some(text)),
+        None => Err(ToolCallFault::Odd),
+    }
 }
 
 /// The member `index` of an object, if it is present.
@@ -55,5 +59,8 @@ pub(in crate::model) fn text<'t>(
 /// When it is no unsigned integer.
 pub(in crate::model) fn number(of: JsonView<'_>) -> Result<Option<u64>, ToolCallFault> {
     let Some(value) = member(of, "index") else { return Ok(None) };
-    value.as_u64().map(Some).ok_or(ToolCallFault::Odd)
+    match value.as_u64() {
+        Some(index) => Ok(Some(index)),
+        None => Err(ToolCallFault::Odd),
+    }
 }

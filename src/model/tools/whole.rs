@@ -39,28 +39,27 @@ fn within(value: &Value<'_>, tools: &mut dyn Tools) -> bool {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
         Value::Array(items) => items.iter().all(|item| within(item, tools)),
         Value::Object(object) => {
-            let name = object.get("name").and_then(Value::as_str).filter(|name| tools.judges(name));
-            let passes = name.is_none_or(|name| {
-                let mut passes =
-                    |key, free| object.get(key).is_none_or(|with| judged(name, with, free, tools));
-                // Clients differ in which of the two members they use. So both are checked.
-                passes("arguments", false) && passes("input", true)
-            });
-            passes && object.iter().all(|(_, value)| within(value, tools))
+            // Clients differ in which of the two members they use. So both are checked.
+            if let Some(name) = object.text("name")
+                && tools.judges(name)
+                && !(judged(name, object.get("arguments"), false, tools)
+                    && judged(name, object.get("input"), true, tools))
+            {
+                return false;
+            }
+            object.iter().all(|(_, value)| within(value, tools))
         }
     }
 }
 
 /// Checks the arguments in a call's member: JSON as text or as a value, or other text if `free` is
-/// true.
-fn judged(name: &str, with: &Value<'_>, free: bool, tools: &mut dyn Tools) -> bool {
+/// true. Returns true if the call does not have the member.
+fn judged(name: &str, with: Option<&Value<'_>>, free: bool, tools: &mut dyn Tools) -> bool {
     match with {
-        Value::Null => true,
-        Value::String(text) if free => tools.call(name, Arguments::Text(text)),
-        Value::String(text) => tools.call(name, Arguments::Json(text.as_bytes())),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-            tools.call(name, Arguments::Json(&written(with)))
-        }
+        None | Some(Value::Null) => true,
+        Some(Value::String(text)) if free => tools.call(name, Arguments::Text(text)),
+        Some(Value::String(text)) => tools.call(name, Arguments::Json(text.as_bytes())),
+        Some(with) => tools.call(name, Arguments::Json(&written(with))),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use crate::json::{self, Limits};
+use crate::model::ranges::part;
 use crate::model::unreadable::{DEPTH_MAX, Unreadable};
 
 use super::{JsonTree, NodeKind, TreeNode, ValueId};
@@ -18,14 +19,16 @@ impl<'j> JsonTree<'j> {
     /// # Errors
     /// [`Unreadable::Json`].
     pub(in crate::model) fn strict(&self) -> Result<(), Unreadable> {
+        if self.text.is_none() || self.end != self.json.len() || !self.is_shallow() {
+            return Err(Unreadable::Json);
+        }
         let mut names = Vec::new();
-        let sound = self.text.is_some()
-            && self.end == self.json.len()
-            && self.is_shallow()
-            && (0u32..)
-                .zip(&self.memory.nodes)
-                .all(|(place, node)| self.is_sound(ValueId(place), node, &mut names));
-        if sound { Ok(()) } else { Err(Unreadable::Json) }
+        for (place, node) in (0u32..).zip(&self.memory.nodes) {
+            if !self.is_sound(ValueId(place), node, &mut names) {
+                return Err(Unreadable::Json);
+            }
+        }
+        Ok(())
     }
 
     /// Whether a member with a wanted name occurs. Members for which `is_closed` is true are not
@@ -75,7 +78,7 @@ impl<'j> JsonTree<'j> {
     fn is_shallow(&self) -> bool {
         let mut open: Vec<u32> = Vec::new();
         for (place, node) in (0u32..).zip(&self.memory.nodes) {
-            while open.last().is_some_and(|end| *end <= place) {
+            while matches!(open.last(), Some(end) if *end <= place) {
                 open.pop();
             }
             if matches!(node.kind, NodeKind::Object | NodeKind::Array) {
@@ -92,7 +95,7 @@ impl<'j> JsonTree<'j> {
 /// Whether the bytes are a number or word of JSON.
 fn is_scalar(raw: &[u8]) -> bool {
     let end = raw.iter().rposition(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
-    match raw.get(..=end.unwrap_or_default()).unwrap_or_default() {
+    match part(raw, ..=end.unwrap_or_default()) {
         b"null" | b"true" | b"false" | b"0" => true,
         // A short integer needs no parser. It is the most frequent case.
         [b'1'..=b'9', rest @ ..]

@@ -44,9 +44,19 @@ const TOKENS: [&str; 34] = [
     "\"é\"",
 ];
 const EVENTS: [&str; 4] = [
-    r#"{"id":"c","created":1,"choices":[{"index":0,"delta":{"content":"a \"b\"\n"},"logprobs":{"content":[{"token":"é","logprob":-0.5,"bytes":[1,2]}]},"finish_reason":null}],"usage":null}"#,
-    r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"go","arguments":"{\"a\":1}"}}]}}]}"#,
-    r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","name":"go","input":{"a":[{},[],""]}}}"#,
+    concat!(
+        r#"{"id":"c","created":1,"choices":[{"index":0,"delta":{"content":"a \"b\"\n"},"#,
+        r#""logprobs":{"content":[{"token":"é","logprob":-0.5,"bytes":[1,2]}]},"#,
+        r#""finish_reason":null}],"usage":null}"#
+    ),
+    concat!(
+        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"name":"go","#,
+        r#""arguments":"{\"a\":1}"}}]}}]}"#
+    ),
+    concat!(
+        r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","#,
+        r#""name":"go","input":{"a":[{},[],""]}}}"#
+    ),
     r#" [ {"a" : [ 1 , 2 ] , "b" : { } } , "c" ] "#,
 ];
 
@@ -95,7 +105,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn any_tokens_are_read_as_in_place(tokens in prop::collection::vec(prop::sample::select(&TOKENS[..]), 0..24)) {
+    fn any_tokens_are_read_as_in_place(
+        tokens in prop::collection::vec(prop::sample::select(&TOKENS[..]), 0..24),
+    ) {
         check(tokens.concat().as_bytes());
         check(format!("{{\"a\":{}}}", tokens.concat()).as_bytes());
     }
@@ -103,7 +115,10 @@ proptest! {
     #[test]
     fn an_event_with_faults_is_read_as_in_place(
         event in prop::sample::select(&EVENTS[..]),
-        faults in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(&TOKENS[..]), 0_usize..3), 0..4),
+        faults in prop::collection::vec(
+            (any::<prop::sample::Index>(), prop::sample::select(&TOKENS[..]), 0_usize..3),
+            0..4,
+        ),
     ) {
         let mut document = event.as_bytes().to_vec();
         for (place, token, dropped) in faults {

@@ -27,7 +27,7 @@ impl<'t> JsonTree<'t> {
         let name = self.node(at)?.name;
         let raw = name.of(self.json);
         if memchr::memchr(b'\\', raw).is_none() && !raw.iter().any(|byte| *byte < b' ') {
-            return std::str::from_utf8(raw).ok().map(Cow::Borrowed);
+            return Some(Cow::Borrowed(std::str::from_utf8(raw).ok()?));
         }
         // The parser needs the quotes around the name.
         let quoted = self.json.get(name.from as usize - 1..name.to as usize + 1)?;
@@ -43,11 +43,16 @@ impl<'t> JsonView<'t> {
     pub(in crate::model) fn get(self, key: &str) -> Option<Self> {
         for (at, _) in self.children_of(NodeKind::Object) {
             // Clients decode escapes in a name, so the decoded name is compared.
-            if self.tree.name(at).is_some_and(|name| name == key) {
+            if self.tree.name(at).as_deref() == Some(key) {
                 return Some(JsonView { tree: self.tree, at });
             }
         }
         None
+    }
+
+    /// The text of the member of that name; `None` if it is absent or no string.
+    pub(in crate::model) fn text(self, key: &str) -> Option<&'t str> {
+        self.get(key)?.as_str()
     }
 
     /// The items of an array.
@@ -63,7 +68,7 @@ impl<'t> JsonView<'t> {
 
     /// The kind of the value.
     fn kind(self) -> Option<NodeKind> {
-        self.tree.node(self.at).map(|node| node.kind)
+        Some(self.tree.node(self.at)?.kind)
     }
 
     /// Whether it is an object.

@@ -126,9 +126,10 @@ fn a_minted_token_verifies() {
             "research/summarizer".parse().expect("agent"),
             "team:research".parse().expect("principal"),
         );
-        let names = ("https://operator.example", "https://gateway.example");
-        let mut request =
-            mint::MintRequest::new(names, agent, principal, (now, Duration::from_secs(3600)), 99);
+        let parties =
+            mint::Parties { iss: "https://operator.example", aud: "https://gateway.example" };
+        let span = mint::TokenSpan { issued: now, lifetime: Duration::from_secs(3600) };
+        let mut request = mint::MintRequest::new(parties, agent, principal, span, 99);
         request.scopes = vec!["inference.chat".to_owned(), "models.read".to_owned()];
         request.not_before = Some(Timestamp(1_790_000_005_000));
         request.limits = [

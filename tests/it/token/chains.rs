@@ -397,11 +397,12 @@ fn an_issuer_may_want_every_link_post_quantum() {
             "research/summarizer".parse().expect("agent"),
             "team:research".parse().expect("principal"),
         );
-        let names = ("https://operator.example", "https://gateway.example");
-        let request =
-            mint::MintRequest::new(names, agent, principal, (now, Duration::from_secs(3600)), 1)
-                .delegable(Jwk::of(key.public().expect("key")), 2)
-                .limited(Constraint::bearer_children().expect("a row"));
+        let parties =
+            mint::Parties { iss: "https://operator.example", aud: "https://gateway.example" };
+        let span = mint::TokenSpan { issued: now, lifetime: Duration::from_secs(3600) };
+        let request = mint::MintRequest::new(parties, agent, principal, span, 1)
+            .delegable(Jwk::of(key.public().expect("key")), 2)
+            .limited(Constraint::bearer_children().expect("a row"));
         let root = mint::mint(&request, &forge.key).expect("a root");
         let wanted = Narrowed { name: "part".to_owned(), ..Narrowed::default() };
         let chain = delegate(&root, &key, &wanted, now, 2).expect("a chain");

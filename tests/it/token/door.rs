@@ -23,7 +23,7 @@ use token_shield::registry::Registry;
 use token_shield::token::constraint::{Constraint, ConstraintType};
 use token_shield::token::delegate::{Narrowed, delegate};
 use token_shield::token::jwk::Jwk;
-use token_shield::token::mint::{MintRequest, mint};
+use token_shield::token::mint::{MintRequest, Parties, TokenSpan, mint};
 
 use super::forge::{Forge, NOW};
 
@@ -102,9 +102,9 @@ impl Planner {
         let (agent, principal) = (format!("research/planner-{number}"), "team:research");
         let (agent, principal) =
             (agent.parse().expect("agent"), principal.parse().expect("principal"));
-        let names = ("https://operator.example", "https://gateway.example");
-        let times = (Timestamp(NOW * 1000), Duration::from_secs(3600));
-        let mut request = MintRequest::new(names, agent, principal, times, u128::from(number));
+        let parties = Parties { iss: "https://operator.example", aud: "https://gateway.example" };
+        let span = TokenSpan { issued: Timestamp(NOW * 1000), lifetime: Duration::from_secs(3600) };
+        let mut request = MintRequest::new(parties, agent, principal, span, u128::from(number));
         request.limits = limits;
         request.limits.push(Constraint::bearer_children().expect("a row"));
         let request = request.delegable(Jwk::of(holder.public().expect("key")), 2);

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::audit::format::event::{Event, Written};
 use crate::audit::store::log::{Log, LogFault};
 use crate::guard::passed::{InFlight, RemoteWork};
 use crate::id::RequestId;
+use crate::lock::locked;
 use crate::model::Dialect;
 use crate::proxy::Gateway;
 use crate::proxy::entrance::origin;
@@ -52,11 +54,6 @@ struct OpenRequests {
     closed: bool,
 }
 
-/// Locks a mutex. A panic elsewhere leaves the data usable.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Predecessor {
     /// A predecessor with these open requests, this work in flight, and this time to drain.
     /// `changes` has the records that change the state since the log was opened.
@@ -67,8 +64,14 @@ impl Predecessor {
         drain: Duration,
         changes: mpsc::UnboundedReceiver<Vec<u8>>,
     ) -> Arc<Self> {
-        let unknown = open.into_iter().filter_map(PassedRecord::read);
-        let unknown = unknown.filter_map(|outcome| Some((outcome.request()?, outcome))).collect();
+        let mut unknown = HashMap::new();
+        for record in open {
+            if let Some(outcome) = record.read()
+                && let Some(request) = outcome.request()
+            {
+                unknown.insert(request, outcome);
+            }
+        }
         Arc::new(Self {
             log,
             open: Mutex::new(OpenRequests { unknown, closed: false }),
@@ -142,14 +145,15 @@ impl Predecessor {
         if path == CHANGES {
             return self.told();
         }
-        let answer =
-            match request.into_body().collect().await.map(http_body_util::Collected::to_bytes) {
-                Ok(body) if path == RECORD => self.record(&body).await,
-                Ok(body) if path == IN_FLIGHT => self.in_flight(&body),
-                _ => None,
-            };
-        let (status, body) =
-            answer.map_or((StatusCode::BAD_REQUEST, Vec::new()), |body| (StatusCode::OK, body));
+        let answer = match request.into_body().collect().await {
+            Ok(body) if path == RECORD => self.record(&body.to_bytes()).await,
+            Ok(body) if path == IN_FLIGHT => self.in_flight(&body.to_bytes()),
+            Ok(_) | Err(_) => None,
+        };
+        let (status, body) = match answer {
+            Some(body) => (StatusCode::OK, body),
+            None => (StatusCode::BAD_REQUEST, Vec::new()),
+        };
         let mut response = Response::new(Full::new(Bytes::from(body)).boxed());
         *response.status_mut() = status;
         response
@@ -159,15 +163,10 @@ impl Predecessor {
     /// subscription gets an empty body.
     fn told(&self) -> Response<BoxBody<Bytes, Infallible>> {
         let changes = locked(&self.changes).take();
-        let lines = changes.map(|mut changes| {
-            let next = move |cx: &mut std::task::Context<'_>| {
-                changes
-                    .poll_recv(cx)
-                    .map(|line| line.map(|line| Ok(Frame::data(Bytes::from(line)))))
-            };
-            ChangeStream(Box::new(next)).boxed()
-        });
-        Response::new(lines.unwrap_or_else(|| Full::default().boxed()))
+        Response::new(match changes {
+            Some(changes) => ChangeStream(changes).boxed(),
+            None => Full::default().boxed(),
+        })
     }
 
     /// Takes in the predecessor's work in flight. Slots there and here share one limit.
@@ -186,11 +185,12 @@ impl Predecessor {
         let (record, unknown) = (record.read()?, unknown.and_then(PassedRecord::read));
         // From here on only this process reports the outcome of the request. A second outcome finds
         // no entry and is refused, so that each admission has exactly one outcome.
-        let closes = record.request().filter(|_| record.kind() == "outcome");
-        let closed = match closes {
+        let closed = match record.request() {
             // `?` refuses the outcome of a request that was closed or never admitted.
-            Some(request) => Some(locked(&self.open).unknown.remove(&request)?),
-            None => None,
+            Some(request) if record.kind() == "outcome" => {
+                Some(locked(&self.open).unknown.remove(&request)?)
+            }
+            Some(_) | None => None,
         };
         let (told, hears) = oneshot::channel();
         let own = Arc::clone(self);
@@ -270,11 +270,8 @@ fn server() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// A body whose frames come from a channel.
-struct ChangeStream(Box<dyn FnMut(&mut std::task::Context<'_>) -> Next + Send + Sync>);
-
-/// The result of one poll of the body.
-type Next = std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>>;
+/// A body with one frame for each line of a channel. It ends with the channel.
+struct ChangeStream(mpsc::UnboundedReceiver<Vec<u8>>);
 
 impl http_body::Body for ChangeStream {
     type Data = Bytes;
@@ -282,8 +279,12 @@ impl http_body::Body for ChangeStream {
 
     fn poll_frame(
         self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        (self.get_mut().0)(cx)
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut().0.poll_recv(cx) {
+            Poll::Ready(Some(line)) => Poll::Ready(Some(Ok(Frame::data(Bytes::from(line))))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }

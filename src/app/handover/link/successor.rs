@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{AT_ONCE, CHANGES, IN_FLIGHT, RECORD, RecordRequest, Recorded, STREAM_WINDOW, WINDOW};
+use crate::app::fault::text_of;
 use crate::app::handover::wire::PassedRecord;
 use crate::app::issuers;
 use crate::audit::format::event::{Event, Written};
@@ -26,6 +27,7 @@ use crate::audit::format::record::Record;
 use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::log::{Appended, LogFault, Remote, Then};
 use crate::clock::Timestamp;
+use crate::config;
 use crate::guard::passed::InFlight;
 use crate::keyring::Keyring;
 use crate::proxy::Gateway;
@@ -88,13 +90,11 @@ impl Ways {
         records: std::os::unix::net::UnixStream,
         requests: std::os::unix::net::UnixStream,
     ) -> Result<Self, String> {
-        let said = |error: &dyn std::error::Error| error.to_string();
-        let socket = requests.try_clone().map_err(|error| said(&error))?;
-        let records = stream(records).map_err(|error| said(&error))?;
-        let requests = stream(requests).map_err(|error| said(&error))?;
-        let (records, driver) = client().handshake(records).await.map_err(|error| said(&error))?;
-        let (requests, answering) =
-            client().handshake(requests).await.map_err(|error| said(&error))?;
+        let socket = requests.try_clone().map_err(text_of)?;
+        let records = stream(records).map_err(text_of)?;
+        let requests = stream(requests).map_err(text_of)?;
+        let (records, driver) = client().handshake(records).await.map_err(text_of)?;
+        let (requests, answering) = client().handshake(requests).await.map_err(text_of)?;
         tokio::spawn(async move {
             if let Err(error) = answering.await {
                 tracing::debug!(%error, "the successor's way of requests broke");
@@ -161,9 +161,8 @@ impl Successor {
     /// When it does not answer.
     pub(in crate::app) async fn subscribe(&self) -> Result<Incoming, String> {
         let request = Request::get(format!("http://successor{CHANGES}")).body(Full::default());
-        let request = request.map_err(|error| error.to_string())?;
-        let answer =
-            self.way.clone().send_request(request).await.map_err(|error| error.to_string())?;
+        let request = request.map_err(text_of)?;
+        let answer = self.way.clone().send_request(request).await.map_err(text_of)?;
         Ok(answer.into_body())
     }
 
@@ -182,7 +181,7 @@ impl Successor {
         if self.is_there() {
             tracing::error!(
                 why,
-                "what the successor changes cannot be followed: what is still going on ends"
+                "the changes of the successor cannot be followed: open answers end"
             );
             gateway.recorder.cut();
             gateway.registry.announce();
@@ -211,9 +210,9 @@ impl Successor {
             record: PassedRecord::from(&record),
             unknown: unknown.as_ref().map(PassedRecord::from),
         };
-        let body = serde_json::to_vec(&asked).map_err(|error| error.to_string())?;
+        let body = serde_json::to_vec(&asked).map_err(text_of)?;
         let answer = ask(self.way.clone(), RECORD, body).await?;
-        serde_json::from_slice(&answer).map_err(|error| error.to_string())
+        serde_json::from_slice(&answer).map_err(text_of)
     }
 }
 
@@ -262,12 +261,12 @@ async fn ask(
 ) -> Result<Vec<u8>, String> {
     let request =
         Request::post(format!("http://successor{path}")).body(Full::new(Bytes::from(body)));
-    let request = request.map_err(|error| error.to_string())?;
-    let answer = way.send_request(request).await.map_err(|error| error.to_string())?;
+    let request = request.map_err(text_of)?;
+    let answer = way.send_request(request).await.map_err(text_of)?;
     if answer.status() != StatusCode::OK {
         return Err(format!("{path}: {}", answer.status()));
     }
-    let body = answer.into_body().collect().await.map_err(|error| error.to_string())?;
+    let body = answer.into_body().collect().await.map_err(text_of)?;
     Ok(body.to_bytes().to_vec())
 }
 
@@ -294,12 +293,14 @@ async fn follow(
     }
     let mut rest = Vec::new();
     while let Some(frame) = changes.frame().await {
-        let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() else { continue };
+        let Ok(data) = frame.map_err(text_of)?.into_data() else { continue };
         rest.extend_from_slice(&data);
         // A frame may contain several lines, or a part of one.
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            apply(line.get(..end).unwrap_or_default(), gateway, keyring, source).await?;
+            let mut line: Vec<u8> = rest.drain(..=end).collect();
+            // The line feed is no part of the record.
+            line.pop();
+            apply(&line, gateway, keyring, source).await?;
         }
     }
     Err("it has ended".to_owned())
@@ -312,7 +313,7 @@ async fn apply(
     keyring: &Keyring,
     source: Option<&Path>,
 ) -> Result<(), String> {
-    let Some(record) = Record::decode(line, &NoKeys).map_err(|fault| fault.to_string())? else {
+    let Some(record) = Record::decode(line, &NoKeys).map_err(text_of)? else {
         return Ok(());
     };
     keyring.apply(&record);
@@ -320,15 +321,10 @@ async fn apply(
     // The successor has destroyed the record key in the files. This process must also drop its copy
     // in memory.
     if let Event::Forgotten { record_key, .. } = &record.event
-        && let Some(principal) =
-            record_key.parse().ok().and_then(|id| gateway.recorder.drop_key(&id))
+        && let Ok(id) = record_key.parse::<RecordKeyId>()
+        && let Some(principal) = gateway.recorder.drop_key(&id)
     {
-        let own = gateway
-            .registry
-            .agents()
-            .into_iter()
-            .filter(|row| row.principal.as_ref() == Some(&principal));
-        let agents: Vec<_> = own.map(|row| row.name).collect();
+        let agents = gateway.registry.agents_for(&principal);
         gateway.recorder.remove_principal(&principal, &agents);
         gateway.registry.remove_principal(&principal);
     }
@@ -372,10 +368,9 @@ fn look_for_issuers(path: &Path, keyring: &Keyring) -> Result<(), String> {
         #[serde(default)]
         issuer: Vec<Named>,
     }
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let base = path.parent().unwrap_or(Path::new("."));
-    let read = crate::config::read(&text, base).map_err(|faults| faults.to_string());
-    match read.and_then(|config| issuers(&config).map_err(|fault| fault.to_string())) {
+    let text = std::fs::read_to_string(path).map_err(text_of)?;
+    let read = config::read(&text, config::base_of(path)).map_err(text_of);
+    match read.and_then(|config| issuers(&config).map_err(text_of)) {
         Ok(issuers) => keyring.set_issuers(issuers),
         // A newer program may know config keys that this one does not know. The names are enough to
         // end requests of removed issuers.

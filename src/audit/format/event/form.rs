@@ -3,7 +3,6 @@
 use super::{AgentStatus, Event, JWK_BYTES_MAX, Left, Previous, STATUSES, TOKEN_BYTES_MAX};
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::payload::{PayloadReader, PayloadWriter, cut, number};
-use crate::id::Principal;
 use crate::json;
 use crate::json::Value;
 
@@ -21,8 +20,7 @@ impl Previous {
 impl PayloadReader<'_> {
     /// Decodes the end of an epoch.
     fn previous(&self, member: &'static str) -> Result<Previous, RecordFault> {
-        let fault = RecordFault::Member(member);
-        let previous = PayloadReader(self.0.get(member).and_then(Value::as_object).ok_or(fault)?);
+        let previous = self.object(member)?;
         Ok(Previous {
             origin: previous.text("origin")?,
             size: previous.number("size")?,
@@ -32,25 +30,33 @@ impl PayloadReader<'_> {
 
     /// Decodes the part that a loss has left.
     fn left(&self) -> Result<Left, RecordFault> {
-        let left = PayloadReader(
-            self.0.get("left").and_then(Value::as_object).ok_or(RecordFault::Member("left"))?,
-        );
+        let left = self.object("left")?;
         Ok(Left { size: left.number("size")?, root: left.text("root")? })
+    }
+
+    /// Decodes the part that a loss has left; `None` where the member is missing.
+    fn optional_left(&self) -> Result<Option<Left>, RecordFault> {
+        if self.has("left") { Ok(Some(self.left()?)) } else { Ok(None) }
     }
 
     /// Decodes a status word.
     fn status(&self) -> Result<AgentStatus, RecordFault> {
         let word = self.text("status")?;
         // An unknown status is an error: a default could make a revoked agent active.
-        let known = STATUSES.iter().find(|(_, known)| *known == word);
-        known.map(|(status, _)| *status).ok_or(RecordFault::Member("status"))
+        for (status, known) in STATUSES {
+            if known == word {
+                return Ok(status);
+            }
+        }
+        Err(RecordFault::Member("status"))
     }
 }
 
-/// Writes the members of a status change: the name, the new status and the reason.
-fn stands<'e>(
+/// Writes the members of a status change: the name as `member`, the new status and the reason.
+fn status_change<'e>(
     into: &mut PayloadWriter<'e>,
-    (member, name): (&'static str, &'e str),
+    member: &'static str,
+    name: &'e str,
     status: AgentStatus,
     reason: &'e str,
 ) {
@@ -100,16 +106,16 @@ impl Event {
             Self::AgentRegistered { agent, principal, class } => {
                 into.name("agent", agent.as_str());
                 into.name("class", class);
-                into.optional("principal", principal.as_ref().map(Principal::as_str));
+                into.principal(principal.as_ref());
             }
             Self::AgentStatus { agent, status, reason } => {
-                stands(into, ("agent", agent.as_str()), *status, reason)
+                status_change(into, "agent", agent.as_str(), *status, reason)
             }
             Self::NamespaceStatus { namespace, status, reason } => {
-                stands(into, ("namespace", namespace), *status, reason)
+                status_change(into, "namespace", namespace, *status, reason)
             }
             Self::PrincipalStatus { principal, status, reason } => {
-                stands(into, ("principal", principal.as_str()), *status, reason);
+                status_change(into, "principal", principal.as_str(), *status, reason);
             }
             Self::Admission(admission) => admission.members(into),
             Self::Outcome(outcome) => outcome.members(into),
@@ -181,7 +187,7 @@ impl Event {
             }
             Self::Exported { epochs, principal, keys } => {
                 into.long("epochs", epochs, JWK_BYTES_MAX);
-                into.optional("principal", principal.as_ref().map(Principal::as_str));
+                into.principal(principal.as_ref());
                 into.value("keys", Value::Bool(*keys));
             }
             Self::Disclosed { records } => into.long("records", records, JWK_BYTES_MAX),
@@ -249,14 +255,13 @@ impl Event {
 
     /// Decodes the event `exported`.
     fn exported_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
-        let principal = plain.has("principal").then(|| plain.name("principal")).transpose()?;
+        let principal = plain.optional_name("principal")?;
         Ok(Self::Exported { epochs: plain.text("epochs")?, principal, keys: plain.truth("keys")? })
     }
 
     /// Decodes the event `pruned`.
     fn pruned_of(plain: &PayloadReader<'_>) -> Result<Self, RecordFault> {
-        // An optional member is absent or a text. `null` would be a second form of the same record.
-        let reason = plain.has("reason").then(|| plain.text("reason")).transpose()?;
+        let reason = plain.optional_text("reason")?;
         Ok(Self::Pruned { through: plain.text("through")?, reason })
     }
 
@@ -279,7 +284,7 @@ impl Event {
             "epoch" => Self::Epoch {
                 previous: plain.previous("previous")?,
                 reason: plain.text("reason")?,
-                left: plain.has("left").then(|| plain.left()).transpose()?,
+                left: plain.optional_left()?,
             },
             "pruned" => Self::pruned_of(plain)?,
             "clock" => Self::Clock {
@@ -307,7 +312,7 @@ impl Event {
         Ok(match kind {
             "agent-registered" => Self::AgentRegistered {
                 agent: plain.name("agent")?,
-                principal: plain.has("principal").then(|| plain.name("principal")).transpose()?,
+                principal: plain.optional_name("principal")?,
                 class: plain.text("class")?,
             },
             "agent-status" => Self::AgentStatus {
@@ -353,7 +358,7 @@ impl Event {
                 id: plain.name("id")?,
                 agent: plain.name("agent")?,
                 principal: plain.name("principal")?,
-                until: plain.has("until").then(|| plain.name("until")).transpose()?,
+                until: plain.optional_name("until")?,
             },
             "handle-revoked" => Self::HandleRevoked {
                 handle: plain.name("handle")?,
@@ -374,7 +379,7 @@ impl Event {
             },
             "key-retired" => Self::KeyRetired {
                 kid: plain.name("kid")?,
-                from: plain.has("from").then(|| plain.name("from")).transpose()?,
+                from: plain.optional_name("from")?,
                 reason: plain.text("reason")?,
             },
             "key-revoked" => {
@@ -390,7 +395,7 @@ impl Event {
         Ok(match kind {
             "forgotten" => Self::Forgotten {
                 record_key: plain.text("record_key")?,
-                reason: plain.has("reason").then(|| plain.text("reason")).transpose()?,
+                reason: plain.optional_text("reason")?,
             },
             "restored" => Self::Restored { head: plain.previous("head")? },
             "backup" => Self::Backup {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::chain;
 use crate::audit::format::event::{AgentStatus, Event};
+use crate::audit::format::payload::text_of;
 use crate::audit::format::record::Record;
 use crate::audit::read::reader::DecryptedRecord;
 use crate::clock::Timestamp;
 use crate::id::RequestId;
+use crate::json;
 
 /// Milliseconds from an event's record until every decision uses it. In between are at most one
 /// earlier batch and its own batch. Each takes at most as long as a sync may (30 s).
@@ -32,7 +33,8 @@ impl<T: Clone> Past<T> {
 
     /// The current value.
     fn last(&self) -> Option<&T> {
-        self.0.last().map(|(_, value)| value)
+        let (_, value) = self.0.last()?;
+        Some(value)
     }
 
     /// All values that a caller with that arrival time can have met. `before` is the value before
@@ -40,15 +42,65 @@ impl<T: Clone> Past<T> {
     fn since(&self, arrived: Timestamp, before: T) -> Vec<T> {
         // A decision may use a state that is up to `EFFECT_MS` old.
         let from = Timestamp(arrived.0 - EFFECT_MS);
-        let known = self
-            .0
-            .iter()
-            .filter(|(since, _)| *since <= from)
-            .map(|(_, value)| value.clone())
-            .next_back();
-        let later =
-            self.0.iter().filter(|(since, _)| *since > from).map(|(_, value)| value.clone());
-        std::iter::once(known.unwrap_or(before)).chain(later).collect()
+        let (mut known, mut later) = (&before, Vec::new());
+        for (since, value) in &self.0 {
+            if *since <= from {
+                known = value;
+            } else {
+                later.push(value.clone());
+            }
+        }
+        later.insert(0, known.clone());
+        later
+    }
+}
+
+/// The histories of values, by the id or name that has the value.
+#[derive(Clone, Debug)]
+struct Histories<T>(BTreeMap<String, Past<T>>);
+
+impl<T> Default for Histories<T> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<T: Clone> Histories<T> {
+    /// Adds a value.
+    fn now(&mut self, id: String, at: Timestamp, value: T) {
+        self.0.entry(id).or_default().now(at, value);
+    }
+
+    /// The current value.
+    fn last(&self, id: &str) -> Option<&T> {
+        self.0.get(id)?.last()
+    }
+
+    /// As [`Past::since`]. No value where the id never had one.
+    fn since(&self, id: &str, arrived: Timestamp, before: T) -> Vec<T> {
+        match self.0.get(id) {
+            Some(past) => past.since(arrived, before),
+            None => Vec::new(),
+        }
+    }
+}
+
+impl Histories<bool> {
+    /// Whether the value is true now.
+    fn is_set(&self, id: &str) -> bool {
+        self.last(id) == Some(&true)
+    }
+
+    /// Whether a caller with that arrival time can have met the value true.
+    fn was_set(&self, id: &str, arrived: Timestamp) -> bool {
+        self.since(id, arrived, false).contains(&true)
+    }
+
+    /// One line of JSON for each id: `word` is its member, and it is revoked.
+    fn revoked_lines(&self, word: &str, lines: &mut Vec<String>) {
+        for id in self.0.keys() {
+            lines.push(format!(r#"{{"{word}":"{id}","revoked":true}}"#));
+        }
     }
 }
 
@@ -57,20 +109,20 @@ impl<T: Clone> Past<T> {
 pub struct ReplayedState {
     /// The status of agents, of namespaces as `research/*`, and of principals as `principal
     /// team:research`.
-    statuses: BTreeMap<String, Past<AgentStatus>>,
+    statuses: Histories<AgentStatus>,
     /// The fixed principal of an agent, where it has one.
-    principals: BTreeMap<String, Past<Option<String>>>,
-    tokens: BTreeMap<String, Past<bool>>,
+    principals: Histories<Option<String>>,
+    tokens: Histories<bool>,
     expires: BTreeMap<String, Timestamp>,
-    keys: BTreeMap<String, Past<bool>>,
+    keys: Histories<bool>,
     /// Retired keys, whose newer tokens are void. The log does not have the time when a token was
     /// signed.
-    retired: BTreeMap<String, Past<bool>>,
-    revoked_handles: BTreeMap<String, Past<bool>>,
+    retired: Histories<bool>,
+    revoked_handles: Histories<bool>,
     /// The token of a handle.
-    handles: BTreeMap<String, Past<String>>,
+    handles: Histories<String>,
     /// Whether a token belongs to a handle.
-    behind: BTreeMap<String, Past<bool>>,
+    bound: Histories<bool>,
     /// The time at which an operator accepted a clock that is earlier than the log. Until the clock
     /// reaches it again, all records have this time.
     stopped: Option<Timestamp>,
@@ -86,40 +138,78 @@ fn principal_row(principal: &str) -> String {
     format!("principal {principal}")
 }
 
+/// A token of a caller's chain, and the key that signed it.
+struct RecordedLink {
+    token: String,
+    kid: String,
+}
+
+impl RecordedLink {
+    /// The chain of a record, the root token first. `None` where the record has none.
+    fn chain(told: &DecryptedRecord) -> Option<Vec<Self>> {
+        let payload = told.payload.as_deref()?;
+        let document = json::parse(payload.as_bytes(), &json::Limits::deep(4)).ok()?;
+        let mut chain = Vec::new();
+        for link in document.as_object()?.get("chain")?.as_array()? {
+            chain.push(Self { token: Self::text(link, "token"), kid: Self::text(link, "kid") });
+        }
+        Some(chain)
+    }
+
+    /// A text of a link; empty where it is missing.
+    fn text(link: &json::Value<'_>, member: &str) -> String {
+        let text = link.as_object().and_then(|object| text_of(object, member));
+        text.unwrap_or_default().to_owned()
+    }
+}
+
 /// The caller of a request, by its record.
 pub(super) struct RecordedCaller {
     pub(super) agent: String,
     pub(super) principal: String,
     /// The arrival time of the request.
     arrived: Timestamp,
-    chain: Vec<(String, String)>,
+    chain: Vec<RecordedLink>,
     handle: Option<String>,
 }
 
 impl RecordedCaller {
     /// The caller of a record with the time `at`.
     pub(super) fn of(told: &DecryptedRecord, at: Timestamp) -> Self {
-        let request = told.text("request").and_then(|request| request.parse::<RequestId>().ok());
+        let arrived = match told.text_or_empty("request").parse::<RequestId>() {
+            Ok(request) => Timestamp(request.arrived()).min(at),
+            Err(_) => at,
+        };
         Self {
-            arrived: request.map_or(at, |request| Timestamp(request.arrived()).min(at)),
-            agent: told.text("agent").unwrap_or_default(),
-            principal: told.text("principal").unwrap_or_default(),
-            chain: chain(told),
+            arrived,
+            agent: told.text_or_empty("agent"),
+            principal: told.text_or_empty("principal"),
+            chain: RecordedLink::chain(told).unwrap_or_default(),
             handle: told.text("handle"),
         }
     }
 
-    /// The key of its namespace.
-    fn namespace(&self) -> String {
-        all_of(self.agent.split('/').next().unwrap_or_default())
+    /// The keys of its statuses: of all agents that it was delegated from, of the agent itself, and
+    /// of its namespace.
+    fn status_rows(&self) -> Vec<String> {
+        let mut rows = Vec::new();
+        // The first slash separates the namespace, so it does not end a name.
+        for (end, _) in self.agent.match_indices('/').skip(1) {
+            if let Some(ancestor) = self.agent.get(..end) {
+                rows.push(ancestor.to_owned());
+            }
+        }
+        rows.push(self.agent.clone());
+        rows.push(match self.agent.split_once('/') {
+            Some((namespace, _)) => all_of(namespace),
+            None => all_of(&self.agent),
+        });
+        rows
     }
 
-    /// The agent, and all agents that it was delegated from.
-    fn lineage(&self) -> impl Iterator<Item = &str> {
-        // The first slash separates the namespace, so it does not end a name.
-        let ends =
-            self.agent.match_indices('/').map(|(place, _)| place).skip(1).chain([self.agent.len()]);
-        ends.filter_map(|end| self.agent.get(..end))
+    /// Whether its chain has that token.
+    fn has_token(&self, token: &str) -> bool {
+        self.chain.iter().any(|link| link.token == token)
     }
 }
 
@@ -165,47 +255,40 @@ impl ReplayedState {
         match &record.event {
             Event::AgentRegistered { agent, principal, .. } => {
                 let principal = principal.as_ref().map(|principal| principal.as_str().to_owned());
-                self.principals.entry(agent.as_str().to_owned()).or_default().now(at, principal);
+                self.principals.now(agent.as_str().to_owned(), at, principal);
             }
             Event::AgentStatus { agent, status, .. } => {
-                self.statuses.entry(agent.as_str().to_owned()).or_default().now(at, *status);
+                self.statuses.now(agent.as_str().to_owned(), at, *status);
             }
             Event::NamespaceStatus { namespace, status, .. } => {
-                self.statuses.entry(all_of(namespace)).or_default().now(at, *status);
+                self.statuses.now(all_of(namespace), at, *status);
             }
             Event::PrincipalStatus { principal, status, .. } => {
-                self.statuses
-                    .entry(principal_row(principal.as_str()))
-                    .or_default()
-                    .now(at, *status);
+                self.statuses.now(principal_row(principal.as_str()), at, *status);
             }
             Event::TokenRegistered { token, expires, .. } => {
                 self.expires.insert(token.to_string(), *expires);
             }
-            Event::TokenRevoked { token, .. } => {
-                self.tokens.entry(token.to_string()).or_default().now(at, true)
-            }
+            Event::TokenRevoked { token, .. } => self.tokens.now(token.to_string(), at, true),
             Event::HandleSet { handle, id, .. } => {
-                let handle = self.handles.entry(handle.to_string()).or_default();
-                if let Some(former) = handle.last() {
+                let handle = handle.to_string();
+                if let Some(former) = self.handles.last(&handle) {
                     // A former token of the handle stays bound to it: it never becomes valid
                     // without the handle.
-                    self.behind.entry(former.clone()).or_default().now(at, true);
+                    self.bound.now(former.clone(), at, true);
                 }
-                handle.now(at, id.to_string());
-                self.behind.entry(id.to_string()).or_default().now(at, true);
+                self.handles.now(handle, at, id.to_string());
+                self.bound.now(id.to_string(), at, true);
             }
             Event::HandleRevoked { handle, .. } => {
-                self.revoked_handles.entry(handle.to_string()).or_default().now(at, true)
+                self.revoked_handles.now(handle.to_string(), at, true);
             }
             Event::KeyRetired { kid, from, .. } => {
                 // A retirement can have a later start than its record.
-                self.retired.entry(kid.to_string()).or_default().now(from.unwrap_or(at), true)
+                self.retired.now(kid.to_string(), from.unwrap_or(at), true);
             }
             Event::Clock { accepted: true, .. } => self.stopped = Some(at),
-            Event::KeyRevoked { kid, .. } => {
-                self.keys.entry(kid.to_string()).or_default().now(at, true)
-            }
+            Event::KeyRevoked { kid, .. } => self.keys.now(kid.to_string(), at, true),
             Event::Start { .. }
             | Event::Stop
             | Event::Reload { .. }
@@ -237,37 +320,31 @@ impl ReplayedState {
     /// served then.
     pub(super) fn refuses(&self, caller: &RecordedCaller, at: Timestamp) -> Vec<Against> {
         let mut found = Vec::new();
-        let now = |past: Option<&Past<bool>>| past.and_then(Past::last).is_some_and(|is| *is);
-        for name in caller
-            .lineage()
-            .map(str::to_owned)
-            .chain([caller.namespace(), principal_row(&caller.principal)])
-        {
-            if self
-                .statuses
-                .get(&name)
-                .and_then(Past::last)
-                .is_some_and(|status| *status != AgentStatus::Active)
-            {
-                found.push(Against::Inactive(name));
+        let mut rows = caller.status_rows();
+        rows.push(principal_row(&caller.principal));
+        for name in rows {
+            match self.statuses.last(&name) {
+                None | Some(AgentStatus::Active) => {}
+                Some(_) => found.push(Against::Inactive(name)),
             }
         }
-        for (token, kid) in &caller.chain {
-            if now(self.tokens.get(token)) {
+        for RecordedLink { token, kid } in &caller.chain {
+            if self.tokens.is_set(token) {
                 found.push(Against::Revoked(format!("token {token}")));
             }
-            if now(self.keys.get(kid)) {
+            if self.keys.is_set(kid) {
                 found.push(Against::Revoked(format!("key {kid}")));
             }
             // With a stopped clock, expiry cannot be evaluated.
             if self.stopped != Some(at)
-                && self.expires.get(token).is_some_and(|expires| *expires <= at)
+                && let Some(expires) = self.expires.get(token)
+                && *expires <= at
             {
                 found.push(Against::Expired(token.clone()));
             }
         }
-        if let Some(handle) =
-            caller.handle.as_ref().filter(|handle| now(self.revoked_handles.get(*handle)))
+        if let Some(handle) = &caller.handle
+            && self.revoked_handles.is_set(handle)
         {
             found.push(Against::Revoked(format!("handle {handle}")));
         }
@@ -277,106 +354,110 @@ impl ReplayedState {
     /// Whether a reason to refuse a request that was recorded at `at` has ended since.
     pub(super) fn is_over(&self, against: &Against, at: Timestamp) -> bool {
         let Against::Inactive(name) = against else { return false };
-        let since = self.statuses.get(name).map(|past| past.0.as_slice()).unwrap_or_default();
-        since.iter().any(|(since, status)| *since >= at && *status == AgentStatus::Active)
+        let Some(past) = self.statuses.0.get(name) else { return false };
+        past.0.iter().any(|(since, status)| *since >= at && *status == AgentStatus::Active)
     }
 
     /// Removes every status that can be reversed: the records that reversed it may be lost.
     pub(super) fn lose(&mut self) {
-        self.statuses.retain(|_, past| past.last() == Some(&AgentStatus::Revoked));
+        self.statuses.0.retain(|_, past| past.last() == Some(&AgentStatus::Revoked));
     }
 
     /// Whether the caller showed the wrong credential, by every state since its arrival: the handle
     /// of another token, or a token that needs a handle. The gateway checks this once, at the
     /// arrival.
     pub(super) fn shown_wrongly(&self, caller: &RecordedCaller) -> Option<String> {
-        let (leaf, _) = caller.chain.last()?;
-        match &caller.handle {
-            Some(handle) => {
-                let stood = self
-                    .handles
-                    .get(handle)
-                    .map(|past| past.since(caller.arrived, String::new()))
-                    .unwrap_or_default();
-                (!stood.contains(leaf)).then(|| format!("handle {handle} stands for another token"))
+        let leaf = caller.chain.last()?;
+        if let Some(handle) = &caller.handle {
+            let tokens = self.handles.since(handle, caller.arrived, String::new());
+            if tokens.contains(&leaf.token) {
+                return None;
             }
-            None => {
-                let behind = self.behind.get(leaf)?.since(caller.arrived, false);
-                behind.iter().all(|is| *is).then(|| "its token stands behind a handle".to_owned())
-            }
+            return Some(format!("handle {handle} has another token"));
         }
+        let bound = self.bound.since(&leaf.token, caller.arrived, false);
+        if bound.is_empty() || bound.contains(&false) {
+            return None;
+        }
+        Some("its token is valid only through a handle".to_owned())
     }
 
     /// Whether the state explains a refusal with that code; `None` for codes that do not depend on
     /// the state.
     pub(super) fn explains(&self, code: &str, caller: &RecordedCaller) -> Option<bool> {
-        let ever = |past: Option<&Past<bool>>| {
-            past.is_some_and(|past| past.since(caller.arrived, false).contains(&true))
-        };
-        let stands = |wanted| {
-            caller
-                .lineage()
-                .map(str::to_owned)
-                .chain([caller.namespace()])
-                .filter_map(|name| self.statuses.get(&name))
-                .any(|past| past.since(caller.arrived, AgentStatus::Active).contains(&wanted))
-        };
+        let arrived = caller.arrived;
         Some(match code {
-            "agent-suspended" => stands(AgentStatus::Suspended),
-            "agent-quarantined" => stands(AgentStatus::Quarantined),
-            "agent-revoked" => stands(AgentStatus::Revoked),
+            "agent-suspended" => self.had_status(caller, AgentStatus::Suspended),
+            "agent-quarantined" => self.had_status(caller, AgentStatus::Quarantined),
+            "agent-revoked" => self.had_status(caller, AgentStatus::Revoked),
             "principal-suspended" => {
-                let past = self.statuses.get(&principal_row(&caller.principal));
-                past.is_some_and(|past| {
-                    past.since(caller.arrived, AgentStatus::Active)
-                        .iter()
-                        .any(|was| *was != AgentStatus::Active)
-                })
+                let row = principal_row(&caller.principal);
+                let past = self.statuses.since(&row, arrived, AgentStatus::Active);
+                past.iter().any(|was| *was != AgentStatus::Active)
             }
-            "token-revoked" => caller.chain.iter().any(|(token, _)| ever(self.tokens.get(token))),
-            "key-revoked" => caller
-                .chain
-                .iter()
-                // A retired key refuses only newer tokens. Their signing time is unknown here, so
-                // every refusal counts as explained.
-                .any(|(_, kid)| ever(self.keys.get(kid)) || ever(self.retired.get(kid))),
-            // The record may have the token without the handle. Then each handle that ever had the
-            // token counts.
-            "handle-revoked" => {
-                let behind = |(token, _): &(String, String)| {
-                    let stood =
-                        |past: &Past<String>| past.0.iter().any(|(_, known)| known == token);
-                    self.handles
-                        .iter()
-                        .filter(move |(_, past)| stood(past))
-                        .map(|(handle, _)| handle)
-                        .collect::<Vec<_>>()
-                };
-                let handles = caller.chain.iter().flat_map(behind).chain(&caller.handle);
-                handles.into_iter().any(|handle| ever(self.revoked_handles.get(handle)))
+            "token-revoked" => {
+                caller.chain.iter().any(|link| self.tokens.was_set(&link.token, arrived))
             }
-            "handle-required" => {
-                caller.chain.last().is_some_and(|(leaf, _)| ever(self.behind.get(leaf)))
-            }
+            // A retired key refuses only newer tokens. Their signing time is unknown here, so every
+            // refusal counts as explained.
+            "key-revoked" => caller.chain.iter().any(|link| {
+                self.keys.was_set(&link.kid, arrived) || self.retired.was_set(&link.kid, arrived)
+            }),
+            "handle-revoked" => self.had_revoked_handle(caller),
+            "handle-required" => match caller.chain.last() {
+                Some(leaf) => self.bound.was_set(&leaf.token, arrived),
+                None => false,
+            },
             _ => return None,
         })
+    }
+
+    /// Whether the caller can have met that status, of itself, of an agent that it was delegated
+    /// from, or of its namespace.
+    fn had_status(&self, caller: &RecordedCaller, wanted: AgentStatus) -> bool {
+        caller.status_rows().iter().any(|row| {
+            self.statuses.since(row, caller.arrived, AgentStatus::Active).contains(&wanted)
+        })
+    }
+
+    /// Whether the caller can have met a revoked handle. The record may have the token without the
+    /// handle. Then each handle that ever had the token counts.
+    fn had_revoked_handle(&self, caller: &RecordedCaller) -> bool {
+        if let Some(handle) = &caller.handle
+            && self.revoked_handles.was_set(handle, caller.arrived)
+        {
+            return true;
+        }
+        for (handle, past) in &self.handles.0 {
+            if past.0.iter().any(|(_, token)| caller.has_token(token))
+                && self.revoked_handles.was_set(handle, caller.arrived)
+            {
+                return true;
+            }
+        }
+        false
     }
 
     /// One line of JSON for each agent, token, key and handle in the final state.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut agents: BTreeMap<&str, (&str, Option<&str>)> = BTreeMap::new();
-        for (name, past) in &self.principals {
-            agents.entry(name).or_insert(("active", None)).1 =
-                past.last().and_then(Option::as_deref);
+        let mut agents: BTreeMap<&str, AgentRow<'_>> = BTreeMap::new();
+        for (name, past) in &self.principals.0 {
+            let row = agents.entry(name).or_default();
+            if let Some(Some(principal)) = past.last() {
+                row.principal = Some(principal);
+            }
         }
-        for (name, past) in &self.statuses {
+        for (name, past) in &self.statuses.0 {
             // A status may exist without a registration, whose record may be pruned or unreadable.
-            agents.entry(name).or_insert(("active", None)).0 =
-                past.last().map_or("active", |status| status.as_str());
+            let row = agents.entry(name).or_default();
+            if let Some(status) = past.last() {
+                row.status = *status;
+            }
         }
-        for (name, (status, principal)) in agents {
+        for (name, AgentRow { status, principal }) in agents {
+            let status = status.as_str();
             let row = match (name.strip_suffix("/*"), name.strip_prefix("principal ")) {
                 (Some(namespace), _) => {
                     serde_json::json!({ "namespace": namespace, "status": status })
@@ -390,18 +471,26 @@ impl ReplayedState {
             };
             lines.push(row.to_string());
         }
-        let revoked = |word: &str, past: &BTreeMap<String, Past<bool>>| {
-            past.keys()
-                .map(|id| format!(r#"{{"{word}":"{id}","revoked":true}}"#))
-                .collect::<Vec<_>>()
-        };
-        lines.extend(revoked("token", &self.tokens));
-        lines.extend(revoked("key", &self.keys));
-        lines.extend(revoked("handle", &self.revoked_handles));
-        let stands = |(handle, past): (&String, &Past<String>)| {
-            Some(format!(r#"{{"handle":"{handle}","token":"{}"}}"#, past.last()?))
-        };
-        lines.extend(self.handles.iter().filter_map(stands));
+        self.tokens.revoked_lines("token", &mut lines);
+        self.keys.revoked_lines("key", &mut lines);
+        self.revoked_handles.revoked_lines("handle", &mut lines);
+        for (handle, past) in &self.handles.0 {
+            if let Some(token) = past.last() {
+                lines.push(format!(r#"{{"handle":"{handle}","token":"{token}"}}"#));
+            }
+        }
         lines
+    }
+}
+
+/// The last status and the fixed principal of an agent, a namespace or a principal.
+struct AgentRow<'s> {
+    status: AgentStatus,
+    principal: Option<&'s str>,
+}
+
+impl Default for AgentRow<'_> {
+    fn default() -> Self {
+        Self { status: AgentStatus::Active, principal: None }
     }
 }

@@ -41,17 +41,23 @@ impl FaultLocation {
 
     /// A defect of a file. The epoch is taken from its path.
     pub(super) fn file(path: &Path) -> Self {
-        let epoch = path
-            .components()
-            .filter_map(|part| part.as_os_str().to_str())
-            .rfind(|part| epoch_number(part).is_some());
-        Self { epoch: epoch.map(str::to_owned), path: Some(path.to_owned()), index: None }
+        let mut epoch = None;
+        for part in path.components() {
+            if let Some(name) = part.as_os_str().to_str()
+                && epoch_number(name).is_some()
+            {
+                epoch = Some(name.to_owned());
+            }
+        }
+        Self { epoch, path: Some(path.to_owned()), index: None }
     }
 }
 
 impl std::fmt::Display for FaultLocation {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(epoch) = self.epoch.as_ref().filter(|_| self.path.is_none()) {
+        if self.path.is_none()
+            && let Some(epoch) = &self.epoch
+        {
             write!(out, "{epoch}: ")?;
         }
         if let Some(index) = self.index {

@@ -1,7 +1,7 @@
 //! Data that an epoch is compared with: the head, an earlier checkpoint, and its own first record.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::fault::{FaultLocation, VerifyFault};
 use super::{Nobody, TRIES};
@@ -9,14 +9,16 @@ use crate::audit::format::event::{Event, Left, Previous};
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::{Head, HeadNote};
 use crate::audit::format::journal;
-use crate::audit::format::note::{Checkpoint, LogKeys, peek};
+use crate::audit::format::note::{Checkpoint, LogKeys, NoteFault, peek, peek_size};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles};
 use crate::durable;
 
 /// The content of the head.
 pub(super) struct HeadContent {
+    path: PathBuf,
     pub(super) head: Head,
+    /// The newest checkpoint. A head has none before the first checkpoint of its epoch.
     pub(super) note: Option<String>,
 }
 
@@ -26,7 +28,28 @@ impl HeadContent {
         let bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         let head = Head::decode(&bytes)
             .map_err(|fault| VerifyFault::of(FaultLocation::file(path), fault))?;
-        Ok(Self { head, note: HeadNote::decode(&bytes).map(|note| note.note) })
+        let note = HeadNote::decode(&bytes).map(|note| note.note);
+        Ok(Self { path: path.to_owned(), head, note })
+    }
+
+    /// Reads the head again, after its epoch has got a checkpoint. The head gets every checkpoint
+    /// before the folder does, so one without a checkpoint was read before the first one, or during
+    /// its write. `None` where the head still has no checkpoint, and is not that of a later epoch.
+    pub(super) fn newer(&self) -> Option<Self> {
+        for _ in 0..TRIES {
+            if let Ok(newer) = Self::read(&self.path) {
+                // A number that cannot be read is no later epoch.
+                let is_later =
+                    tiles::epoch_in(&newer.head.origin) > tiles::epoch_in(&self.head.origin);
+                let is_complete = newer.note.is_some() && newer.head.origin == self.head.origin;
+                if is_complete || is_later {
+                    return Some(newer);
+                }
+            }
+            // A read is not atomic: the write of the checkpoint may be in progress.
+            std::thread::yield_now();
+        }
+        None
     }
 }
 
@@ -36,15 +59,20 @@ pub(super) struct Since(pub(super) Checkpoint);
 impl Since {
     /// Decodes a checkpoint, and verifies its signatures.
     pub(super) fn read(note: &str, keys: &[LogKeys]) -> Result<Self, VerifyFault> {
-        let fault = |fault| {
-            VerifyFault::of(FaultLocation::log(), format!("the former checkpoint: {fault}"))
-        };
+        match Self::open(note, keys) {
+            Ok(checkpoint) => Ok(Self(checkpoint)),
+            Err(fault) => Err(VerifyFault::of(
+                FaultLocation::log(),
+                format!("the former checkpoint: {fault}"),
+            )),
+        }
+    }
+
+    /// The checkpoint in a note, under the keys of its origin.
+    fn open(note: &str, keys: &[LogKeys]) -> Result<Checkpoint, NoteFault> {
         // The origin selects the keys. Only `open` proves it.
-        let origin = peek(note).map_err(fault)?.origin;
-        let keys = keys.iter().find(|keys| keys.origin == origin);
-        let keys =
-            keys.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(origin)))?;
-        Ok(Self(keys.open(note).map_err(fault)?))
+        let origin = peek(note)?.origin;
+        LogKeys::of_origin(keys, &origin)?.open(note)
     }
 }
 
@@ -58,7 +86,17 @@ pub(super) struct Begins {
 impl Begins {
     /// The operator's reason, where the record states a loss.
     pub(super) fn lost(&self) -> Option<String> {
-        self.reason.strip_prefix("after-loss: ").map(str::to_owned)
+        Some(self.reason.strip_prefix("after-loss: ")?.to_owned())
+    }
+
+    /// The content of a record; `None` where it is not the first record of an epoch.
+    fn of(record: &[u8]) -> Option<Self> {
+        match Record::decode(record, &Nobody) {
+            Ok(Some(Record { event: Event::Epoch { previous, reason, left }, .. })) => {
+                Some(Self { previous, reason, left })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -66,27 +104,21 @@ impl Begins {
 pub(super) fn first_record(folder: &Path) -> Result<Option<Begins>, VerifyFault> {
     let mut snapshot = tiles::snapshot(folder)?;
     for _ in 0..TRIES {
-        let under = snapshot
-            .note
-            .as_deref()
-            .and_then(|note| peek(note).ok())
-            .map_or(0, |checkpoint| checkpoint.size);
+        let under = peek_size(snapshot.note.as_deref());
         // The first record is in a tile as soon as a checkpoint covers it, and before that in the
         // journal.
         let found = if under > 0 {
-            Tiles::new(folder, under).record(0).map(Some).map_err(VerifyFault::from)
+            match Tiles::new(folder, under).record(0) {
+                Ok(record) => Ok(Some(record)),
+                Err(fault) => Err(fault.into()),
+            }
         } else {
             first(folder)
         };
         // A new checkpoint may have removed the bundle or the segment meanwhile.
         let now = tiles::snapshot(folder)?;
         if now == snapshot || matches!(found, Ok(Some(_))) {
-            return Ok(found?.and_then(|bytes| match Record::decode(&bytes, &Nobody) {
-                Ok(Some(Record { event: Event::Epoch { previous, reason, left }, .. })) => {
-                    Some(Begins { previous, reason, left })
-                }
-                _ => None,
-            }));
+            return Ok(found?.and_then(|record| Begins::of(&record)));
         }
         snapshot = now;
     }

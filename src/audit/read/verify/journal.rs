@@ -1,15 +1,17 @@
 //! Verifies the journal after a checkpoint, the head, and the files of an interrupted checkpoint.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::fault::{FaultLocation, VerifyFault};
-use super::heads::HeadContent;
+use super::heads::{HeadContent, Since};
+use super::layout::ExtraFile;
 use super::{One, layout};
 use crate::audit::format::event::Left;
 use crate::audit::format::journal::{self, AcknowledgedTree};
@@ -35,8 +37,9 @@ pub(super) fn verify(
     one: &mut One<'_>,
     signed: &Checkpoint,
     edge: Edge,
-    (head, keys): (Option<&HeadContent>, &LogKeys),
-    extra: &[(Tile, PathBuf)],
+    head: Option<&HeadContent>,
+    keys: &LogKeys,
+    extra: &[ExtraFile],
 ) -> Result<Walked, VerifyFault> {
     let journal = one.folder.join("journal");
     layout::folder(&journal)?;
@@ -55,7 +58,10 @@ pub(super) fn verify(
     }
     let marks = marks(one, signed, head, keys)?;
     let mut under = Tiles::new(one.folder, signed.size);
-    let first = segments.first().map_or(signed.size, |(first, _)| *first);
+    let first = match segments.first() {
+        Some((first, _)) => *first,
+        None => signed.size,
+    };
     // A gap between the tiles and the journal means lost records.
     if first > signed.size {
         return Err(VerifyFault::of(
@@ -65,13 +71,9 @@ pub(super) fn verify(
     }
     let mut tree = tree_at(&mut under, first)?;
     // The walk of the journal checks only marks after its first record. These are below it.
-    for mark in marks.iter().filter(|mark| mark.size <= first) {
-        if tree_at(&mut under, mark.size)?.root() != mark.root {
-            let what = format!(
-                "the root over the first {} records is not the one that was acknowledged",
-                mark.size
-            );
-            return Err(VerifyFault::of(FaultLocation::epoch(&one.name()), what));
+    for mark in &marks {
+        if mark.size <= first && tree_at(&mut under, mark.size)?.root() != mark.root {
+            return Err(other_root(one, mark.size));
         }
     }
     let (mut pending, mut torn) = (Vec::new(), 0);
@@ -81,11 +83,11 @@ pub(super) fn verify(
             return Err(VerifyFault::of(one.record(tree.size()), "the journal has a gap there"));
         }
         let last = place + 1 == segments.len();
-        let (found, walk) = segment(one, (path, last), &tree, (&mut under, &marks))?;
+        let (found, walk) = segment(one, path, last, &tree, &mut under, &marks)?;
         pending.extend(found);
         (tree, torn) = (walk.tree, walk.torn);
     }
-    let acknowledged = marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    let acknowledged = AcknowledgedTree::largest(&marks);
     if tree.size() < acknowledged {
         return Err(VerifyFault::of(
             one.record(tree.size()),
@@ -93,12 +95,57 @@ pub(super) fn verify(
         ));
     }
     // The next epoch has recorded the size that was left. More records were added later.
-    if let Some(left) = one.left.as_ref().filter(|left| left.size < tree.size()) {
+    if let Some(left) = &one.left
+        && left.size < tree.size()
+    {
         return Err(VerifyFault::of(one.record(left.size), "a loss has left no record there"));
     }
-    unfinished(one, signed, edge, (&pending, extra))?;
+    unfinished(one, signed, edge, &pending, extra)?;
     let first = if signed.size == 0 { pending.first().cloned() } else { None };
     Ok(Walked { size: tree.size(), root: tree.root(), torn, first })
+}
+
+/// The fault of a root that differs from an acknowledged one.
+fn other_root(one: &One<'_>, size: u64) -> VerifyFault {
+    let what =
+        format!("the root over the first {size} records is not the one that was acknowledged");
+    VerifyFault::of(FaultLocation::epoch(&one.name()), what)
+}
+
+/// The size and root of a checkpoint.
+const fn mark(checkpoint: &Checkpoint) -> AcknowledgedTree {
+    AcknowledgedTree { size: checkpoint.size, root: checkpoint.root }
+}
+
+/// The root over the part that a loss has left; `None` where it is not a hash in base64.
+fn root_of(left: &Left) -> Option<Hash> {
+    STANDARD.decode(&left.root).ok()?.try_into().ok()
+}
+
+/// The checkpoint in the head. The head gets every checkpoint before the folder does, so a head
+/// that still has none under the checkpoint `signed` was replaced. That is a fault.
+fn head_note<'h>(
+    one: &One<'_>,
+    heads: &'h HeadContent,
+    signed: &Checkpoint,
+) -> Result<Option<Cow<'h, str>>, VerifyFault> {
+    if let Some(note) = &heads.note {
+        return Ok(Some(Cow::Borrowed(note)));
+    }
+    if signed.size == 0 {
+        return Ok(None);
+    }
+    let Some(newer) = heads.newer() else {
+        return Err(VerifyFault::of(
+            FaultLocation::epoch(&one.name()),
+            "the head has no checkpoint any more",
+        ));
+    };
+    // The head of a later epoch has no checkpoint of this one.
+    if newer.head.origin != signed.origin {
+        return Ok(None);
+    }
+    Ok(newer.note.map(Cow::Owned))
 }
 
 /// The sizes of the tree whose roots are known.
@@ -108,39 +155,33 @@ fn marks(
     head: Option<&HeadContent>,
     keys: &LogKeys,
 ) -> Result<Vec<AcknowledgedTree>, VerifyFault> {
-    let mut marks = vec![AcknowledgedTree { size: signed.size, root: signed.root }];
+    let mut marks = vec![mark(signed)];
     if let Some(heads) = head {
         marks.push(AcknowledgedTree { size: heads.head.size, root: heads.head.root });
-        // The head gets every checkpoint before the folder does, so a head without one was
-        // replaced.
-        if heads.note.is_none() && signed.size > 0 {
-            return Err(VerifyFault::of(
-                FaultLocation::epoch(&one.name()),
-                "the head has no checkpoint any more",
-            ));
-        }
-        if let Some(note) = &heads.note {
-            let noted = keys.open(note).map_err(|fault| {
+        if let Some(note) = head_note(one, heads, signed)? {
+            let noted = keys.open(&note).map_err(|fault| {
                 VerifyFault::of(
                     FaultLocation::epoch(&one.name()),
                     format!("the head's checkpoint: {fault}"),
                 )
             })?;
-            marks.push(AcknowledgedTree { size: noted.size, root: noted.root });
+            marks.push(mark(&noted));
         }
     }
     // All records of the earlier checkpoint must still be there, in tiles or in the journal.
-    let since = one.since.map(|since| &since.0).filter(|since| since.origin == signed.origin);
-    marks.extend(since.map(|since| AcknowledgedTree { size: since.size, root: since.root }));
-    if let Some(Left { size, root }) = &one.left {
-        let root = STANDARD.decode(root).ok().and_then(|root| Hash::try_from(root).ok());
-        let root = root.ok_or_else(|| {
-            VerifyFault::of(
+    if let Some(Since(since)) = one.since
+        && since.origin == signed.origin
+    {
+        marks.push(mark(since));
+    }
+    if let Some(left) = &one.left {
+        let Some(root) = root_of(left) else {
+            return Err(VerifyFault::of(
                 FaultLocation::epoch(&one.name()),
-                "what is said to be left of it has no root",
-            )
-        })?;
-        marks.push(AcknowledgedTree { size: *size, root });
+                "the record of its loss has no root of the part that is left",
+            ));
+        };
+        marks.push(AcknowledgedTree { size: left.size, root });
     }
     Ok(marks)
 }
@@ -148,12 +189,13 @@ fn marks(
 /// Verifies a segment that follows `tree`. Returns its records after the checkpoint `under`.
 fn segment(
     one: &mut One<'_>,
-    (path, last): (&Path, bool),
+    path: &Path,
+    last: bool,
     tree: &Tree,
-    (under, marks): (&mut Tiles, &[AcknowledgedTree]),
+    under: &mut Tiles,
+    marks: &[AcknowledgedTree],
 ) -> Result<(Vec<Vec<u8>>, journal::SegmentContent), VerifyFault> {
-    let read = || fs::read(path).map_err(durable::DiskFault::of("read", path));
-    let mut bytes = read()?;
+    let mut bytes = read(path)?;
     let at = one.at.clone();
     loop {
         let mut pending = Vec::new();
@@ -170,7 +212,7 @@ fn segment(
             Ok(())
         });
         // The file may have been read during a write. Then a second read differs.
-        let again = if walk.is_err() && last { read()? } else { Vec::new() };
+        let again = if walk.is_err() && last { read(path)? } else { Vec::new() };
         if walk.is_ok() || !last || again == bytes {
             return Ok((pending, walk.map_err(|fault| segment_fault(one, path, fault))?));
         }
@@ -191,13 +233,13 @@ fn segment_fault(
             one.record(index),
             format!("{} (byte {offset}): {fault}", path.display()),
         ),
-        journal::SegmentFault::Head { size } => {
-            let what = format!(
-                "the root over the first {size} records is not the one that was acknowledged"
-            );
-            VerifyFault::of(FaultLocation::epoch(&one.name()), what)
-        }
+        journal::SegmentFault::Head { size } => other_root(one, size),
     }
+}
+
+/// The bytes of a segment.
+fn read(path: &Path) -> Result<Vec<u8>, durable::DiskFault> {
+    fs::read(path).map_err(durable::DiskFault::of("read", path))
 }
 
 /// Checks the files of an interrupted checkpoint. Allowed are files that begin like the journal's
@@ -206,7 +248,8 @@ fn unfinished(
     one: &One<'_>,
     signed: &Checkpoint,
     mut edge: Edge,
-    (pending, extra): (&[Vec<u8>], &[(Tile, PathBuf)]),
+    pending: &[Vec<u8>],
+    extra: &[ExtraFile],
 ) -> Result<(), VerifyFault> {
     if extra.is_empty() {
         return Ok(());
@@ -231,10 +274,8 @@ fn unfinished(
     for (tile, hashes) in edge.partial() {
         known.insert((tile.level, tile.index), tile_bytes(hashes));
     }
-    let full = |tile: &Tile| {
-        signed.size.checked_shr(8 * (u32::from(tile.level.unwrap_or(0)) + 1)).unwrap_or(0)
-    };
-    for (tile, path) in extra {
+    for ExtraFile { tile, path } in extra {
+        let level = u32::from(tile.level.unwrap_or(0));
         let bytes = match fs::read(path) {
             // An unneeded file that was removed meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -243,7 +284,7 @@ fn unfinished(
         let whole = match known.get(&(tile.level, tile.index)) {
             Some(whole) => whole.clone(),
             // A partial tile of an earlier checkpoint, whose full tile exists now.
-            None if tile.width < WIDTH && tile.index < full(tile) => {
+            None if tile.width < WIDTH && tile.index < layout::hashes(signed.size, level + 1) => {
                 tiles.bytes(Tile { width: WIDTH, ..*tile }).unwrap_or_default()
             }
             None => {

@@ -19,9 +19,7 @@ fn list(folder: &Path) -> Result<Vec<(String, PathBuf)>, VerifyFault> {
         if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
             return Err(VerifyFault::of(FaultLocation::file(&path), "it is a symbolic link"));
         }
-        let name =
-            path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        found.push((name, path));
+        found.push((entry.file_name().to_string_lossy().into_owned(), path));
     }
     found.sort();
     Ok(found)
@@ -83,7 +81,10 @@ fn epoch(folder: &Path) -> Result<(), VerifyFault> {
 /// Checks that `path`, if it exists, is a folder without symbolic links.
 pub(super) fn folder(path: &Path) -> Result<(), VerifyFault> {
     if path.is_dir() || !path.exists() {
-        return if path.exists() { list(path).map(|_| ()) } else { Ok(()) };
+        if path.exists() {
+            list(path)?;
+        }
+        return Ok(());
     }
     Err(stray(path))
 }
@@ -104,9 +105,14 @@ fn zeros(path: &Path) -> Result<(), VerifyFault> {
     }
 }
 
+/// The number of hashes that a tree of `size` records has on a level of its tiles.
+pub(super) fn hashes(size: u64, level: u32) -> u64 {
+    size.checked_shr(8 * level).unwrap_or(0)
+}
+
 /// Whether a tree of `size` records has that file.
 fn belongs(tile: Tile, size: u64) -> bool {
-    let count = size.checked_shr(8 * u32::from(tile.level.unwrap_or(0))).unwrap_or(0);
+    let count = hashes(size, u32::from(tile.level.unwrap_or(0)));
     (tile.width == WIDTH && tile.index < count / WIDTH) || Tile::partial(size).contains(&tile)
 }
 
@@ -129,10 +135,16 @@ fn below(folder: &Path, path: &str, found: &mut Vec<(String, PathBuf)>) -> Resul
     Ok(())
 }
 
+/// A file of an interrupted checkpoint.
+pub(super) struct ExtraFile {
+    pub(super) tile: Tile,
+    pub(super) path: PathBuf,
+}
+
 /// Checks that every name below `tile` is a tile's name. Returns the files that a tree of `size`
 /// records does not have: those of an interrupted checkpoint. Other functions check the content,
 /// and that no tile is missing.
-pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, VerifyFault> {
+pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<ExtraFile>, VerifyFault> {
     let mut found = Vec::new();
     if folder.join("tile").exists() {
         below(&folder.join("tile"), "tile", &mut found)?;
@@ -141,7 +153,7 @@ pub(super) fn extra(folder: &Path, size: u64) -> Result<Vec<(Tile, PathBuf)>, Ve
     for (name, path) in found {
         let tile = Tile::read(&name).ok_or_else(|| stray(&path))?;
         if !belongs(tile, size) {
-            extra.push((tile, path));
+            extra.push(ExtraFile { tile, path });
         }
     }
     Ok(extra)

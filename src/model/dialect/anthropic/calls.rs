@@ -60,7 +60,7 @@ impl Blocks {
         tools: &mut dyn Tools,
     ) -> Result<bool, ToolCallFault> {
         // Some clients use the type and others use the name. A difference would hide a call.
-        let kind = match (event.get("type").and_then(JsonView::as_str), name) {
+        let kind = match (event.text("type"), name) {
             (Some(kind), Some(name)) if kind != name && KINDS.contains(&name) => {
                 return Err(ToolCallFault::Odd);
             }
@@ -132,8 +132,9 @@ impl Blocks {
 
 /// Whether a start message has content.
 fn has_content(event: JsonView<'_>) -> bool {
-    let content = event.get("message").and_then(|message| message.get("content"));
-    content.is_some_and(|content| content.items().next().is_some())
+    let Some(message) = event.get("message") else { return false };
+    let Some(content) = message.get("content") else { return false };
+    content.items().next().is_some()
 }
 
 /// The part of a call in a delta; empty for other deltas.

@@ -17,9 +17,8 @@ pub(in crate::model::dialect) fn is_named(name: Option<&str>, data: &JsonTree<'_
     let Some(name) = name else { return false };
     let Some(kind) = data.member(data.root(), b"type") else { return false };
     // Compares the raw bytes. A type with JSON escapes is refused, because clients decode it.
-    let kind =
-        data.raw(kind).trim_ascii().strip_prefix(b"\"").and_then(|kind| kind.strip_suffix(b"\""));
-    kind == Some(name.as_bytes())
+    let Some(kind) = data.raw(kind).trim_ascii().strip_prefix(b"\"") else { return false };
+    kind.strip_suffix(b"\"") == Some(name.as_bytes())
 }
 
 /// Reads an event into `progress`.
@@ -93,7 +92,10 @@ mod tests {
     fn messages_are_complete_with_their_stop_reason() {
         let begin =
             r#"{"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}"#;
-        let delta = r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"four"}}"#;
+        let delta = concat!(
+            r#"{"type":"content_block_delta","index":0,"#,
+            r#""delta":{"type":"text_delta","text":"four"}}"#
+        );
         check(&[begin, delta], false, 4);
         check(
             &[begin, delta, r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"}}"#],

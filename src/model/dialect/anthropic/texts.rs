@@ -72,8 +72,7 @@ pub(in crate::model) fn addition(json: &[u8], key: &str) -> Option<Vec<u8>> {
     } else {
         return None;
     };
-    let data = format!(
-        r#"{{"type":"content_block_delta","index":{index},"delta":{{"type":"{key}_delta","{key}":""}}}}"#
-    );
+    let delta = format!(r#"{{"type":"{key}_delta","{key}":""}}"#);
+    let data = format!(r#"{{"type":"content_block_delta","index":{index},"delta":{delta}}}"#);
     Some(format!("event: content_block_delta\ndata: {data}\n\n").into_bytes())
 }

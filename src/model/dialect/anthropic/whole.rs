@@ -1,20 +1,23 @@
 //! Conversion of a whole answer in Anthropic's dialect to the events of a stream.
 
 use crate::json::{self, Object, Value};
-use crate::model::convert::{Unlike, event, of, text};
+use crate::model::convert::{Unlike, event, of, taken, text};
 
 /// The events with the content of `answer`, including `message_stop`. Usage comes with the stop
 /// reason.
 pub(in crate::model::dialect) fn events(mut answer: Object<'_>) -> Result<Vec<Vec<u8>>, Unlike> {
-    if answer.get("type").and_then(Value::as_str) != Some("message") {
+    if answer.text("type") != Some("message") {
         return Err(Unlike::Odd("it is no message"));
     }
     let Some(Value::Array(content)) = answer.remove("content") else {
         return Err(Unlike::Odd("it has no content"));
     };
-    let reason = answer.remove("stop_reason").unwrap_or(Value::Null);
-    let sequence = answer.remove("stop_sequence").unwrap_or(Value::Null);
-    let usage = answer.get("usage").cloned().unwrap_or_else(|| Value::Object(Object::new()));
+    let reason = taken(&mut answer, "stop_reason");
+    let sequence = taken(&mut answer, "stop_sequence");
+    let usage = match answer.get("usage") {
+        Some(usage) => usage.clone(),
+        None => Value::Object(Object::new()),
+    };
     // A client joins the stream to the start message. These members must be empty there, because
     // later events fill them.
     for (name, value) in [
@@ -51,9 +54,8 @@ fn blocks(place: u64, mut block: Object<'_>, events: &mut Vec<Vec<u8>>) {
             }
         }
     }
-    let calls =
-        block.get("type").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("tool_use"));
-    if let Some(input) = block.get_mut("input").filter(|_| calls) {
+    let calls = matches!(block.text("type"), Some(kind) if kind.ends_with("tool_use"));
+    if calls && let Some(input) = block.get_mut("input") {
         let mut json = Vec::new();
         json::write(input, &mut json);
         // The block starts with empty arguments, and the delta adds them.
@@ -65,19 +67,20 @@ fn blocks(place: u64, mut block: Object<'_>, events: &mut Vec<Vec<u8>>) {
             ("partial_json", Value::from_text(json)),
         ]));
     }
-    let index = || ("index", Value::from_u64(place));
     let start = of([
         ("type", text("content_block_start")),
-        index(),
+        ("index", Value::from_u64(place)),
         ("content_block", Value::Object(block)),
     ]);
     events.push(event(Some("content_block_start"), &start));
     for delta in deltas {
-        let delta = of([("type", text("content_block_delta")), index(), ("delta", delta)]);
+        let delta = of([
+            ("type", text("content_block_delta")),
+            ("index", Value::from_u64(place)),
+            ("delta", delta),
+        ]);
         events.push(event(Some("content_block_delta"), &delta));
     }
-    events.push(event(
-        Some("content_block_stop"),
-        &of([("type", text("content_block_stop")), index()]),
-    ));
+    let stop = of([("type", text("content_block_stop")), ("index", Value::from_u64(place))]);
+    events.push(event(Some("content_block_stop"), &stop));
 }

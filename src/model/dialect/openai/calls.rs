@@ -67,12 +67,14 @@ fn read_choice(
     tools: &mut dyn Tools,
 ) -> Result<bool, ToolCallFault> {
     if let Some(delta) = typed::object(choice, "delta")? {
-        for call in typed::array(delta, "tool_calls")?.into_iter().flat_map(JsonView::items) {
-            if !call.is_object() {
-                return Err(ToolCallFault::Odd);
-            }
-            if !read_call(calls, number, call, tools)? {
-                return Ok(false);
+        if let Some(list) = typed::array(delta, "tool_calls")? {
+            for call in list.items() {
+                if !call.is_object() {
+                    return Err(ToolCallFault::Odd);
+                }
+                if !read_call(calls, number, call, tools)? {
+                    return Ok(false);
+                }
             }
         }
         // `function_call` has no index: there is only one call in this deprecated form.

@@ -59,8 +59,9 @@ impl JoinedChunks {
             match (name, value) {
                 ("choices", Value::Array(choices)) => {
                     for choice in choices {
-                        let choice =
-                            choice.as_object().ok_or(Unlike::Odd("a choice is no object"))?;
+                        let Some(choice) = choice.as_object() else {
+                            return Err(Unlike::Odd("a choice is no object"));
+                        };
                         self.choices.entry(index(choice)?).or_default().take(choice, self.chat)?;
                     }
                 }
@@ -88,9 +89,14 @@ impl JoinedChunks {
         if chat {
             document.set("object", text("chat.completion"));
         }
-        let choices = self.choices.into_iter().map(|(index, choice)| choice.value(index, chat));
-        document.set("choices", Value::Array(choices.collect()));
-        self.usage.into_iter().for_each(|usage| document.set("usage", usage));
+        let mut choices = Vec::with_capacity(self.choices.len());
+        for (index, choice) in self.choices {
+            choices.push(choice.value(index, chat));
+        }
+        document.set("choices", Value::Array(choices));
+        if let Some(usage) = self.usage {
+            document.set("usage", usage);
+        }
         document
     }
 }
@@ -121,8 +127,9 @@ impl JoinedChoice {
                 ("role", role) => self.role = Some(piece(role)?.to_owned()),
                 ("tool_calls", Value::Array(calls)) => {
                     for call in calls {
-                        let call =
-                            call.as_object().ok_or(Unlike::Odd("a tool call is no object"))?;
+                        let Some(call) = call.as_object() else {
+                            return Err(Unlike::Odd("a tool call is no object"));
+                        };
                         self.calls.entry(index(call)?).or_default().take(call)?;
                     }
                 }
@@ -148,8 +155,14 @@ impl JoinedChoice {
         let mut message = Object::new();
         message.set("role", Value::from_text(self.role.unwrap_or_else(|| "assistant".to_owned())));
         // SDKs expect `content` in every message. It is null when the answer has only calls.
-        message.set("content", self.texts.remove("content").map_or(Value::Null, Value::from_text));
-        self.texts.into_iter().for_each(|(name, said)| message.set(name, Value::from_text(said)));
+        let content = match self.texts.remove("content") {
+            Some(said) => Value::from_text(said),
+            None => Value::Null,
+        };
+        message.set("content", content);
+        for (name, said) in self.texts {
+            message.set(name, Value::from_text(said));
+        }
         if !self.calls.is_empty() {
             message.set(
                 "tool_calls",

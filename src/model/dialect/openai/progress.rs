@@ -94,7 +94,10 @@ mod tests {
 
     #[test]
     fn a_finish_reason_for_each_choice_or_the_last_event_completes_a_stream() {
-        let half = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"h\u00e9"},"finish_reason":null}]}"#;
+        let half = concat!(
+            r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":"h\u00e9"},"#,
+            r#""finish_reason":null}]}"#
+        );
         let end = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
         check(&[half], false, 3);
         check(&[half, end], true, 3);

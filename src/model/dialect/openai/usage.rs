@@ -1,10 +1,10 @@
 //! The members of OpenAI's usage.
 
-use crate::json::{Object, Value};
+use crate::json::Object;
 
 /// The tokens of the prompt.
 pub(in crate::model::dialect) fn input(usage: &Object<'_>) -> Option<u64> {
-    usage.get("prompt_tokens").and_then(Value::as_u64)
+    usage.number("prompt_tokens")
 }
 
 /// The member that counts the tokens of the answer.

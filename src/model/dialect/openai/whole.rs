@@ -1,7 +1,7 @@
 //! Conversion of a whole answer in OpenAI's dialect to the events of a stream.
 
 use crate::json::{Object, Value};
-use crate::model::convert::{Unlike, event, of, text};
+use crate::model::convert::{Unlike, event, of, taken, text};
 
 /// The maximum number of bytes that the events of one answer may repeat. Each event repeats all
 /// members except the choices.
@@ -16,21 +16,13 @@ pub(in crate::model::dialect) fn events(
     let Some(Value::Array(choices)) = answer.remove("choices") else {
         return Err(Unlike::Odd("it has no choices"));
     };
-    let usage = answer.remove("usage").filter(|usage| *usage != Value::Null);
+    let usage = match answer.remove("usage") {
+        None | Some(Value::Null) => None,
+        usage => usage,
+    };
     if chat {
         answer.set("object", text("chat.completion.chunk"));
     }
-    let chunk = |choices: Vec<Value<'_>>, usage: Option<Value<'_>>| {
-        let mut chunk = answer.clone();
-        // The members move to a new object, so that the choices can have another lifetime.
-        let mut out = Object::new();
-        chunk.iter_mut().for_each(|(name, value)| {
-            out.set(name.to_owned(), std::mem::replace(value, Value::Null))
-        });
-        out.set("choices", Value::Array(choices));
-        usage.into_iter().for_each(|usage| out.set("usage", usage));
-        event(None, &Value::Object(out))
-    };
     // A chat has two events for each choice. Without this limit, many small choices multiply the
     // other members.
     if event(None, &Value::Object(answer.clone())).len().saturating_mul(2 * choices.len())
@@ -44,8 +36,11 @@ pub(in crate::model::dialect) fn events(
             return Err(Unlike::Odd("a choice is no object"));
         };
         if chat {
-            let index = choice.get("index").cloned().unwrap_or_else(|| Value::from_u64(0));
-            let reason = choice.remove("finish_reason").unwrap_or(Value::Null);
+            let index = match choice.get("index") {
+                Some(index) => index.clone(),
+                None => Value::from_u64(0),
+            };
+            let reason = taken(&mut choice, "finish_reason");
             let Some(Value::Object(mut delta)) = choice.remove("message") else {
                 return Err(Unlike::Odd("a choice has no message"));
             };
@@ -53,24 +48,34 @@ pub(in crate::model::dialect) fn events(
             number_calls(&mut delta)?;
             choice.set("delta", Value::Object(delta));
             choice.set("finish_reason", Value::Null);
-            events.push(chunk(vec![Value::Object(choice)], None));
+            events.push(chunk(&answer, vec![Value::Object(choice)], None));
             // The finish reason comes in a second event, after the content, as servers send it.
             let end = of([
                 ("index", index),
                 ("delta", Value::Object(Object::new())),
                 ("finish_reason", reason),
             ]);
-            events.push(chunk(vec![end], None));
+            events.push(chunk(&answer, vec![end], None));
         } else {
-            events.push(chunk(vec![Value::Object(choice)], None));
+            events.push(chunk(&answer, vec![Value::Object(choice)], None));
         }
     }
     // As with `include_usage`, the usage comes in a last chunk without choices.
     if usage.is_some() {
-        events.push(chunk(Vec::new(), usage));
+        events.push(chunk(&answer, Vec::new(), usage));
     }
     events.push(b"data: [DONE]\n\n".to_vec());
     Ok(events)
+}
+
+/// An event with the other members of the answer, and with these choices and usage.
+fn chunk<'v>(answer: &Object<'v>, choices: Vec<Value<'v>>, usage: Option<Value<'v>>) -> Vec<u8> {
+    let mut chunk = answer.clone();
+    chunk.set("choices", Value::Array(choices));
+    if let Some(usage) = usage {
+        chunk.set("usage", usage);
+    }
+    event(None, &Value::Object(chunk))
 }
 
 /// Adds the index to each tool call of a delta.

@@ -147,11 +147,15 @@ proptest! {
     /// Two texts in alternating parts have the same output as in one part, also with a chain inside
     /// a chain.
     #[test]
-    fn pieces_come_out_as_the_whole(pieces in proptest::collection::vec(("[abx]{0,4}", any::<bool>()), 0..12)) {
-        let mut nested = FilterChain::new(FilterChain::new(Pairs::new('a', 'b'), ()), Pairs::new('b', 'c'));
+    fn pieces_come_out_as_the_whole(
+        pieces in proptest::collection::vec(("[abx]{0,4}", any::<bool>()), 0..12),
+    ) {
+        let first = FilterChain::new(Pairs::new('a', 'b'), ());
+        let mut nested = FilterChain::new(first, Pairs::new('b', 'c'));
         let mut chain = chain();
         for filter in [&mut chain as &mut dyn TextFilter, &mut nested] {
-            let (mut sent, mut came) = ([String::new(), String::new()], [String::new(), String::new()]);
+            let mut sent = [String::new(), String::new()];
+            let mut came = [String::new(), String::new()];
             for (piece, is_other) in &pieces {
                 let channel = if *is_other { OTHER } else { CONTENT };
                 sent[usize::from(*is_other)].push_str(piece);
