@@ -256,7 +256,7 @@ impl Context {
         self.word.push(next.to_ascii_lowercase());
     }
 
-    /// Goes on with a word, or begins one with a letter.
+    /// Continues with a word, or begins one with a letter.
     fn words(&mut self, tail: &str) {
         if tail.is_empty() {
             return;

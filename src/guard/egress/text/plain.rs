@@ -56,7 +56,7 @@ fn looked_at(step: &[u8; STEP]) -> (bool, bool, bool) {
     (speaks != 0, stops != 0, words != 0)
 }
 
-/// Goes on from `at` up to the first byte before `end` that means something.
+/// Continues from `at` up to the first byte before `end` that means something.
 fn silent(bytes: &[u8], mut at: usize, end: usize) -> usize {
     while let Some(byte) = bytes.get(at).filter(|_| at < end) {
         if SPEAKS[usize::from(*byte)] {
