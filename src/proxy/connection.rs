@@ -25,9 +25,7 @@ use crate::proxy::heads::{Framing, Framings};
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
-use crate::proxy::tap::{
-    HeadSlow, HttpVersion, Patience, ReclaimedStream, Returned, SniffedStream,
-};
+use crate::proxy::tap::{HeadSlow, HttpVersion, Patience, ReclaimedStream, SniffedStream};
 use crate::proxy::terms::{KEPT, Leave, Terms};
 use crate::proxy::working::Working;
 use crate::refusal::Code;
@@ -158,17 +156,7 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             tracing::debug!(%error, %client, "connection ended");
             match version {
                 HttpVersion::Http1 => unread(&*self.service, &error, &home).await,
-                // The HTTP/2 library drops the cause of an error, so the tap records a flood
-                // itself.
-                HttpVersion::Http2 => {
-                    if let Some(flooded) = home.take()
-                        && flooded.is_flooded
-                    {
-                        self.service.flooded();
-                        tracing::debug!(%client, "a connection was ended: {Flood}");
-                        calm(flooded).await;
-                    }
-                }
+                HttpVersion::Http2 => calm(&*self.service, client, &home).await,
             }
         }
     }
@@ -372,9 +360,20 @@ async fn unread<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Sends GOAWAY to a flooding HTTP/2 peer, if one is ready and the peer takes it. Further bytes of
-/// the peer are not read.
-async fn calm<S: AsyncWrite + Unpin>(mut returned: Returned<S>) {
+/// Counts a flood of HTTP/2 frames, if one has ended the connection. Sends GOAWAY to the peer, if
+/// that frame is ready and the peer takes it. Further bytes of the peer are not read.
+async fn calm<S: AsyncWrite + Unpin>(
+    service: &impl Service,
+    client: IpAddr,
+    home: &ReclaimedStream<S>,
+) {
+    // The HTTP/2 library drops the cause of an error, so the tap records a flood itself.
+    let Some(mut returned) = home.take() else { return };
+    if !returned.is_flooded {
+        return;
+    }
+    service.flooded();
+    tracing::debug!(%client, "a connection was ended: {Flood}");
     let Some(goaway) = returned.goaway else { return };
     let told = async {
         returned.stream.write_all(&goaway).await?;
