@@ -14,7 +14,9 @@ use http::{HeaderMap, HeaderValue};
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, Portable, SigningKey, Verifier};
-use token_shield::guard::authenticate::{Authenticator, Credential, TokenLookup};
+use token_shield::guard::authenticate::{
+    Authenticator, Credential, TokenLookup, VerificationLimits,
+};
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
 use token_shield::id::KeyId;
@@ -164,8 +166,10 @@ fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     let keyring = Keyring::new();
     keyring.set_issuers(vec![IssuerKeys { policy: Arc::clone(&keys.0.issuer), keys: vec![known] }]);
     let clock = Arc::new(ManualClock::at(NOW));
-    let books =
-        (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
+    let (keyring, registry) = (Arc::new(keyring), Arc::new(Registry::new()));
+    let limiter = Arc::new(Limiter::new(clock.clone()));
+    let limits =
+        VerificationLimits { token_cache: 65_536, peer_rps: 1_000_000, root_rps: 1_000_000 };
     let config = config::read("name = \"bench\"\n", Path::new("."))
         .unwrap_or_else(|faults| panic!("a good config: {faults}"));
     let tables = Tables::build(
@@ -175,7 +179,7 @@ fn door(keys: &One) -> (Authenticator, Arc<Tables>) {
     )
     .unwrap_or_else(|fault| panic!("good tables: {fault}"));
     (
-        Authenticator::new(books, Box::new(Fast), clock, 65_536, (1_000_000, 1_000_000)),
+        Authenticator::new(keyring, registry, limiter, Box::new(Fast), clock, limits),
         Arc::new(tables),
     )
 }

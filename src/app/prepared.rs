@@ -22,7 +22,7 @@ use crate::audit::store::log::Log;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::crypto::{Draws, Fast};
-use crate::guard::authenticate::Authenticator;
+use crate::guard::authenticate::{Authenticator, VerificationLimits};
 use crate::guard::cache_salt::CacheSalts;
 use crate::guard::egress::fetch_quota::FetchQuota;
 use crate::guard::limiter::Limiter;
@@ -121,16 +121,21 @@ impl PreparedGateway {
         gateway_state.log.on_failure(move || registry.announce());
         let control = Arc::new(gateway_state.control(&config, Some(Arc::clone(&metrics))));
         let limiter = Arc::new(limiter);
-        let parts = (
+        let clock = Arc::clone(&gateway_state.clock);
+        let guard = &config.guard;
+        let limits = VerificationLimits {
+            token_cache: guard.token_cache,
+            peer_rps: guard.peer_rps,
+            root_rps: guard.root_rps,
+        };
+        let authenticator = Authenticator::new(
             Arc::clone(&gateway_state.keyring),
             Arc::clone(&gateway_state.registry),
             Arc::clone(&limiter),
+            Box::new(Fast),
+            Arc::clone(&clock),
+            limits,
         );
-        let clock = Arc::clone(&gateway_state.clock);
-        let guard = &config.guard;
-        let rates = (guard.peer_rps, guard.root_rps);
-        let authenticator =
-            Authenticator::new(parts, Box::new(Fast), Arc::clone(&clock), guard.token_cache, rates);
         let gateway = Gateway {
             config: ArcSwap::from_pointee(wiring),
             authenticator: Arc::new(authenticator),

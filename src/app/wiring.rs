@@ -50,8 +50,8 @@ pub(super) fn remote(
         }
     };
     let dialler = Dialler::new(upstream.target.clone(), tls, connect);
-    let place = (&*upstream.target.authority(), &*upstream.base_path);
-    let remote = UpstreamClient::new(upstream.name.as_str().into(), place, dialler, held)
+    let (name, host) = (upstream.name.as_str().into(), upstream.target.authority());
+    let remote = UpstreamClient::new(name, &host, &upstream.base_path, dialler, held)
         .map_err(|error| fault(upstream, error))?;
     Ok(remote.by_principal(upstream.pool_by_principal))
 }
@@ -193,6 +193,7 @@ pub(super) fn tree(config: &Config) -> Result<LogTree, StartFault> {
     {
         return Err(StartFault::Auditor);
     }
-    let files = (&*config.audit.dir, &*config.audit.vkeys);
-    Ok(LogTree::new(files, &config.name, credential.as_ref(), auditors.public_checkpoints))
+    let (dir, vkeys) = (&config.audit.dir, &config.audit.vkeys);
+    let public_checkpoints = auditors.public_checkpoints;
+    Ok(LogTree::new(dir, vkeys, &config.name, credential.as_ref(), public_checkpoints))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::audit::format::request::{Forwards, Server};
-use crate::guard::cache_salt::CacheSalts;
+use crate::guard::cache_salt::{CacheOwner, CacheSalts};
 use crate::guard::candidates::Candidates;
 use crate::guard::egress::fetches::Fetches;
 use crate::guard::gcra::Headroom;
@@ -179,7 +179,7 @@ impl Admitted {
 
 impl Forwards for Admitted {
     fn forwarded(&self) -> Option<&[u8]> {
-        self.call().and_then(Forwards::forwarded)
+        self.call()?.forwarded()
     }
 }
 
@@ -231,10 +231,15 @@ fn write(
     let (token, class) = (caller.token(), caller.class());
     let profile = &upstream.profile;
     // The profile decides: a server that does not know these fields could refuse the whole request.
-    let request_id = profile.takes_request_id().then(|| stamp.request.to_string());
+    let request_id =
+        if profile.takes_request_id() { Some(stamp.request.to_string()) } else { None };
     let cache_salt = if profile.takes_cache_salt() {
-        let principal = (token.verified.issuer(), token.verified.principal().as_str());
-        stamp.cache_salts.salt(class.cache_scope, principal, class.name.as_str())
+        let owner = CacheOwner {
+            issuer: token.verified.issuer(),
+            principal: token.verified.principal().as_str(),
+            class: class.name.as_str(),
+        };
+        stamp.cache_salts.salt(class.cache_scope, owner)
     } else {
         None
     };

@@ -11,7 +11,11 @@
 //! of this step. Times, key and status of a cached token are checked again on every request, so a
 //! revocation acts on the next one.
 
+mod cached;
 mod credential;
+
+pub use cached::CachedToken;
+use cached::TokenCache;
 pub use credential::Credential;
 
 use std::hash::BuildHasher as _;
@@ -24,56 +28,14 @@ use crate::audit::format::request::Caller;
 use crate::clock::Clock;
 use crate::crypto::Verifier;
 use crate::guard::charges::Charges;
-use crate::guard::limiter::{Limiter, Subject, SubjectKind};
+use crate::guard::limiter::{Limiter, SubjectKind};
 use crate::guard::settings::Class;
 use crate::guard::table::Tables;
 use crate::id::{HandleId, KeyId, TokenId};
 use crate::keyring::Keyring;
 use crate::refusal::{Code, Refusal};
-use crate::registry::{self, Changes, Registry, Subscription};
-use crate::token::{KeySource as _, Presented, Verified, handle, verify};
-
-/// A verified token, with values that are computed once.
-pub struct CachedToken {
-    /// The verified claims.
-    pub verified: Verified,
-    /// The agent and the agents that it was delegated from, nearest first.
-    pub agents: Vec<Subject>,
-    /// The principal.
-    pub principal: Subject,
-    /// The caller as records describe it.
-    pub caller: Arc<Caller>,
-    /// Whether its issuer allows handles for tokens.
-    by_handle: bool,
-    /// The generation of the keyring by which it was verified.
-    generation: u64,
-    /// Reports changes that concern its requests in flight.
-    subscription: Subscription,
-    /// The token's text. A presented token must be equal to it.
-    text: Box<str>,
-    /// The memory that it takes in total, in bytes.
-    bytes: usize,
-}
-
-impl CachedToken {
-    /// The memory in bytes of a token with this text, with everything that is kept of it and its
-    /// entry in the cache.
-    fn weigh(
-        text: &str,
-        verified: &Verified,
-        agents: usize,
-        caller: &Caller,
-        subscription: &Subscription,
-    ) -> usize {
-        let own = subscription.bytes()
-            + size_of::<Self>()
-            + size_of::<Caller>()
-            + agents * size_of::<Subject>()
-            + size_of_val(&*caller.chain);
-        // The text is the largest piece. Allocators round such pieces up by as much as a quarter.
-        own + text.len() + text.len() / 4 + verified.bytes() + ENTRY_BYTES
-    }
-}
+use crate::registry::{self, Changes, Registry};
+use crate::token::{KeySource as _, Presented, handle, verify};
 
 /// A caller whose token is valid and that may act. Only [`Authenticator::authenticate`] makes one.
 pub struct Authenticated {
@@ -156,29 +118,6 @@ pub enum TokenLookup {
     Verified,
 }
 
-/// The planned memory of a cached token, in bytes: an ML-DSA-65 root with its claims takes about
-/// eight thousand.
-const REMEMBERED_BYTES: u64 = 9 << 10;
-/// The memory in bytes that a cache entry takes in addition to the token: slots, hashes, and the
-/// allocator's overhead for six pieces.
-const ENTRY_BYTES: usize = 256;
-/// The largest cached token, in bytes. A larger one is verified each time. No chain of 40 KiB is as
-/// large.
-const ENTRY_MAX: usize = 64 << 10;
-/// The smallest cache, in bytes. A smaller one could not hold a single long chain.
-const MEMORY_MIN: u64 = 1 << 20;
-
-/// Weighs cached tokens by their memory, because a holder of a key can sign any number of long
-/// chains.
-#[derive(Clone)]
-struct Weight;
-
-impl quick_cache::Weighter<u64, Arc<CachedToken>> for Weight {
-    fn weight(&self, _: &u64, known: &Arc<CachedToken>) -> u64 {
-        known.bytes as u64
-    }
-}
-
 /// The two counters that a token which is not cached is charged to before it is verified.
 #[derive(Clone, Copy)]
 struct Charge {
@@ -200,7 +139,7 @@ pub struct Authenticator {
     verifier: Box<dyn Verifier>,
     clock: Arc<dyn Clock>,
     /// The token cache, by the keyed hash of the text; `None` where it is off.
-    memory: Option<quick_cache::sync::Cache<u64, Arc<CachedToken>, Weight>>,
+    memory: Option<TokenCache>,
     /// Has a random key, so that a caller cannot choose texts whose hashes collide.
     hashing: RandomState,
     /// Charges by peer network.
@@ -220,25 +159,31 @@ pub fn network(peer: IpAddr) -> u128 {
     }
 }
 
+/// How many tokens are cached, and how many others are verified.
+#[derive(Clone, Copy, Debug)]
+pub struct VerificationLimits {
+    /// The number of cached tokens (0: none).
+    pub token_cache: usize,
+    /// The requests a second that one peer network may send without a valid token.
+    pub peer_rps: u32,
+    /// The valid tokens and chains a second that are verified below one root token, where they are
+    /// not cached.
+    pub root_rps: u32,
+}
+
 impl Authenticator {
-    /// An authenticator over those registries. `token_cache` is the number of cached tokens (0:
-    /// none). `peer_rps` is the number of requests a second that one peer network may send without
-    /// a valid token. `root_rps` is the number of valid tokens and chains a second that are
-    /// verified below one root token, where they are not cached.
+    /// An authenticator over those registries.
     #[must_use]
     pub fn new(
-        books: (Arc<Keyring>, Arc<Registry>, Arc<Limiter>),
+        keyring: Arc<Keyring>,
+        registry: Arc<Registry>,
+        limiter: Arc<Limiter>,
         verifier: Box<dyn Verifier>,
         clock: Arc<dyn Clock>,
-        token_cache: usize,
-        (peer_rps, root_rps): (u32, u32),
+        limits: VerificationLimits,
     ) -> Self {
-        let (keyring, registry, limiter) = books;
-        // The cache is bounded in bytes, not in tokens: long chains take the room of many short
-        // tokens.
-        let bytes = REMEMBERED_BYTES.saturating_mul(token_cache as u64).max(MEMORY_MIN);
-        let memory = (token_cache > 0)
-            .then(|| quick_cache::sync::Cache::with_weighter(token_cache, bytes, Weight));
+        let VerificationLimits { token_cache, peer_rps, root_rps } = limits;
+        let memory = TokenCache::new(token_cache);
         let (peers, roots) = (Charges::per_second(peer_rps), Charges::per_second(root_rps));
         Self {
             keyring,
@@ -273,7 +218,10 @@ impl Authenticator {
         self.limit_unauthenticated(peer)?;
         // A root token has only one valid spelling, so its text identifies it. A keyed hash is
         // enough for counting.
-        let root = text.split('~').next().unwrap_or_default();
+        let root = match text.split_once('~') {
+            Some((root, _)) => root,
+            None => text,
+        };
         let charge = Charge { peer: network(peer), root: u128::from(self.hashing.hash_one(root)) };
         self.roots.take(charge.root, self.now()).map_err(|wait| {
             // No signature was verified. Other callers at the same address need not wait for this
@@ -318,45 +266,43 @@ impl Authenticator {
         // An unknown handle is tried as a token, so that it is refused and charged in the same way
         // as any other text.
         let held = handle::id(credential.0).and_then(|id| self.registry.handle(&id));
-        let text = held.as_ref().map_or(credential.0, |held| &held.text);
+        let text: &str = match &held {
+            Some(held) => &held.text,
+            None => credential.0,
+        };
         let hash = self.hashing.hash_one(text);
         // Read before the verification. If keys change during it, the cached token has the former
         // generation and is verified again.
         let generation = self.keyring.generation();
-        let same = |known: &Arc<CachedToken>| {
-            // In constant time: the time must not show how much of a guessed token equals a cached
-            // one.
-            let same = aws_lc_rs::constant_time::verify_slices_are_equal(
-                known.text.as_bytes(),
-                text.as_bytes(),
-            );
-            same.is_ok() && known.generation == generation
-        };
-        if let Some(known) = self.memory.as_ref().and_then(|memory| memory.get(&hash)).filter(same)
+        if let Some(memory) = &self.memory
+            && let Some(known) = memory.get(hash, text, generation)
         {
             // Observed before the status check, so that a revocation between the two is not missed.
             let changes = self.changes(&known);
             self.refused(peer, known.verified.still_valid(self.clock.now()))?;
             let class = self.refused(peer, self.check_status(&known, held.is_some(), &tables));
-            let caller = self.admitted(known, class, (tables, held.map(|held| held.id)))?;
+            let caller = self.admitted(known, class, tables, held.map(|held| held.id))?;
             // A cached token needs no charge, because it costs no signature.
             return Ok(Authentication { caller, changes, found: TokenLookup::Cached });
         }
         // Before any signature is verified: that is the work that an unauthenticated caller must
         // not cause without limit.
         let charge = self.charge(peer, text)?;
-        let known = self.verify(text, generation).inspect_err(|_| self.settle(charge, false))?;
-        let known = Arc::new(known);
+        let known = match self.verify(text, generation) {
+            Ok(known) => Arc::new(known),
+            Err(refusal) => {
+                self.settle(charge, false);
+                return Err(refusal.into());
+            }
+        };
         let changes = self.changes(&known);
         let class = self.check_status(&known, held.is_some(), &tables);
         self.settle(charge, class.is_ok());
         // A caller that may not act replaces no other token in the cache.
-        if let (Some(memory), Ok(_)) = (&self.memory, &class)
-            && known.bytes <= ENTRY_MAX
-        {
-            memory.insert(hash, Arc::clone(&known));
+        if let (Some(memory), Ok(_)) = (&self.memory, &class) {
+            memory.insert(hash, &known);
         }
-        let caller = self.admitted(known, class, (tables, held.map(|held| held.id)))?;
+        let caller = self.admitted(known, class, tables, held.map(|held| held.id))?;
         Ok(Authentication { caller, changes, found: TokenLookup::Verified })
     }
 
@@ -377,7 +323,8 @@ impl Authenticator {
         &self,
         remembered: Arc<CachedToken>,
         class: Result<Arc<Class>, Refusal>,
-        (tables, handle): (Arc<Tables>, Option<HandleId>),
+        tables: Arc<Tables>,
+        handle: Option<HandleId>,
     ) -> Result<Authenticated, Box<Denied>> {
         match class {
             Ok(class) => {
@@ -392,23 +339,26 @@ impl Authenticator {
     /// Counts a cached token that is refused against its peer. A token that is not cached was
     /// counted before.
     fn refused<T>(&self, peer: IpAddr, answer: Result<T, Refusal>) -> Result<T, Refusal> {
-        // `peer-rate` has priority over the reason: a peer over its rate learns no more about the
-        // token.
-        answer.map_err(|refusal| self.limit_unauthenticated(peer).err().unwrap_or(refusal))
+        if answer.is_err() {
+            // `peer-rate` has priority over the reason: a peer over its rate learns no more about
+            // the token.
+            self.limit_unauthenticated(peer)?;
+        }
+        answer
     }
 
     /// Verifies a token and computes its cache entry.
     fn verify(&self, text: &str, generation: u64) -> Result<CachedToken, Refusal> {
         let presented = Presented::read(text)?;
         let verified = verify(&presented, &*self.keyring, &*self.verifier, self.clock.now())?;
-        let agents: Vec<Subject> = verified
-            .agent()
-            .lineage()
-            .map(|name| self.limiter.subject(SubjectKind::Agent, name))
-            .collect();
+        let mut agents = Vec::new();
+        for name in verified.agent().lineage() {
+            agents.push(self.limiter.subject(SubjectKind::Agent, name));
+        }
         // Principals are counted by issuer, because two issuers may use the same name.
         let principal = self.limiter.principal(verified.issuer(), verified.principal().as_str());
-        let by_handle = self.keyring.key(verified.kid()).is_some_and(|key| key.issuer.handles);
+        let key = self.keyring.key(verified.kid());
+        let by_handle = key.is_some_and(|key| key.issuer.handles);
         let (agent, named) = (verified.agent().clone(), verified.principal().clone());
         let caller =
             Arc::new(Caller { agent, principal: named, chain: verified.chain().collect() });
@@ -447,9 +397,10 @@ impl Authenticator {
             return Err(Code::HandleRequired.into());
         }
         let name = self.registry.class(known.verified.agent());
-        tables
-            .class(&name)
-            .ok_or_else(|| Refusal::new(Code::ClassUnknown).because(format_args!("class {name}")))
+        match tables.class(&name) {
+            Some(class) => Ok(class),
+            None => Err(Refusal::new(Code::ClassUnknown).because(format_args!("class {name}"))),
+        }
     }
 
     /// Checks times, key, token and agent. Returns the token's handle, where it has one.
@@ -473,7 +424,8 @@ impl Authenticator {
         let generation = self.keyring.generation();
         if known.generation == generation {
             // The common case: no key or issuer has changed, so only times and status are checked.
-            return self.may_act(known).map(|_| None);
+            self.may_act(known)?;
+            return Ok(None);
         }
         let token = Arc::new(self.verify(&known.text, generation)?);
         // Observed before the status check, so that a change between the two is not missed.
@@ -485,7 +437,10 @@ impl Authenticator {
     /// The memory of the cached tokens, in bytes.
     #[must_use]
     pub fn remembered_bytes(&self) -> u64 {
-        self.memory.as_ref().map_or(0, quick_cache::sync::Cache::weight)
+        match &self.memory {
+            Some(memory) => memory.bytes(),
+            None => 0,
+        }
     }
 
     /// Frees the memory of peers and roots without recent charges.

@@ -20,6 +20,17 @@ pub enum CacheScope {
     Shared,
 }
 
+/// In whose name a request is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheOwner<'o> {
+    /// The issuer of the token.
+    pub issuer: &'o str,
+    /// The principal, as that issuer names it.
+    pub principal: &'o str,
+    /// The class of the agent.
+    pub class: &'o str,
+}
+
 /// Makes salts: HMAC-SHA256 (RFC 2104) of the scope. The key is random and drawn at the start, so
 /// that no caller can compute the salt of another.
 pub struct CacheSalts {
@@ -48,15 +59,10 @@ impl CacheSalts {
         &self.bytes
     }
 
-    /// The salt, in base64url, of a request in the name of an issuer's principal. `None` where all
-    /// requests share the cache.
+    /// The salt, in base64url, of a request of `owner`. `None` where all requests share the cache.
     #[must_use]
-    pub fn salt(
-        &self,
-        scope: CacheScope,
-        (issuer, principal): (&str, &str),
-        class: &str,
-    ) -> Option<String> {
+    pub fn salt(&self, scope: CacheScope, owner: CacheOwner<'_>) -> Option<String> {
+        let CacheOwner { issuer, principal, class } = owner;
         let name = match scope {
             // The issuer is part of it: the same name at another issuer is another principal.
             CacheScope::Principal => ["principal", issuer, principal].join("\0"),
@@ -77,8 +83,9 @@ mod tests {
     #[test]
     fn a_salt_is_shared_by_the_scope_alone() {
         let salts = CacheSalts::new().expect("entropy");
+        let issuer = "https://a.example";
         let of =
-            |scope, principal, class| salts.salt(scope, ("https://a.example", principal), class);
+            |scope, principal, class| salts.salt(scope, CacheOwner { issuer, principal, class });
         assert_eq!(
             of(CacheScope::Principal, "team:a", "x"),
             of(CacheScope::Principal, "team:a", "y")
@@ -90,13 +97,14 @@ mod tests {
         assert_eq!(of(CacheScope::Class, "team:a", "x"), of(CacheScope::Class, "team:b", "x"));
         assert_ne!(of(CacheScope::Class, "x", "x"), of(CacheScope::Principal, "x", "x"));
         assert_eq!(of(CacheScope::Shared, "team:a", "x"), None);
-        let elsewhere = |scope| salts.salt(scope, ("https://b.example", "team:a"), "x");
+        let other = CacheOwner { issuer: "https://b.example", principal: "team:a", class: "x" };
+        let elsewhere = |scope| salts.salt(scope, other);
         assert_ne!(of(CacheScope::Principal, "team:a", "x"), elsewhere(CacheScope::Principal));
         assert_eq!(of(CacheScope::Class, "team:a", "x"), elsewhere(CacheScope::Class));
         let other = CacheSalts::new().expect("entropy");
         assert_ne!(
             of(CacheScope::Class, "a", "x"),
-            other.salt(CacheScope::Class, ("https://a.example", "a"), "x")
+            other.salt(CacheScope::Class, CacheOwner { issuer, principal: "a", class: "x" })
         );
     }
 }

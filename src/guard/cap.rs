@@ -45,7 +45,9 @@ pub fn cap(governed: Governed<'_>) -> Result<Capped<'_>, Refusal> {
     let caller = understood.routed().paced().caller();
     let mut lowest = caller.class().output_tokens;
     for grants in caller.token().verified.grants() {
-        lowest = grants.output_tokens.unwrap_or(lowest).min(lowest);
+        if let Some(own) = grants.output_tokens {
+            lowest = lowest.min(own);
+        }
     }
     let cap = match understood.asked() {
         RequestKind::Call { call, .. } if writes_tokens(call.operation()) => {

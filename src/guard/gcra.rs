@@ -54,15 +54,12 @@ impl Limit {
     /// both at once.
     #[must_use]
     pub fn new(period: Period, rate: u64, burst: Option<u64>) -> Self {
-        // A larger number limits nothing in practice, so it is cut to `u32`. That keeps the state
-        // small.
-        let clip = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let rate = clip(rate);
-        Self {
-            period,
-            rate,
-            burst: burst.map_or((rate / 6).max(rate.min(SMALL_BURST)), clip).max(1),
-        }
+        let burst = match burst {
+            Some(burst) => clip(burst),
+            None => (rate / 6).max(rate.min(SMALL_BURST)),
+        };
+        Self { period, rate, burst: burst.max(1) }
     }
 
     /// Nanoseconds between two requests at the limit's rate. The rate must not be 0.
@@ -76,6 +73,12 @@ impl Limit {
         // One request of the burst needs no tolerance: it passes at the arrival time.
         self.interval().saturating_mul(self.burst as u64 - 1)
     }
+}
+
+/// A number of requests, cut to `u32`. A larger number has no effect in practice, and the smaller
+/// type keeps the state small.
+fn clip(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// The remaining part of the limit that is nearest to its end.
@@ -117,6 +120,14 @@ struct Arrival {
     at: u64,
 }
 
+impl Arrival {
+    /// How far it is ahead of `now`, in requests. Rounded up, so that a new limit is never treated
+    /// too well. The rate must not be 0.
+    fn debt(&self, now: u64) -> u64 {
+        self.at.saturating_sub(now).div_ceil(self.limit.interval().max(1))
+    }
+}
+
 /// Distinct limits that one subject may be tested against within one period. A subject has as many
 /// as it has tokens with different rates in use at once. A request with a further limit waits until
 /// one of them is idle.
@@ -150,20 +161,23 @@ impl RateState {
         if let Some(own) = self.arrivals().find(|arrival| arrival.limit == limit) {
             return own.at.max(now);
         }
-        // The debt of another limit, in requests. Rounded up, so that a new limit is never treated
-        // too well.
-        let debt = |other: &Arrival| {
-            (other.at.saturating_sub(now)).div_ceil(other.limit.interval().max(1))
-        };
-        // Only limits of the same period are compared: a debt of one minute is no measure for one
-        // second.
-        let same_period = self
-            .arrivals()
-            .filter(|other| other.limit.period == limit.period && other.limit.rate > 0);
+        let mut debt = 0;
+        for other in self.arrivals() {
+            // Only limits of the same period are compared: a debt of one minute is no measure for
+            // one second.
+            if other.limit.period == limit.period && other.limit.rate > 0 {
+                debt = debt.max(other.debt(now));
+            }
+        }
         // At most one burst: the new limit is then full, and a request waits no longer than that
         // limit justifies.
-        let requests = same_period.map(debt).max().unwrap_or(0).min(u64::from(limit.burst));
+        let requests = debt.min(u64::from(limit.burst));
         now.saturating_add(limit.interval().saturating_mul(requests))
+    }
+
+    /// Whether the limit is in use.
+    fn has(&self, limit: Limit) -> bool {
+        self.arrivals().any(|arrival| arrival.limit == limit)
     }
 
     /// Tests `limits` at `now`. If all pass, counts one request against every limit of this
@@ -175,10 +189,10 @@ impl RateState {
         // First, so that limits no longer in use do not count against `LIMITS_MAX`.
         self.forget_idle(now, limits);
         let known = self.arrivals().count();
-        let new = limits
-            .iter()
-            .filter(|limit| !self.arrivals().any(|arrival| arrival.limit == **limit))
-            .count();
+        let mut new = 0;
+        for limit in limits {
+            new += usize::from(!self.has(*limit));
+        }
         let mut tightest: Option<Headroom> = None;
         for &limit in limits {
             // Before `interval`, which divides by the rate.
@@ -213,7 +227,7 @@ impl RateState {
     /// request.
     fn count(&mut self, limits: &[Limit], now: u64) -> Vec<(Limit, u64)> {
         for &limit in limits {
-            if !self.arrivals().any(|arrival| arrival.limit == limit) {
+            if !self.has(limit) {
                 // The start of a new limit depends on the others, so it is computed before they
                 // move.
                 let arrival = Arrival { limit, at: self.arrival(limit, now) };
@@ -245,9 +259,11 @@ impl RateState {
         for arrival in self.arrivals_mut() {
             // A clamped limit moved by less than one interval. Subtracting a whole one would give
             // the caller additional requests.
-            let part =
-                clamped.iter().find(|(limit, _)| *limit == arrival.limit).map(|(_, part)| *part);
-            arrival.at = arrival.at.saturating_sub(part.unwrap_or(arrival.limit.interval()));
+            let moved = match clamped.iter().find(|(limit, _)| *limit == arrival.limit) {
+                Some((_, part)) => *part,
+                None => arrival.limit.interval(),
+            };
+            arrival.at = arrival.at.saturating_sub(moved);
         }
     }
 
@@ -286,7 +302,10 @@ impl RateState {
         if self.first.is_some_and(|first| first.at <= now && !asked.contains(&first.limit)) {
             // The inline field is filled from the list, so that one limit in use needs no
             // allocation.
-            self.first = self.more.as_mut().and_then(|more| more.pop());
+            self.first = match &mut self.more {
+                Some(more) => more.pop(),
+                None => None,
+            };
         }
     }
 }
@@ -405,7 +424,10 @@ mod tests {
             rates in prop::collection::vec((1u64..40, 1u64..10), 1..4),
             steps in prop::collection::vec((0u64..3_000, 0usize..4), 1..400),
         ) {
-            let limits: Vec<Limit> = rates.iter().map(|&(rate, burst)| Limit::new(Period::Minute, rate, Some(burst))).collect();
+            let limits: Vec<Limit> = rates
+                .iter()
+                .map(|&(rate, burst)| Limit::new(Period::Minute, rate, Some(burst)))
+                .collect();
             let mut tally = RateState::default();
             let mut passed: Vec<Vec<u64>> = vec![Vec::new(); limits.len()];
             let mut now = 0;
@@ -421,8 +443,10 @@ mod tests {
             }
             for (limit, times) in limits.iter().zip(&passed) {
                 for (place, from) in times.iter().enumerate() {
-                    let within = times[place..].iter().filter(|at| **at - from < 60 * SECOND).count() as u64;
-                    prop_assert!(within <= u64::from(limit.rate) + u64::from(limit.burst), "{within} under {limit:?}");
+                    let within =
+                        times[place..].iter().filter(|at| **at - from < 60 * SECOND).count();
+                    let most = u64::from(limit.rate) + u64::from(limit.burst);
+                    prop_assert!(within as u64 <= most, "{within} under {limit:?}");
                 }
             }
         }

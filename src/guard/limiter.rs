@@ -107,13 +107,23 @@ pub struct Limiter {
     clock: Arc<dyn Clock>,
 }
 
+/// A random number.
+fn random() -> u64 {
+    RandomState::default().hash_one(())
+}
+
+/// A seed that is never freed, because the hasher borrows it with a static lifetime. A process
+/// makes two.
+fn shared(seed: u64) -> &'static SharedSeed {
+    Box::leak(Box::new(SharedSeed::from_u64(seed)))
+}
+
 impl Limiter {
     /// An empty limiter on `clock`, with random keys.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         // The keys are random so that a caller cannot choose names whose hashes collide: two
         // subjects with one hash would share their limits.
-        let random = || RandomState::default().hash_one(());
         Self::keyed(clock, [random(), random(), random(), random()])
     }
 
@@ -121,9 +131,6 @@ impl Limiter {
     #[must_use]
     pub fn keyed(clock: Arc<dyn Clock>, seeds: Seeds) -> Self {
         let [high, low, shared_high, shared_low] = seeds;
-        // Two seeds for the life of the process, because the hasher borrows them with a static
-        // lifetime.
-        let shared = |seed| &*Box::leak(Box::new(SharedSeed::from_u64(seed)));
         let keys = [
             SeedableRandomState::with_seed(high, shared(shared_high)),
             SeedableRandomState::with_seed(low, shared(shared_low)),
@@ -166,7 +173,10 @@ impl Limiter {
         // What full limits counted of this request, by the ask's index: only that much may be taken
         // back.
         let mut clamped = Vec::new();
-        for (place, ask) in asks.iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty()) {
+        for (place, ask) in asks.iter().enumerate() {
+            if ask.limits.is_empty() {
+                continue;
+            }
             // Each entry is locked alone and briefly. Two locks at once could deadlock with another
             // request.
             let taken =
@@ -174,27 +184,37 @@ impl Limiter {
             match taken {
                 Ok(taken) => {
                     first = first.or(taken.headroom);
-                    clamped.extend(taken.clamped.into_iter().map(|part| (place, part)));
+                    for part in taken.clamped {
+                        clamped.push((place, part));
+                    }
                 }
                 Err(exceeded) => {
                     // Taken back, so that a refused request uses up no narrower rate.
-                    for (at, counted) in
-                        asks[..place].iter().enumerate().filter(|(_, ask)| !ask.limits.is_empty())
-                    {
-                        if let Some(mut account) = self.accounts.get_mut(&counted.subject.key) {
-                            let parts: Vec<_> = clamped
-                                .iter()
-                                .filter(|(of, _)| *of == at)
-                                .map(|(_, part)| *part)
-                                .collect();
-                            account.rates.give_back(&parts);
-                        }
-                    }
+                    self.give_back(&asks[..place], &clamped);
                     return Err(RateExceeded { kind: ask.subject.kind, exceeded });
                 }
             }
         }
         Ok(first)
+    }
+
+    /// Takes a request back that was counted against `asks`. `clamped` has what full limits counted
+    /// of it, by the ask's index.
+    fn give_back(&self, asks: &[Ask], clamped: &[(usize, (Limit, u64))]) {
+        for (at, counted) in asks.iter().enumerate() {
+            if counted.limits.is_empty() {
+                continue;
+            }
+            if let Some(mut account) = self.accounts.get_mut(&counted.subject.key) {
+                let mut parts = Vec::new();
+                for (of, part) in clamped {
+                    if *of == at {
+                        parts.push(*part);
+                    }
+                }
+                account.rates.give_back(&parts);
+            }
+        }
     }
 
     /// Takes a slot for every subject, up to its limit (`u64::MAX` counts without a limit).
@@ -278,8 +298,12 @@ impl Permit {
     pub fn with(mut self, mut other: Self) -> Self {
         // `other` keeps no keys, so its drop returns no slot twice.
         self.taken.append(&mut other.taken);
-        self.limiter = self.limiter.take().or_else(|| other.limiter.take());
-        self.upstream = self.upstream.take().or_else(|| other.upstream.take());
+        if self.limiter.is_none() {
+            self.limiter = other.limiter.take();
+        }
+        if self.upstream.is_none() {
+            self.upstream = other.upstream.take();
+        }
         self
     }
 }

@@ -3,7 +3,8 @@
 //! compile.
 //!
 //! ```text
-//! Credential → Authenticated → Paced → Routed → Understood → Cleared → Screened → Governed → Capped → Reserved → Admitted
+//! Credential → Authenticated → Paced → Routed → Understood → Cleared → Screened → Governed
+//! → Capped → Reserved → Admitted
 //! ```
 //!
 //! The next steps are in `audit` (the admission is recorded) and in `proxy` (the request is

@@ -2,6 +2,7 @@
 //! agents that it was delegated from, and of its principal. The slots are taken before the body is
 //! read, so that a caller holds at most as many bodies as it may have requests.
 
+use std::iter::zip;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +63,7 @@ pub fn pace(caller: Authenticated, limiter: &Arc<Limiter>) -> Result<Paced, Over
     let mut asks = Vec::with_capacity(token.agents.len() + 1);
     // Each token of a chain limits its own agent. So delegated agents share the rate of their
     // parent.
-    for (&subject, grants) in token.agents.iter().zip(token.verified.grants()) {
+    for (&subject, grants) in zip(&token.agents, token.verified.grants()) {
         let mut limits = class.clone();
         // The token's rates are added to those of the class, not put in their place: a token can
         // only narrow.
@@ -93,7 +94,7 @@ fn slots(caller: &Authenticated) -> Vec<(Subject, u64)> {
     let token = caller.token();
     let class = caller.class().caps.in_flight.unwrap_or(u64::MAX);
     let mut slots = Vec::with_capacity(token.agents.len() + 1);
-    for (&subject, grants) in token.agents.iter().zip(token.verified.grants()) {
+    for (&subject, grants) in zip(&token.agents, token.verified.grants()) {
         // The smaller limit counts, so that a token can only narrow its class.
         slots.push((subject, grants.in_flight.map_or(class, |own| own.min(class))));
     }
@@ -108,9 +109,11 @@ impl Holder {
     #[must_use]
     pub fn of(caller: &Authenticated) -> Self {
         let verified = &caller.token().verified;
-        let root =
-            // Ids and lineage are in the same order, so the last pair is the root token's.
-            verified.ids().zip(verified.agent().lineage()).last().map_or("", |(_, agent)| agent);
+        // Ids and lineage are in the same order, so the last pair is the root token's.
+        let mut root = "";
+        for (_, agent) in zip(verified.ids(), verified.agent().lineage()) {
+            root = agent;
+        }
         let class = caller.class();
         Self { class: class.name.as_str().into(), weight: class.weight, root: root.into() }
     }

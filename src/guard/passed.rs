@@ -42,6 +42,20 @@ pub struct Ahead {
     ahead_ns: u64,
 }
 
+impl Ahead {
+    /// A limit and the nanoseconds that its next arrival time is ahead.
+    const fn new(limit: Limit, ahead_ns: u64) -> Self {
+        let Limit { period, rate, burst } = limit;
+        Self { minute: matches!(period, Period::Minute), rate, burst, ahead_ns }
+    }
+
+    /// The limit.
+    const fn limit(&self) -> Limit {
+        let period = if self.minute { Period::Minute } else { Period::Second };
+        Limit { period, rate: self.rate, burst: self.burst }
+    }
+}
+
 /// All rate states that are not idle.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tallies {
@@ -58,11 +72,10 @@ impl Limiter {
         let now = self.now();
         let mut rates = Vec::new();
         for account in &self.accounts {
-            let ahead = |(limit, ahead_ns): (Limit, u64)| {
-                let Limit { period, rate, burst } = limit;
-                Ahead { minute: period == Period::Minute, rate, burst, ahead_ns }
-            };
-            let ahead: Vec<Ahead> = account.rates.ahead(now).map(ahead).collect();
+            let mut ahead = Vec::new();
+            for (limit, ahead_ns) in account.rates.ahead(now) {
+                ahead.push(Ahead::new(limit, ahead_ns));
+            }
             // Idle subjects are left out: they are the same as unknown ones.
             if !ahead.is_empty() {
                 rates.push(((*account.key()).into(), ahead));
@@ -74,8 +87,13 @@ impl Limiter {
     /// The work in flight of every subject that has some.
     #[must_use]
     pub fn in_flight(&self) -> Vec<(Key, u32)> {
-        let busy = self.accounts.iter().filter(|account| account.in_flight > 0);
-        busy.map(|account| ((*account.key()).into(), account.in_flight)).collect()
+        let mut busy = Vec::new();
+        for account in &self.accounts {
+            if account.in_flight > 0 {
+                busy.push(((*account.key()).into(), account.in_flight));
+            }
+        }
+        busy
     }
 
     /// Continues from the rates that another process has passed on. The time of the transfer is not
@@ -83,12 +101,8 @@ impl Limiter {
     pub fn take_in(&self, rates: Vec<(Key, Vec<Ahead>)>) {
         let now = self.now();
         for (key, ahead) in rates {
-            let limit = |one: &Ahead| {
-                let period = if one.minute { Period::Minute } else { Period::Second };
-                (Limit { period, rate: one.rate, burst: one.burst }, one.ahead_ns)
-            };
-            self.accounts.entry(key.into()).or_default().rates =
-                RateState::of_ahead(ahead.iter().map(limit), now);
+            let ahead = ahead.iter().map(|one| (one.limit(), one.ahead_ns));
+            self.accounts.entry(key.into()).or_default().rates = RateState::of_ahead(ahead, now);
         }
     }
 }
@@ -121,17 +135,18 @@ impl InFlight {
     /// The work in flight now.
     #[must_use]
     pub fn of(limiter: &Limiter, slots: &Slots) -> Self {
-        let at = |(upstream, holder, count): (Arc<str>, Holder, u64)| AtUpstream {
-            upstream: upstream.to_string(),
-            class: holder.class.to_string(),
-            weight: holder.weight,
-            root: holder.root.to_string(),
-            count,
-        };
-        Self {
-            subjects: limiter.in_flight(),
-            upstreams: slots.held().into_iter().map(at).collect(),
+        let subjects = limiter.in_flight();
+        let mut upstreams = Vec::new();
+        for (upstream, holder, count) in slots.held() {
+            upstreams.push(AtUpstream {
+                upstream: upstream.to_string(),
+                class: holder.class.to_string(),
+                weight: holder.weight,
+                root: holder.root.to_string(),
+                count,
+            });
         }
+        Self { subjects, upstreams }
     }
 }
 
@@ -168,8 +183,10 @@ impl RemoteWork {
 
     /// Replaces the counts in flight by subject.
     fn set_subjects(&self, held: &mut HashMap<u128, u32>, subjects: Vec<(Key, u32)>) {
-        let now: HashMap<u128, u32> =
-            subjects.into_iter().map(|(key, count)| (key.into(), count)).collect();
+        let mut now: HashMap<u128, u32> = HashMap::with_capacity(subjects.len());
+        for (key, count) in subjects {
+            now.insert(key.into(), count);
+        }
         for (key, count) in &now {
             let mut account = self.limiter.accounts.entry(*key).or_default();
             // Only the difference changes: the account also counts work of this process.

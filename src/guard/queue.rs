@@ -9,6 +9,7 @@
 //! The waiting list is bounded and shared by the same rule. When it is full, an agent that waits
 //! less often can still join. It replaces the newest request of the agent that waits most often.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -62,6 +63,17 @@ struct QueuedClass {
     agents: BTreeMap<Arc<str>, QueuedAgent>,
 }
 
+impl QueuedClass {
+    /// Which of two classes gets the next slot: the one with the smaller share, then the one with
+    /// fewer turns.
+    fn by_turn(&self, other: &Self) -> Ordering {
+        // The shares held/weight are compared as cross products, which are exact.
+        let own_share = u128::from(self.held) * u128::from(other.weight);
+        let other_share = u128::from(other.held) * u128::from(self.weight);
+        own_share.cmp(&other_share).then(self.passed.cmp(&other.passed))
+    }
+}
+
 /// The increase of `passed` for a class of weight 1.
 const TURN: u64 = 1 << 20;
 
@@ -109,17 +121,24 @@ impl Queue {
     }
 
     /// How many slots each holder has.
-    pub fn holders(&self) -> impl Iterator<Item = (Holder, u64)> {
-        self.classes.iter().flat_map(|(name, class)| {
+    #[must_use]
+    pub fn holders(&self) -> Vec<(Holder, u64)> {
+        let mut holders = Vec::new();
+        for (name, class) in &self.classes {
             let weight = u32::try_from(class.weight).unwrap_or(u32::MAX);
-            let holder = move |root: &Arc<str>| Holder {
-                class: Arc::clone(name),
-                weight,
-                root: Arc::clone(root),
-            };
-            let busy = class.agents.iter().filter(|(_, agent)| agent.held > 0);
-            busy.map(move |(root, agent)| (holder(root), agent.held))
-        })
+            for (root, agent) in &class.agents {
+                if agent.held > 0 {
+                    let (class, root) = (Arc::clone(name), Arc::clone(root));
+                    holders.push((Holder { class, weight, root }, agent.held));
+                }
+            }
+        }
+        holders
+    }
+
+    /// The agent of a holder, where it holds a slot or waits for one.
+    fn agent(&self, holder: &Holder) -> Option<&QueuedAgent> {
+        self.classes.get(&holder.class)?.agents.get(&holder.root)
     }
 
     /// Waits for a slot. At most `length` requests may wait at the same time.
@@ -128,9 +147,10 @@ impl Queue {
         if self.waiting >= length {
             // The agent's own waiting requests count with the new one, so that an agent never
             // replaces its own.
-            let own =
-                self.classes.get(&holder.class).and_then(|class| class.agents.get(&holder.root));
-            let own = own.map_or(0, |agent| agent.waiting.len());
+            let own = match self.agent(holder) {
+                Some(agent) => agent.waiting.len(),
+                None => 0,
+            };
             let Some(last) = self.most_waiting(own + 1) else { return Joined::Full };
             self.leave(last);
             joined = Joined::Instead(last);
@@ -160,7 +180,7 @@ impl Queue {
         let agents = self.classes.values().flat_map(|class| class.agents.values());
         // Among equals, the agent with the newest request loses it.
         let most = agents.max_by_key(|agent| (agent.waiting.len(), agent.waiting.back()))?;
-        most.waiting.back().filter(|_| most.waiting.len() > than).copied()
+        if most.waiting.len() > than { most.waiting.back().copied() } else { None }
     }
 
     /// Removes a waiting request from the list.
@@ -185,14 +205,8 @@ impl Queue {
         if self.held >= slots {
             return None;
         }
-        // The shares held/weight are compared as cross products, which are exact.
-        let share = |one: &QueuedClass, other: &QueuedClass| {
-            (u128::from(one.held) * u128::from(other.weight))
-                .cmp(&(u128::from(other.held) * u128::from(one.weight)))
-        };
         let waiting = self.classes.iter().filter(|(_, class)| class.waiting > 0);
-        let (name, class) = waiting
-            .min_by(|(_, one), (_, other)| share(one, other).then(one.passed.cmp(&other.passed)))?;
+        let (name, class) = waiting.min_by(|(_, one), (_, other)| one.by_turn(other))?;
         let agents = class.agents.iter().filter(|(_, agent)| !agent.waiting.is_empty());
         // Fewest slots first; then the longest time since the last turn.
         let (root, _) = agents.min_by_key(|(_, agent)| (agent.held, agent.turn))?;
@@ -233,9 +247,10 @@ impl Queue {
     pub fn release(&mut self, holder: &Holder) {
         // A slot that was never granted changes no count.
         let Some(class) = self.classes.get_mut(&holder.class) else { return };
-        let Some(agent) = class.agents.get_mut(&holder.root).filter(|agent| agent.held > 0) else {
+        let Some(agent) = class.agents.get_mut(&holder.root) else { return };
+        if agent.held == 0 {
             return;
-        };
+        }
         agent.held -= 1;
         class.held -= 1;
         self.held -= 1;
@@ -374,7 +389,10 @@ mod tests {
             slots in 1..6_u64,
         ) {
             let (mut queue, mut naive) = (Queue::default(), Naive::default());
-            let of = |class: usize, root: usize| holder(["a", "b", "c"][class], [1, 2, 5][class], ["w", "x", "y", "z"][root]);
+            let (classes, roots) = (["a", "b", "c"], ["w", "x", "y", "z"]);
+            let of = |class: usize, root: usize| {
+                holder(classes[class], [1, 2, 5][class], roots[root])
+            };
             let mut ticket = 0;
             for (what, class, root) in steps {
                 let one = of(class, root);
@@ -382,7 +400,8 @@ mod tests {
                     0 | 1 => {
                         ticket += 1;
                         if queue.take(&one, slots) {
-                            prop_assert!(naive.waiting.is_empty() && (naive.held.len() as u64) < slots);
+                            let held = naive.held.len() as u64;
+                            prop_assert!(naive.waiting.is_empty() && held < slots);
                             naive.held.push(one);
                         } else {
                             prop_assert_eq!(queue.join(ticket, &one, 1000), Joined::Waits);
@@ -406,12 +425,14 @@ mod tests {
                 }
                 while let Some(next) = queue.next(slots) {
                     prop_assert!(naive.allowed(next), "{next} was not next");
-                    let at = naive.waiting.iter().position(|(waiting, _)| *waiting == next).expect("waits");
+                    let mut tickets = naive.waiting.iter().map(|(waiting, _)| *waiting);
+                    let at = tickets.position(|waiting| waiting == next).expect("waits");
                     let (_, holder) = naive.waiting.remove(at);
                     naive.turn(&holder);
                     naive.held.push(holder);
                 }
-                prop_assert_eq!((queue.held(), queue.waiting()), (naive.held.len() as u64, naive.waiting.len()));
+                prop_assert_eq!(queue.held(), naive.held.len() as u64);
+                prop_assert_eq!(queue.waiting(), naive.waiting.len());
                 prop_assert!(naive.waiting.is_empty() || naive.held.len() as u64 == slots, "a \
                     place is free while some wait");
             }
@@ -419,12 +440,15 @@ mod tests {
 
         #[test]
         fn nobody_without_a_place_waits_for_more_grants_than_there_are_agents(
-            greedy in 1..5_usize, slots in 1..8_u64, order in proptest::collection::vec(0..8_usize, 200),
+            greedy in 1..5_usize,
+            slots in 1..8_u64,
+            order in proptest::collection::vec(0..8_usize, 200),
         ) {
             // Greedy agents send requests without end; one agent with single requests is served
             // within a round.
             let mut queue = Queue::default();
-            let agents: Vec<Holder> = (0..greedy).map(|number| holder("c", 1, &format!("a/{number}"))).collect();
+            let agents: Vec<Holder> =
+                (0..greedy).map(|number| holder("c", 1, &format!("a/{number}"))).collect();
             let modest = holder("c", 1, "a/modest");
             let mut held = Vec::new();
             let mut owner = std::collections::HashMap::new();

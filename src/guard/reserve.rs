@@ -85,7 +85,8 @@ pub fn reserve<'b>(
         RequestKind::Call { call, candidates, fetches } => {
             // A call always has a turn (a slot at an upstream). Without one, the caller of this
             // function has a fault.
-            let (upstream, slot) = turn.ok_or(Code::Internal)?.into_parts();
+            let Some(turn) = turn else { return Err(Code::Internal.into()) };
+            let (upstream, slot) = turn.into_parts();
             let model = candidates.model();
             // The queue counts the upstream's slots; only its rates are counted here.
             let rates = rates_alone(&upstream.caps);

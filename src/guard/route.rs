@@ -31,16 +31,25 @@ fn decoded(name: &str) -> Option<String> {
             bytes.push(byte);
             continue;
         }
-        // `to_digit` accepts no sign, in contrast to `from_str_radix`, which accepts `+1`.
-        let digit = |byte: Option<u8>| {
-            char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
-        };
-        bytes.push(digit(rest.next())? << 4 | digit(rest.next())?);
+        bytes.push(hex_digit(rest.next())? << 4 | hex_digit(rest.next())?);
     }
     let name = String::from_utf8(bytes).ok()?;
     // Checked after decoding: `%2e%2e` and an encoded slash must not form a dot segment or an empty
     // one.
     (!name.chars().any(char::is_control) && name.split('/').all(is_segment)).then_some(name)
+}
+
+/// The value of a hexadecimal digit.
+fn hex_digit(byte: Option<u8>) -> Option<u8> {
+    // `to_digit` accepts no sign, in contrast to `from_str_radix`, which accepts `+1`.
+    u8::try_from(char::from(byte?).to_digit(16)?).ok()
+}
+
+/// Whether every parser of a path reads the byte as a character of a name, or as a slash. Other
+/// characters are rewritten, decoded or treated as a separator by some of them.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_graphic()
+        && !matches!(byte, b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|')
 }
 
 /// Whether a path segment has a name, and is not a dot segment (RFC 3986 section 3.3).
@@ -72,24 +81,21 @@ impl<'u> RequestTarget<'u> {
     /// `target-not-canonical`, or `token-in-query` where the query has a credential.
     pub fn read(uri: &'u Uri) -> Result<Self, Refusal> {
         let path = uri.path();
-        // Characters that some parsers rewrite, decode or treat as a separator.
-        let plain = |byte: u8| {
-            byte.is_ascii_graphic()
-                && !matches!(
-                    byte,
-                    b'%' | b';' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|'
-                )
+        let model = match path.strip_prefix(MODEL_PATH) {
+            Some(name) if name.contains('%') => decoded(name),
+            Some(_) | None => None,
         };
-        let name = path.strip_prefix(MODEL_PATH).filter(|name| name.contains('%'));
-        let model = name.and_then(decoded);
         let canonical = path.starts_with('/')
-            && path.bytes().all(|byte| plain(byte) || byte == b'%' && model.is_some())
+            && path.bytes().all(|byte| is_plain(byte) || byte == b'%' && model.is_some())
             && (path == "/" || path.split('/').skip(1).all(is_segment));
         // The query is checked before the path's result: a credential in a URL must get its own
         // code, because URLs are often logged.
         if let Some(query) = uri.query() {
             for parameter in query.split('&') {
-                let name = parameter.split('=').next().unwrap_or_default();
+                let name = match parameter.split_once('=') {
+                    Some((name, _)) => name,
+                    None => parameter,
+                };
                 if CREDENTIAL_PARAMETERS.iter().any(|known| name.eq_ignore_ascii_case(known)) {
                     return Err(Code::TokenInQuery.into());
                 }
@@ -217,7 +223,10 @@ pub fn route(paced: Paced, method: &Method, target: &RequestTarget<'_>) -> Resul
         return Err(Refusal::new(Code::ScopeMissing).saying(says));
     }
     // The decoded name, where the path has escapes; otherwise the name as it is in the path.
-    let model = target.model.clone().or_else(|| model.map(str::to_owned));
+    let model = match &target.model {
+        Some(decoded) => Some(decoded.clone()),
+        None => model.map(str::to_owned),
+    };
     Ok(Routed { paced, operation, model })
 }
 

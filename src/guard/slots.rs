@@ -16,7 +16,7 @@ use crate::refusal::{Code, Refusal};
 /// The Retry-After for a caller that found an upstream full.
 const LATER: Duration = Duration::from_secs(1);
 
-/// The slots at all upstreams, by name. They survive a reload of the config.
+/// The slots of every upstream, by name. They survive a reload of the config.
 pub struct Slots {
     upstreams: DashMap<Arc<str>, Arc<SharedSlots>>,
     metrics: Arc<Metrics>,
@@ -135,12 +135,12 @@ impl Slots {
         if let Some(known) = self.upstreams.get(upstream) {
             return Arc::clone(&known);
         }
-        let metrics = Arc::clone(&self.metrics);
-        let fresh = || {
-            Arc::new(SharedSlots { name: Arc::clone(upstream), state: Mutex::default(), metrics })
-        };
         // Two requests may come here at once: `entry` keeps the first value for both.
-        Arc::clone(&self.upstreams.entry(Arc::clone(upstream)).or_insert_with(fresh))
+        let known = self.upstreams.entry(Arc::clone(upstream)).or_insert_with(|| {
+            let (name, metrics) = (Arc::clone(upstream), Arc::clone(&self.metrics));
+            Arc::new(SharedSlots { name, state: Mutex::default(), metrics })
+        });
+        Arc::clone(&known)
     }
 
     /// How many slots each holder has at each upstream.
@@ -149,12 +149,9 @@ impl Slots {
         let mut held = Vec::new();
         for upstream in &self.upstreams {
             let state = upstream.lock();
-            held.extend(
-                state
-                    .queue
-                    .holders()
-                    .map(|(holder, count)| (Arc::clone(upstream.key()), holder, count)),
-            );
+            for (holder, count) in state.queue.holders() {
+                held.push((Arc::clone(upstream.key()), holder, count));
+            }
         }
         held
     }
@@ -202,8 +199,9 @@ impl Slots {
             return Ok(place);
         }
         let began = tokio::time::Instant::now();
-        let mut waiting =
-            self.join(upstream, holder).ok_or_else(|| full(upstream, "its queue is full"))?;
+        let Some(mut waiting) = self.join(upstream, holder) else {
+            return Err(full(upstream, "its queue is full"));
+        };
         let waited = tokio::time::timeout(upstream.wait.time, &mut waiting.place).await;
         self.metrics.waits.waited(&upstream.name, began.elapsed().as_secs_f64());
         match waited {
@@ -246,7 +244,7 @@ fn places(upstream: &Upstream) -> u64 {
 /// The refusal where the limit is zero slots.
 pub(super) fn no_places() -> Refusal {
     Refusal::new(Code::RateIsZero)
-        .saying("A limit of zero requests in flight stands; no request passes.")
+        .saying("The limit is zero requests in flight; no request passes.")
 }
 
 /// The refusal where all slots of an upstream are in use. `why` completes the sentence.

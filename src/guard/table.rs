@@ -91,20 +91,27 @@ impl Tables {
         upstreams: Vec<Upstream>,
         own: SelfEndpoints,
     ) -> Result<Self, RouteFault> {
-        let upstreams: HashMap<Arc<str>, Arc<Upstream>> = upstreams
-            .into_iter()
-            .map(|upstream| (Arc::clone(&upstream.name), Arc::new(upstream)))
-            .collect();
+        let mut by_upstream: HashMap<Arc<str>, Arc<Upstream>> = HashMap::new();
+        for upstream in upstreams {
+            by_upstream.insert(Arc::clone(&upstream.name), Arc::new(upstream));
+        }
         let mut by_name = BTreeMap::new();
         for model in &settings.models {
             let mut route = Vec::with_capacity(model.route.len());
             for name in &model.route {
-                let fault = || RouteFault { model: model.name.clone(), upstream: name.clone() };
-                route.push(Arc::clone(upstreams.get(name.as_str()).ok_or_else(fault)?));
+                let Some(upstream) = by_upstream.get(name.as_str()) else {
+                    let (model, upstream) = (model.name.clone(), name.clone());
+                    return Err(RouteFault { model, upstream });
+                };
+                route.push(Arc::clone(upstream));
             }
+            let upstream_name = match &model.upstream_name {
+                Some(name) => name.clone(),
+                None => model.name.clone(),
+            };
             let served = Arc::new(ModelRoute {
                 name: model.name.as_str().into(),
-                upstream_name: model.upstream_name.clone().unwrap_or_else(|| model.name.clone()),
+                upstream_name,
                 namespaces: model.namespaces.clone(),
                 route,
                 caps: model.caps.clone(),
@@ -114,11 +121,10 @@ impl Tables {
                 by_name.insert(name.clone(), Arc::clone(&served));
             }
         }
-        let classes = settings
-            .classes
-            .iter()
-            .map(|(name, class)| (name.clone(), Arc::new(class.clone())))
-            .collect();
+        let mut classes = HashMap::with_capacity(settings.classes.len());
+        for (name, class) in &settings.classes {
+            classes.insert(name.clone(), Arc::new(class.clone()));
+        }
         let policy = EgressPolicy::new(settings.egress.clone(), own);
         let (principals, fetch, fetch_tools) =
             (settings.principals.clone(), settings.fetch.clone(), settings.fetch_tools.clone());

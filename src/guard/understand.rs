@@ -11,6 +11,7 @@ use crate::guard::table::ModelRoute;
 use crate::health::Health;
 use crate::model::{BodyRules, ModelCall, Operation, read};
 use crate::refusal::{Code, Refusal};
+use crate::token::Verified;
 use crate::weights::Weights;
 
 /// A request by kind, after its body is parsed.
@@ -70,9 +71,12 @@ pub fn may_use(caller: &Authenticated, asked: &str, served: &ModelRoute) -> bool
     let verified = &caller.token().verified;
     let seen = served.namespaces.is_empty()
         || served.namespaces.iter().any(|known| known == verified.agent().namespace());
-    // Every token of the chain must allow the name: a delegated token only narrows.
-    let allowed = |name: &str| verified.grants().all(|grants| grants.models.allows(name));
-    seen && (allowed(asked) || allowed(&served.name))
+    seen && (grants_model(verified, asked) || grants_model(verified, &served.name))
+}
+
+/// Whether every token of the chain allows the model: a delegated token only narrows.
+fn grants_model(verified: &Verified, name: &str) -> bool {
+    verified.grants().all(|grants| grants.models.allows(name))
 }
 
 /// Parses the body strictly, finds the model, and checks every field by the profile of its
@@ -84,7 +88,8 @@ pub fn may_use(caller: &Authenticated, asked: &str, served: &ModelRoute) -> bool
 pub fn understand<'b>(
     routed: Routed,
     body: &'b [u8],
-    (health, weights): (&Health, &Weights),
+    health: &Health,
+    weights: &Weights,
 ) -> Result<Understood<'b>, Refusal> {
     let operation = routed.operation();
     let caller = routed.paced().caller();
@@ -100,15 +105,15 @@ pub fn understand<'b>(
             // Reads the model's name first: the rules for the other fields depend on the model's
             // upstream.
             let reading = read(operation, body)?;
-            let served = caller
-                .tables()
-                .model(reading.model())
-                .filter(|served| may_use(caller, reading.model(), served));
-            let served = Arc::clone(served.ok_or_else(|| not_found(reading.model()))?);
-            let upstream = Arc::clone(
-                // The model exists, but no upstream has the weights that it must have.
-                served.upstream(health, weights).ok_or_else(|| model_changed(&served.name))?,
-            );
+            let served = match caller.tables().model(reading.model()) {
+                Some(served) if may_use(caller, reading.model(), served) => Arc::clone(served),
+                Some(_) | None => return Err(not_found(reading.model())),
+            };
+            // Without an upstream, the model exists, but none has the weights that it must have.
+            let Some(upstream) = served.upstream(health, weights) else {
+                return Err(model_changed(&served.name));
+            };
+            let upstream = Arc::clone(upstream);
             let terms = BodyRules {
                 profile: &upstream.profile,
                 unknown_fields: caller.class().unknown_fields,

@@ -69,6 +69,17 @@ pub struct Unanswered(Arc<Activity>);
 /// it took them.
 pub struct Owed(Arc<Activity>);
 
+/// Stores the waker of the task of `cx`, unless `kept` already wakes that task.
+pub(super) fn keep_waker(kept: &mut Option<Waker>, cx: &Context<'_>) {
+    // Cloned only if needed: this runs on each poll.
+    if let Some(known) = kept
+        && known.will_wake(cx.waker())
+    {
+        return;
+    }
+    *kept = Some(cx.waker().clone());
+}
+
 impl Activity {
     /// The activity of a connection without requests.
     #[must_use]
@@ -130,7 +141,7 @@ impl Activity {
 
     /// Records that the caller took bytes now.
     fn moved(&self) {
-        let now = self.began.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.moved_ms.store(now, Ordering::Relaxed);
     }
 
@@ -151,10 +162,7 @@ impl Activity {
         if state.requests == 0 {
             return false;
         }
-        // Cloned only if needed: this runs on each poll.
-        if !state.waiting.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            state.waiting = Some(cx.waker().clone());
-        }
+        keep_waker(&mut state.waiting, cx);
         true
     }
 

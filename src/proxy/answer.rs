@@ -1,5 +1,7 @@
 //! Answers with a body, complete or streamed, and the values that must live until delivery ends.
 
+use std::fmt;
+use std::iter::zip;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +19,8 @@ use crate::guard::route::Routed;
 use crate::guard::table::ModelRoute;
 use crate::guard::understand::{may_use, not_found};
 use crate::model::answer::StreamFilter;
-use crate::model::usage::{self, Sent};
+use crate::model::redact::Redactor;
+use crate::model::usage::{self, Heard, Sent};
 use crate::model::{Dialect, Operation, convert, models, response_text, tools};
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
@@ -25,6 +28,7 @@ use crate::proxy::exchange::{Exchange, Occupied, ResponseParts};
 use crate::proxy::forward::{AnswerForm, check_response_head, collect};
 use crate::proxy::respond;
 use crate::proxy::stream::StreamSource;
+use crate::proxy::times::ReadLimits;
 use crate::proxy::watch::RevocationWatcher;
 use crate::proxy::{EVENTS, Gateway, JSON};
 use crate::refusal::{Code, Refusal};
@@ -155,7 +159,8 @@ impl Gateway {
         }
         // The bound that follows from the request applies within the configured one.
         let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
-        let collected = collect(body, Room::of(&self.buffers), (bytes_max, exchange.times()));
+        let limits = ReadLimits { bytes_max, times: exchange.times() };
+        let collected = collect(body, Room::of(&self.buffers), limits);
         let (bytes, room) = tokio::select! {
             whole = collected => whole?,
             refusal = watch.revoked() => return Err(refusal),
@@ -170,12 +175,8 @@ impl Gateway {
         let joins = matches!(head.heard, AnswerForm::Events);
         let content_type = if joins { HeaderValue::from_static(JSON) } else { parts.content_type };
         let parts = ResponseParts { content_type, ..parts };
-        let work = move || {
-            let whole =
-                if joins { convert::joined(operation, &bytes).map(Bytes::from) } else { Ok(bytes) };
-            whole.map(|bytes| (usage::heard(operation, &bytes), bytes))
-        };
-        let (heard, bytes) = beside(length, exchange, work).await?.map_err(unlike)?;
+        let (heard, bytes) =
+            beside(length, exchange, move || joined(operation, bytes, joins)).await??;
         exchange.heard(heard);
         // The bound is in bytes of text. The server itself reports the token count, so that count
         // is no bound.
@@ -199,6 +200,19 @@ impl Gateway {
     }
 }
 
+/// The answer as one document, and what it reports. With `joins`, `bytes` are events.
+///
+/// # Errors
+/// If the events cannot be joined.
+fn joined(operation: Operation, bytes: Bytes, joins: bool) -> Result<(Heard, Bytes), Refusal> {
+    let whole = if joins {
+        Bytes::from(convert::joined(operation, &bytes).map_err(unlike)?)
+    } else {
+        bytes
+    };
+    Ok((usage::heard(operation, &whole), whole))
+}
+
 /// Converts a complete answer to the stream that the caller requested: some servers never stream.
 /// The last event is first in the result.
 async fn as_events(
@@ -208,12 +222,11 @@ async fn as_events(
     exchange: &mut Exchange,
 ) -> Result<Vec<Vec<u8>>, Refusal> {
     let length = answer.len();
-    let work = move || {
+    let passed = beside(length, exchange, move || {
         let events = convert::events(operation, &answer).map_err(unlike)?;
         through(events, filter)
-    };
-    let passed = beside(length, exchange, work).await??;
-    let mut pieces = noted(passed, exchange)?;
+    });
+    let mut pieces = noted(passed.await??, exchange)?;
     pieces.reverse();
     Ok(pieces)
 }
@@ -254,15 +267,27 @@ async fn filtered(
 ) -> Result<Bytes, Refusal> {
     let (length, redactor, error) =
         (bytes.len(), Arc::clone(&exchange.config.redactor), status >= 400);
-    let work = move || {
+    let filtered = beside(length, exchange, move || {
         let (looked, findings) = looked_through(bytes, filter);
-        let looked = looked.map(|bytes| redactor.whole(&bytes, error).map_or(bytes, Bytes::from));
-        (looked, findings)
-    };
-    let (looked, findings) = beside(length, exchange, work).await?;
+        (looked.map(|bytes| redacted(&redactor, bytes, error)), findings)
+    });
+    let (looked, findings) = filtered.await?;
     exchange.found(&findings);
     exchange.adjustments.removed = findings.removed;
     looked
+}
+
+/// The bytes of an answer without the gateway's own secrets. `error` is true for an error's body.
+fn redacted(redactor: &Redactor, bytes: Bytes, error: bool) -> Bytes {
+    match redactor.whole(&bytes, error) {
+        Some(redacted) => Bytes::from(redacted),
+        None => bytes,
+    }
+}
+
+/// The refusal for an answer whose form is invalid.
+fn invalid(fault: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::UpstreamInvalid).because(fault)
 }
 
 /// Applies the response filters to the tool calls and the texts of a complete answer. Findings are
@@ -271,18 +296,24 @@ fn looked_through(bytes: Bytes, mut filter: ResponseFilters) -> (Result<Bytes, R
     let called = tools::whole(&bytes, &mut filter);
     let changed = response_text::whole(&bytes, &mut filter);
     let findings = filter.into_parts().0.into_findings();
-    let invalid = |fault| Refusal::new(Code::UpstreamInvalid).because(fault);
     // A finding that refuses the answer comes before a fault of its form: it is the more exact
     // reason.
-    let looked = findings.passes().and_then(|()| {
-        called.map_err(invalid)?;
-        Ok(changed.map_err(invalid)?.map_or(bytes, Bytes::from))
-    });
+    let looked = match (findings.passes(), called, changed) {
+        (Err(refusal), _, _) => Err(refusal),
+        (Ok(()), Err(fault), _) | (Ok(()), Ok(_), Err(fault)) => Err(invalid(fault)),
+        (Ok(()), Ok(_), Ok(Some(changed))) => Ok(Bytes::from(changed)),
+        (Ok(()), Ok(_), Ok(None)) => Ok(bytes),
+    };
     (looked, findings)
 }
 
-/// The pieces of a stream after its filter, and the filter with its findings.
-type Through = (Vec<Vec<u8>>, StreamFilter<ResponseFilters>);
+/// A stream after its filter.
+struct Through {
+    /// The filtered pieces.
+    pieces: Vec<Vec<u8>>,
+    /// The filter, with its findings.
+    filter: StreamFilter<ResponseFilters>,
+}
 
 /// Filters the pieces of a stream.
 ///
@@ -295,19 +326,25 @@ fn through(
     let mut passed = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let mut out = Vec::with_capacity(piece.len());
-        filter
-            .push(&piece, &mut out)
-            .map_err(|fault| Refusal::new(Code::UpstreamInvalid).because(fault))?;
+        filter.push(&piece, &mut out).map_err(invalid)?;
         passed.push(out);
     }
-    Ok((passed, filter))
+    Ok(Through { pieces: passed, filter })
 }
 
 /// Records what the filter found, then checks whether the findings allow the answer.
-fn noted((passed, filter): Through, exchange: &mut Exchange) -> Result<Vec<Vec<u8>>, Refusal> {
+fn noted(passed: Through, exchange: &mut Exchange) -> Result<Vec<Vec<u8>>, Refusal> {
+    let Through { pieces, filter } = passed;
+    let findings = filter.filters().first().findings();
     exchange.heard(filter.heard());
-    exchange.found(filter.filters().first().findings());
-    filter.filters().first().findings().passes().map(|()| passed)
+    exchange.found(findings);
+    findings.passes()?;
+    Ok(pieces)
+}
+
+/// The models that the token may use, each under every name that it may use for it.
+fn usable(caller: &Authenticated) -> impl Iterator<Item = (&str, &Arc<ModelRoute>)> {
+    caller.tables().models().filter(move |(name, served)| may_use(caller, name, served))
 }
 
 /// The names of a list, if the list is set.
@@ -320,27 +357,29 @@ fn names(list: Option<&Names>) -> Option<Vec<&str>> {
 pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
     let caller = routed.paced().caller();
     let (verified, class) = (&caller.token().verified, caller.class());
-    let tokens = verified.ids().zip(verified.agent().lineage()).zip(verified.grants());
-    let mut tokens: Vec<serde_json::Value> = tokens
-        .map(|((id, agent), grants)| {
-            serde_json::json!({
-                "id": id.to_string(),
-                "agent": agent,
-                "limits": {
-                    "requests_per_second": grants.rps,
-                    "requests_per_minute": grants.rpm,
-                    "requests_in_flight": grants.in_flight,
-                    "output_tokens": grants.output_tokens,
-                    "egress": grants.no_egress.then_some("none"),
-                    "egress_hosts": names(grants.egress_hosts.as_ref()),
-                    "tool_types": names(grants.tool_types.as_ref()),
-                },
-            })
-        })
-        .collect();
+    let lineage = verified.agent().lineage();
+    let mut tokens = Vec::new();
+    for ((id, agent), grants) in zip(zip(verified.ids(), lineage), verified.grants()) {
+        tokens.push(serde_json::json!({
+            "id": id.to_string(),
+            "agent": agent,
+            "limits": {
+                "requests_per_second": grants.rps,
+                "requests_per_minute": grants.rpm,
+                "requests_in_flight": grants.in_flight,
+                "output_tokens": grants.output_tokens,
+                "egress": grants.no_egress.then_some("none"),
+                "egress_hosts": names(grants.egress_hosts.as_ref()),
+                "tool_types": names(grants.tool_types.as_ref()),
+            },
+        }));
+    }
     // The root token comes first in the answer; the chain is iterated from its last token.
     tokens.reverse();
-    let usable = caller.tables().models().filter(|(name, served)| may_use(caller, name, served));
+    let mut models = Vec::new();
+    for (name, _) in usable(caller) {
+        models.push(name);
+    }
     let left = headroom.map(|left| {
         serde_json::json!({
             "requests": left.limit.rate,
@@ -356,7 +395,7 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
         "issuer": verified.issuer(),
         "expires": verified.expires().to_string(),
         "scopes": verified.scopes().names().collect::<Vec<_>>(),
-        "models": usable.map(|(name, _)| name).collect::<Vec<_>>(),
+        "models": models,
         "handle": caller.handle().map(ToString::to_string),
         "tokens": tokens,
         "class": {
@@ -387,12 +426,21 @@ pub(super) fn me(routed: &Routed, headroom: Option<Headroom>) -> Vec<u8> {
 fn egress(caller: &Authenticated) -> serde_json::Value {
     let token_restrictions = token_restrictions(&caller.token().verified);
     let policy = &caller.tables().policy;
-    let left = |wanted: &Use| {
-        let entries =
-            policy.left(*wanted, &token_restrictions).into_iter().map(serde_json::Value::String);
-        (wanted.as_str().to_owned(), serde_json::Value::Array(entries.collect()))
+    let mut left = serde_json::Map::new();
+    for wanted in Use::ALL {
+        let entries = policy.left(wanted, &token_restrictions);
+        left.insert(wanted.as_str().to_owned(), entries.into());
+    }
+    serde_json::Value::Object(left)
+}
+
+/// A model as the models answer lists it. Its owner is the first upstream of its route.
+fn model_entry(name: &str, served: &ModelRoute) -> models::ModelEntry {
+    let owner = match served.route.first() {
+        Some(upstream) => upstream.name.to_string(),
+        None => String::new(),
     };
-    serde_json::Value::Object(Use::ALL.iter().map(left).collect())
+    models::ModelEntry { id: name.to_owned(), created: 0, owner }
 }
 
 /// The models that the token may use, or one of them, as the body of a models answer.
@@ -405,20 +453,17 @@ pub(super) fn list(
     dialect: Dialect,
 ) -> Result<Vec<u8>, Refusal> {
     let caller = routed.paced().caller();
-    let usable = caller.tables().models().filter(|(name, served)| may_use(caller, name, served));
-    let entry = |(name, served): (&str, &Arc<ModelRoute>)| models::ModelEntry {
-        id: name.to_owned(),
-        created: 0,
-        owner: served.route.first().map_or_else(String::new, |upstream| upstream.name.to_string()),
+    let Some(asked) = one else {
+        let mut entries = Vec::new();
+        for (name, served) in usable(caller) {
+            entries.push(model_entry(name, served));
+        }
+        return Ok(models::list(dialect, &entries));
     };
-    match one {
-        None => Ok(models::list(dialect, &usable.map(entry).collect::<Vec<_>>())),
-        Some(asked) => {
-            let found = usable
-                .map(entry)
-                .find(|model| model.id == asked)
-                .ok_or_else(|| not_found(asked))?;
-            Ok(models::one(dialect, &found))
+    for (name, served) in usable(caller) {
+        if name == asked {
+            return Ok(models::one(dialect, &model_entry(name, served)));
         }
     }
+    Err(not_found(asked))
 }

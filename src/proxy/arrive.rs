@@ -116,9 +116,13 @@ impl Gateway {
             Credential::read(&parts.headers).map_err(|no| self.count_unauthenticated(no, peer))?;
         let Authentication { caller, changes, .. } =
             self.authenticate(&credential, peer, exchange)?;
-        let books =
-            (Arc::clone(&self.authenticator), self.recorder.clone(), Arc::clone(&self.clock));
-        let watch = RevocationWatcher::new(books, Arc::clone(caller.token()), changes);
+        let watch = RevocationWatcher::new(
+            Arc::clone(&self.authenticator),
+            self.recorder.clone(),
+            Arc::clone(&self.clock),
+            Arc::clone(caller.token()),
+            changes,
+        );
         let paced = pace(caller, &self.limiter)
             .map_err(|over| Refused { refusal: over.refusal, limit: over.limit })?;
         // A refusal of the stage `routed` comes after authentication: the caller is known, so it is

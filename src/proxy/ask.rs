@@ -204,19 +204,14 @@ impl Gateway {
                 return Ok(Attempt::Answered(response));
             }
             Ok(Err(UpstreamFailure::Unreached(refusal))) => {
-                let why = refusal.detail.as_deref().unwrap_or_default();
-                self.changed(upstream, health.dialled(upstream, false), why);
+                self.changed(upstream, health.dialled(upstream, false), why(&refusal));
                 return Ok(Attempt::Unreached(refusal));
             }
             Ok(Err(UpstreamFailure::Unsent(refusal))) => Ok(refusal),
             Ok(Err(UpstreamFailure::Broke(refusal))) => Err(refusal),
         };
-        let refusal = asked.as_ref().unwrap_or_else(|refusal| refusal);
-        self.changed(
-            upstream,
-            health.failed(upstream),
-            refusal.detail.as_deref().unwrap_or_default(),
-        );
+        let (Ok(refusal) | Err(refusal)) = &asked;
+        self.changed(upstream, health.failed(upstream), why(refusal));
         asked.map(Attempt::Unsent)
     }
 
@@ -231,6 +226,14 @@ impl Gateway {
             self.metrics.upstream_up(upstream, up);
             tracing::warn!(upstream, up, %cause, "upstream changed");
         }
+    }
+}
+
+/// The detail of a refusal for the operator; empty if it has none.
+fn why(refusal: &Refusal) -> &str {
+    match &refusal.detail {
+        Some(detail) => detail,
+        None => "",
     }
 }
 

@@ -12,7 +12,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use crate::proxy::times::Times;
+use crate::proxy::times::ReadLimits;
 use crate::refusal::{Code, Refusal};
 
 /// The memory that all buffered bodies may use together, in bytes.
@@ -34,9 +34,13 @@ impl Buffers {
     /// `body-memory`, with a retry after 1 s, if the room is used up.
     fn take(&self, bytes: u64) -> Result<(), Refusal> {
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= self.max)
+            let sum = used.checked_add(bytes)?;
+            (sum <= self.max).then_some(sum)
         });
-        taken.map(drop).map_err(|_| Refusal::new(Code::BodyMemory).after(Duration::from_secs(1)))
+        match taken {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Refusal::new(Code::BodyMemory).after(Duration::from_secs(1))),
+        }
     }
 }
 
@@ -112,23 +116,33 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     // Two Content-Type fields are refused, because they can disagree.
     let mut types = headers.get_all(CONTENT_TYPE).iter();
-    let only = types
-        .next()
-        .filter(|_| types.next().is_none())
-        .and_then(|value| value.to_str().ok())
-        .ok_or(Code::ContentType)?;
-    let mut parts = only.split(';').map(str::trim);
-    let json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-    let utf8 = parts.all(|parameter| {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        name.eq_ignore_ascii_case("charset")
-            && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-    });
-    if json && utf8 { Ok(()) } else { Err(Code::ContentType.into()) }
+    let (Some(only), None) = (types.next(), types.next()) else {
+        return Err(Code::ContentType.into());
+    };
+    let Ok(only) = only.to_str() else { return Err(Code::ContentType.into()) };
+    let mut parts = only.split(';');
+    let Some(essence) = parts.next() else { return Err(Code::ContentType.into()) };
+    if essence.trim().eq_ignore_ascii_case("application/json") && parts.all(is_utf8) {
+        Ok(())
+    } else {
+        Err(Code::ContentType.into())
+    }
 }
 
-/// Reads a body of at most `max` bytes. Two pieces come at most `times.idle_max` apart, and all of
-/// them before `times.ends`.
+/// Whether a parameter of a media type is `charset=utf-8`.
+fn is_utf8(parameter: &str) -> bool {
+    let Some((name, value)) = parameter.trim().split_once('=') else { return false };
+    name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+}
+
+/// The refusal for a body of more than `max` bytes.
+fn too_large(max: u64) -> Refusal {
+    Refusal::new(Code::BodyTooLarge)
+        .saying(format!("The body is larger than the {max} bytes that this gateway takes."))
+}
+
+/// Reads a body within `limits`. Two pieces come at most `times.idle_max` apart, and all of them
+/// before `times.ends`.
 ///
 /// # Errors
 /// `content-type`, `body-encoded`, `body-too-large`, `body-slow`, `body-incomplete` or
@@ -137,19 +151,16 @@ pub async fn read(
     headers: HeaderMap,
     body: &mut Incoming,
     buffers: &Arc<Buffers>,
-    (max, times): (u64, Times),
+    limits: ReadLimits,
 ) -> Result<BufferedBody, Refusal> {
+    let ReadLimits { bytes_max, times } = limits;
     announced(&headers)?;
     // The head contains a token. It is not kept in memory while the body arrives.
     drop(headers);
-    let too_large = || {
-        Refusal::new(Code::BodyTooLarge)
-            .saying(format!("The body is larger than the {max} bytes that this gateway takes."))
-    };
     let size = body.size_hint();
     // An announced length above the limit is refused before the first byte is read.
-    if size.lower() > max {
-        return Err(too_large());
+    if size.lower() > bytes_max {
+        return Err(too_large(bytes_max));
     }
     let mut room = Room::of(buffers);
     let mut first = Bytes::new();
@@ -163,8 +174,8 @@ pub async fn read(
         let frame = frame.map_err(|error| Refusal::new(Code::BodyIncomplete).because(error))?;
         let Ok(data) = frame.into_data() else { continue };
         let sum = (whole.len() + first.len()) as u64 + data.len() as u64;
-        if sum > max {
-            return Err(too_large());
+        if sum > bytes_max {
+            return Err(too_large(bytes_max));
         }
         // Room is taken as bytes arrive, not as announced: an announced length alone must not
         // reserve memory.
@@ -190,7 +201,11 @@ pub(super) async fn spent(body: &mut Incoming) -> bool {
         // A chunked body reaches its end only after its last chunk was read.
         while taken <= REST_MAX && !body.is_end_stream() {
             match std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {
-                Some(Ok(frame)) => taken += frame.data_ref().map_or(0, Bytes::len),
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        taken += data.len();
+                    }
+                }
                 Some(Err(_)) => return false,
                 None => return true,
             }

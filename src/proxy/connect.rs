@@ -58,8 +58,9 @@ impl Dialler {
             }
             ServerAddress::Tcp { host, port } => Ok(UpstreamStream::Tcp(tcp(host, *port).await?)),
             ServerAddress::Tls { host, port, .. } => {
-                let (connector, name) =
-                    self.tls.clone().ok_or_else(|| unreached("no TLS client"))?;
+                let Some((connector, name)) = self.tls.clone() else {
+                    return Err(unreached("no TLS client"));
+                };
                 let stream =
                     connector.connect(name, tcp(host, *port).await?).await.map_err(tls_fault)?;
                 Ok(UpstreamStream::Tls(Box::new(stream)))
@@ -102,19 +103,14 @@ fn unreached(why: &str) -> DialFault {
 /// # Errors
 /// The fault of the last address, or of the name's resolution.
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, DialFault> {
-    let named = |error: io::Error| {
-        DialFault::Unreached(io::Error::new(error.kind(), format!("DNS: {error}")))
-    };
     // Only the fault of the last address is reported.
     let mut last = unreached("DNS: the name has no address");
-    for address in tokio::net::lookup_host((host, port)).await.map_err(named)? {
+    for address in tokio::net::lookup_host((host, port)).await.map_err(dns_fault)? {
         match TcpStream::connect(address).await {
             Ok(stream) => {
                 // Without Nagle's algorithm a small request is sent at once.
-                stream
-                    .set_nodelay(true)
-                    .and_then(|()| keep_alive(&stream))
-                    .map_err(DialFault::Ended)?;
+                stream.set_nodelay(true).map_err(DialFault::Ended)?;
+                keep_alive(&stream).map_err(DialFault::Ended)?;
                 return Ok(stream);
             }
             Err(error) => last = connect_fault(error),
@@ -161,6 +157,11 @@ pub fn probed(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// The fault of a name that cannot be resolved.
+fn dns_fault(error: io::Error) -> DialFault {
+    DialFault::Unreached(io::Error::new(error.kind(), format!("DNS: {error}")))
+}
+
 /// Classifies the error of a connect call.
 fn connect_fault(error: io::Error) -> DialFault {
     // The system reports a refused connection as `ConnectionRefused`. `ConnectionReset` means that
@@ -189,9 +190,7 @@ fn tls_fault(error: io::Error) -> DialFault {
     if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) {
         return DialFault::Ended(error);
     }
-    // rustls wraps its own error in an I/O error.
-    let fault = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    let word = if matches!(fault, Some(rustls::Error::InvalidCertificate(_))) {
+    let word = if matches!(rustls_fault(&error), Some(rustls::Error::InvalidCertificate(_))) {
         "certificate"
     } else {
         "TLS"
@@ -200,6 +199,11 @@ fn tls_fault(error: io::Error) -> DialFault {
     // At a character boundary, because the names may have any script.
     told.truncate(told.floor_char_boundary(TLS_FAULT_MAX));
     DialFault::Unreached(io::Error::new(error.kind(), told))
+}
+
+/// The error of rustls, which it wraps in an I/O error.
+fn rustls_fault(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// An open connection to an upstream.

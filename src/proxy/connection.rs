@@ -3,14 +3,9 @@
 
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,23 +13,21 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::proxy::Origin;
-use crate::proxy::activity::{Activity, Busy, DeliveredBytes, Owed, Unanswered};
-use crate::proxy::body::{Body, Outgoing};
+use crate::proxy::activity::{Activity, DeliveredBytes};
 use crate::proxy::connect::probed;
 use crate::proxy::frames::Flood;
 use crate::proxy::framing::HEADERS_MAX;
+use crate::proxy::heads::{Framing, Framings};
 use crate::proxy::peer::{begins_proxy, forwarded, proxied, trusted};
 use crate::proxy::service::Service;
 use crate::proxy::settings::Timeouts;
-use crate::proxy::tap::{
-    HALF_CLOSED_FIRST, HALF_CLOSED_MAX, HeadSlow, HttpVersion, Patience, ReclaimedStream, Returned,
-    SniffedStream,
-};
+use crate::proxy::tap::{HeadSlow, HttpVersion, Patience, ReclaimedStream, SniffedStream};
 use crate::proxy::terms::{KEPT, Leave, Terms};
+use crate::proxy::working::Working;
 use crate::refusal::Code;
 
 /// Streams that one HTTP/2 connection may have open at once.
@@ -43,9 +36,6 @@ const STREAMS_MAX: u32 = 128;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long a peer without open requests may take to close after the gateway announced the end.
 const LEAVE: Duration = Duration::from_millis(500);
-/// An event without content: a comment line (HTML standard, section 9.2.6). Writing it shows
-/// whether a caller that closed its sending side still reads.
-const COMMENT: &[u8] = b":\n\n";
 /// The interval of the idle check. Also the longest idle time when no connection slot is free.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
 /// Bytes that may wait in the kernel before it sends them. Bytes in that buffer are no progress of
@@ -65,12 +55,7 @@ pub(super) struct Connection<P, V> {
 impl<P: Send + 'static, V: Service> Connection<P, V> {
     /// Serves the connection until it ends.
     pub(super) async fn open(mut self, mut stream: TcpStream, peer: SocketAddr) {
-        let socket = socket2::SockRef::from(&stream);
-        if let Err(error) = socket
-            .set_tcp_nodelay(true)
-            .and_then(|()| socket.set_tcp_notsent_lowat(UNSENT_MAX))
-            .and_then(|()| probed(&stream))
-        {
+        if let Err(error) = set_options(&stream) {
             // A connection without these options still works, so the fault is only logged.
             tracing::debug!(%error, "a TCP option could not be set");
         }
@@ -79,10 +64,12 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
         let terms = Arc::clone(&self.terms);
         let shaken = async {
             let client = client(&terms, &mut stream, peer.ip()).await?;
-            let tls = terms.tls.as_ref().map(|tls| TlsAcceptor::from(tls.load_full()));
-            std::io::Result::Ok(match tls {
+            std::io::Result::Ok(match &terms.tls {
                 None => Shaken { client, plain: Some(stream), tls: None },
-                Some(tls) => Shaken { client, plain: None, tls: Some(tls.accept(stream).await?) },
+                Some(tls) => {
+                    let tls = TlsAcceptor::from(tls.load_full());
+                    Shaken { client, plain: None, tls: Some(tls.accept(stream).await?) }
+                }
             })
         };
         let shaken = tokio::select! {
@@ -110,9 +97,10 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
         let timeouts = &self.terms.timeouts;
         let activity = Arc::new(Activity::new());
         let patience = Patience { head: timeouts.header, write: timeouts.stream_idle };
+        let opening = SniffedStream::open(stream, patience, Arc::clone(&activity));
         let opened = tokio::select! {
             _ = self.shutdown.wait_for(|leave| *leave > Leave::No) => return,
-            opened = tokio::time::timeout(timeouts.header, SniffedStream::open(stream, patience, Arc::clone(&activity))) => opened,
+            opened = tokio::time::timeout(timeouts.header, opening) => opened,
         };
         let tap = match opened {
             Ok(Ok(opened)) => opened,
@@ -126,21 +114,23 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             let served = Arc::clone(&served);
             let busy = shared.begin(request.version() == http::Version::HTTP_11);
             let peer = forwarded(client, request.headers(), &terms.trusted_proxies);
-            let framing = framings.as_ref().map(|framings| framings.next().unwrap_or_default());
+            let framing = next_framing(framings.as_ref());
             // Each stream of an HTTP/2 connection has its own client speed; an HTTP/1 connection
             // has one.
-            let stream = framings.is_none().then(Arc::<DeliveredBytes>::default);
-            let reader = Some(stream.clone().unwrap_or_else(|| shared.written()));
-            let origin = Origin { peer, framing, reader };
+            let (stream, reader) = match framing {
+                Some(_) => (None, shared.written()),
+                None => {
+                    let stream = Arc::<DeliveredBytes>::default();
+                    (Some(Arc::clone(&stream)), stream)
+                }
+            };
+            let origin = Origin { peer, framing, reader: Some(reader) };
             let unanswered = busy.unanswered();
             // Boxed: the HTTP library keeps room for it for the whole answer or connection.
             Box::pin(async move {
                 let response = served.serve(request, origin).await;
-                Ok::<_, std::convert::Infallible>(Working::wrap(
-                    response,
-                    (busy, unanswered),
-                    stream,
-                ))
+                let response = Working::wrap(response, busy, unanswered, stream);
+                Ok::<_, std::convert::Infallible>(response)
             })
         });
         let io = TokioIo::new(tap);
@@ -166,18 +156,28 @@ impl<P: Send + 'static, V: Service> Connection<P, V> {
             tracing::debug!(%error, %client, "connection ended");
             match version {
                 HttpVersion::Http1 => unread(&*self.service, &error, &home).await,
-                // The HTTP/2 library drops the cause of an error, so the tap records a flood
-                // itself.
-                HttpVersion::Http2 => {
-                    if let Some(flooded) = home.take().filter(|returned| returned.is_flooded) {
-                        self.service.flooded();
-                        tracing::debug!(%client, "a connection was ended: {Flood}");
-                        calm(flooded).await;
-                    }
-                }
+                HttpVersion::Http2 => calm(&*self.service, client, &home).await,
             }
         }
     }
+}
+
+/// Sets the TCP options of a caller's connection.
+///
+/// # Errors
+/// If the system rejects one of them.
+fn set_options(stream: &TcpStream) -> std::io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(UNSENT_MAX)?;
+    probed(stream)
+}
+
+/// The framing of the next request of an HTTP/1 connection: the default one if its head was not
+/// seen. None over HTTP/2.
+fn next_framing(framings: Option<&Framings>) -> Option<Framing> {
+    let next = framings?.next();
+    Some(next.unwrap_or_default())
 }
 
 /// A connection after its handshakes. Exactly one of `plain` and `tls` is set.
@@ -236,13 +236,15 @@ impl Ends<'_> {
 
     /// Whether only its caller keeps the connection open, and for too long.
     fn is_kept(&self, stage: &ClosingStage) -> bool {
-        let reads_on = self
-            .activity
-            .answered_for()
-            .zip(stage.since)
-            .map(|(answered, since)| answered.min(since.elapsed()));
-        let longer = |time: Option<Duration>, than: Duration| time.is_some_and(|time| time >= than);
-        longer(self.activity.stuck_for(), self.stuck) || longer(reads_on, self.drain)
+        if let Some(stuck) = self.activity.stuck_for()
+            && stuck >= self.stuck
+        {
+            return true;
+        }
+        match (self.activity.answered_for(), stage.since) {
+            (Some(answered), Some(since)) => answered.min(since.elapsed()) >= self.drain,
+            (Some(_) | None, _) => false,
+        }
     }
 }
 
@@ -281,12 +283,15 @@ async fn drive<C: GracefulConnection>(
         let heard = stage.leave;
         let left = tokio::select! {
             biased;
-            asked = shutdown.wait_for(|leave| *leave > heard), if !stage.ending && heard < Leave::Now => {
+            asked = shutdown.wait_for(|leave| *leave > heard),
+                if !stage.ending && heard < Leave::Now =>
+            {
                 stage.leave = asked.map_or(Leave::Now, |leave| *leave);
                 stage.since = stage.since.or(Some(Instant::now()));
                 // HTTP/1 has no announcement of the end. The connection stays usable for a last
                 // request.
-                if stage.leave == Leave::WhenQuiet && !ends.is_told { Some(Duration::ZERO) } else { None }
+                let ends_later = stage.leave == Leave::WhenQuiet && !ends.is_told;
+                ends_later.then_some(Duration::ZERO)
             }
             () = look.as_mut() => {
                 if ends.is_kept(&stage) {
@@ -311,101 +316,17 @@ async fn drive<C: GracefulConnection>(
     }
 }
 
-/// The body of an answer, which keeps the activity of its connection up to date.
-struct Working {
-    body: Body,
-    busy: Arc<Busy>,
-    /// Set until the gateway has produced the whole answer.
-    unanswered: Option<Unanswered>,
-    /// Set while the caller has bytes to take: HTTP/2 libraries poll a body when a flow-control
-    /// window has room.
-    owed: Option<Owed>,
-    /// Counts the bytes that the client of an HTTP/2 stream takes.
-    taken: Option<Arc<DeliveredBytes>>,
-    /// Checks whether a caller that closed its sending side still reads. None if the body is no
-    /// event stream of this process.
-    asks: Option<Asks>,
-}
-
-/// Timer of the comment events that check whether a caller still reads.
-struct Asks {
-    next: Option<Pin<Box<Sleep>>>,
-    wait: Duration,
-}
-
-impl Working {
-    /// Wraps the body of a response.
-    fn wrap(
-        response: http::Response<Body>,
-        (busy, unanswered): (Busy, Unanswered),
-        taken: Option<Arc<DeliveredBytes>>,
-    ) -> http::Response<Self> {
-        let is_whole = response.body().is_whole();
-        let streams = response.body().is_relay();
-        let events =
-            // Only a stream of events can contain a comment. In other bodies it would change the
-            // content.
-            response.headers().get(CONTENT_TYPE).is_some_and(|value| value == "text/event-stream");
-        let asks = (streams && events).then_some(Asks { next: None, wait: HALF_CLOSED_FIRST });
-        let owed = Some(busy.owes());
-        // A complete answer needs no more work of the gateway, so it counts as answered now.
-        let unanswered = (!is_whole).then_some(unanswered);
-        response.map(|body| Self { body, busy: Arc::new(busy), unanswered, owed, taken, asks })
-    }
-}
-
-impl Asks {
-    /// Ready with a comment event when the next one is due. The interval doubles up to
-    /// `HALF_CLOSED_MAX`.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let next = self.next.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.wait)));
-        std::task::ready!(next.as_mut().poll(cx));
-        self.wait = (self.wait * 2).min(HALF_CLOSED_MAX);
-        next.as_mut().reset(Instant::now() + self.wait);
-        Poll::Ready(Bytes::from_static(COMMENT))
-    }
-}
-
-impl HttpBody for Working {
-    type Data = Outgoing;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Outgoing>, Self::Error>>> {
-        let Self { body, busy, unanswered, owed, taken, asks } = self.get_mut();
-        let mut polled = Pin::new(body).poll_frame(cx);
-        if polled.is_pending()
-            && let Some(asks) = asks.as_mut().filter(|_| busy.is_half_closed())
-        {
-            polled = asks.poll(cx).map(|comment| Some(Ok(Frame::data(comment))));
-        }
-        match &polled {
-            // Pending means that the gateway has no bytes: the caller is not late.
-            Poll::Pending => *owed = None,
-            Poll::Ready(None) => (*owed, *unanswered) = (None, None),
-            Poll::Ready(Some(_)) if owed.is_none() => *owed = Some(busy.owes()),
-            Poll::Ready(Some(_)) => {}
-        }
-        polled.map_ok(|frame| frame.map_data(|bytes| Outgoing::new(bytes, taken.clone(), busy)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// Whether an error of type `E` caused `error`, also within an I/O error.
 fn caused_by<E: std::error::Error + 'static>(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if cause.is::<E>() || inner.is_some_and(|inner| inner.is::<E>()) {
+        if cause.is::<E>() {
+            return true;
+        }
+        if let Some(error) = cause.downcast_ref::<std::io::Error>()
+            && let Some(inner) = error.get_ref()
+            && inner.is::<E>()
+        {
             return true;
         }
         source = cause.source();
@@ -439,9 +360,20 @@ async fn unread<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Sends GOAWAY to a flooding HTTP/2 peer, if one is ready and the peer takes it. Further bytes of
-/// the peer are not read.
-async fn calm<S: AsyncWrite + Unpin>(mut returned: Returned<S>) {
+/// Counts a flood of HTTP/2 frames, if one has ended the connection. Sends GOAWAY to the peer, if
+/// that frame is ready and the peer takes it. Further bytes of the peer are not read.
+async fn calm<S: AsyncWrite + Unpin>(
+    service: &impl Service,
+    client: IpAddr,
+    home: &ReclaimedStream<S>,
+) {
+    // The HTTP/2 library drops the cause of an error, so the tap records a flood itself.
+    let Some(mut returned) = home.take() else { return };
+    if !returned.is_flooded {
+        return;
+    }
+    service.flooded();
+    tracing::debug!(%client, "a connection was ended: {Flood}");
     let Some(goaway) = returned.goaway else { return };
     let told = async {
         returned.stream.write_all(&goaway).await?;

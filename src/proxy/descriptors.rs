@@ -126,9 +126,11 @@ pub fn raise() -> usize {
     {
         tracing::warn!(%error, "the limit of open files could not be raised to its hard limit");
     }
-    getrlimit(Resource::Nofile)
-        .current
-        .map_or(UNLIMITED, |limit| usize::try_from(limit).unwrap_or(UNLIMITED).min(UNLIMITED))
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return UNLIMITED };
+    match usize::try_from(limit) {
+        Ok(limit) => limit.min(UNLIMITED),
+        Err(_) => UNLIMITED,
+    }
 }
 
 /// Computes the shares of this process, after everything that it always needs is open.
@@ -158,14 +160,18 @@ pub fn share(connections: usize) -> Result<Shares, TooFew> {
 /// None while the process serves: the semaphore is never closed.
 pub async fn upstream_place() -> io::Result<Option<OwnedSemaphorePermit>> {
     let Some(places) = UPSTREAMS.get() else { return Ok(None) };
-    Arc::clone(&places.free).acquire_owned().await.map(Some).map_err(io::Error::other)
+    let place = Arc::clone(&places.free).acquire_owned().await.map_err(io::Error::other)?;
+    Ok(Some(place))
 }
 
 /// A slot for an optional connection, without waiting; none if no slot is free.
 #[must_use]
 pub fn spare_place() -> Option<Option<OwnedSemaphorePermit>> {
     let Some(places) = UPSTREAMS.get() else { return Some(None) };
-    Arc::clone(&places.free).try_acquire_owned().ok().map(Some)
+    match Arc::clone(&places.free).try_acquire_owned() {
+        Ok(place) => Some(Some(place)),
+        Err(_) => None,
+    }
 }
 
 /// Waits for a slot for a connection to a host of fetched content.
@@ -193,7 +199,8 @@ pub async fn read_place() -> io::Result<SemaphorePermit<'static>> {
 /// slots.
 #[must_use]
 pub fn may_stay_idle() -> bool {
-    UPSTREAMS.get().is_none_or(|places| places.free.available_permits() > places.all / 2)
+    let Some(places) = UPSTREAMS.get() else { return true };
+    places.free.available_permits() > places.all / 2
 }
 
 /// Whether an error reports a temporary shortage: of descriptors, or of kernel memory.
@@ -201,7 +208,8 @@ pub fn may_stay_idle() -> bool {
 pub fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let short = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
-    error.raw_os_error().is_some_and(|code| short.iter().any(|errno| errno.raw_os_error() == code))
+    let Some(code) = error.raw_os_error() else { return false };
+    short.iter().any(|errno| errno.raw_os_error() == code)
 }
 
 #[cfg(test)]

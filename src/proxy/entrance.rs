@@ -157,14 +157,19 @@ async fn ask(
     let (parts, body) = request.into_parts();
     let asked = Request::from_parts(parts, ());
     // HTTP/2 to the other process hides this connection's framing, so it is checked before.
-    let authority = framing(&asked, origin.framing).ok().and_then(|()| authority(&asked));
+    let authority = match framing(&asked, origin.framing) {
+        Ok(()) => authority(&asked),
+        Err(_) => None,
+    };
     let dialect = dialect(&asked);
     let (mut parts, ()) = asked.into_parts();
     let Some(authority) = authority else {
         return Arc::clone(gateway).serve(Request::from_parts(parts, body), origin).await;
     };
-    let path =
-        parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = match parts.uri.path_and_query() {
+        Some(path) => path.clone(),
+        None => PathAndQuery::from_static("/"),
+    };
     let Ok(uri) =
         Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build()
     else {
@@ -188,8 +193,22 @@ async fn ask(
 
 /// The authority that a request names: its Host header, or the one of its URI.
 fn authority(request: &Request<()>) -> Option<Authority> {
-    let named = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-    named.map_or_else(|| request.uri().authority().cloned(), |host| host.parse().ok())
+    if let Some(host) = request.headers().get(HOST)
+        && let Ok(host) = host.to_str()
+    {
+        return host.parse().ok();
+    }
+    request.uri().authority().cloned()
+}
+
+/// A header as text; empty if it is missing or not visible ASCII.
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> &'h str {
+    if let Some(value) = headers.get(name)
+        && let Ok(text) = value.to_str()
+    {
+        return text;
+    }
+    ""
 }
 
 /// Converts the other process's response. A stream gets the event that ends it if it breaks off.
@@ -198,21 +217,17 @@ fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
     // The caller's connection may have another version. hyper sets the right one.
     parts.version = Version::default();
     OF_CONNECTIONS.iter().for_each(|name| drop(parts.headers.remove(name)));
-    let text = |name: &str| {
-        parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
-    };
     // Only a stream without a length needs the event: with a length the cut is visible.
-    let is_stream = text(CONTENT_TYPE.as_str()).starts_with("text/event-stream")
+    let is_stream = text(&parts.headers, CONTENT_TYPE.as_str()).starts_with("text/event-stream")
         && !parts.headers.contains_key(CONTENT_LENGTH);
-    // The event carries the request's name, so that the caller can find the request in the log.
-    let broken = || {
-        Bytes::from(error::event(
-            dialect,
-            &Refusal::new(Code::GatewayStopping),
-            &text(respond::REQUEST.as_str()),
-        ))
+    let broken = if is_stream {
+        // The event carries the request's name, so that the caller can find the request in the log.
+        let request = text(&parts.headers, respond::REQUEST.as_str());
+        let refusal = Refusal::new(Code::GatewayStopping);
+        Some(Bytes::from(error::event(dialect, &refusal, request)))
+    } else {
+        None
     };
-    let broken = is_stream.then(broken);
     Response::from_parts(parts, Body::elsewhere(body, broken))
 }
 
@@ -222,11 +237,13 @@ fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
 /// # Errors
 /// If the header is missing or invalid.
 pub fn origin(headers: &mut HeaderMap) -> Result<Origin, Refusal> {
-    let peer = headers.remove(PEER).and_then(|peer| peer.to_str().ok()?.parse().ok());
-    let peer = peer.ok_or_else(|| {
-        Refusal::new(Code::Internal).because("a request of the other process without its peer")
-    })?;
-    Ok(Origin { peer, framing: None, reader: None })
+    if let Some(peer) = headers.remove(PEER)
+        && let Ok(peer) = peer.to_str()
+        && let Ok(peer) = peer.parse()
+    {
+        return Ok(Origin { peer, framing: None, reader: None });
+    }
+    Err(Refusal::new(Code::Internal).because("a request of the other process without its peer"))
 }
 
 /// The answer to a request that the other process did not answer.

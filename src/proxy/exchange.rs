@@ -10,7 +10,7 @@ use http::HeaderValue;
 
 use crate::audit::format::request::{
     Admission, BodyDigest, ModelDigest, OutboundReference, PlannedFetch, RequestContext, Server,
-    Stripped, Used,
+    Stripped,
 };
 use crate::audit::store::entry::{Closing, Ending, Entry};
 use crate::clock::Clock;
@@ -24,7 +24,7 @@ use crate::guard::limiter::Permit;
 use crate::id::{HandleId, RequestId};
 use crate::metrics::Metrics;
 use crate::model::Dialect;
-use crate::model::usage::{Heard, Sent, Usage, UsageSource, settle};
+use crate::model::usage::{Heard, Sent};
 use crate::proxy::activity::DeliveredBytes;
 use crate::proxy::buffer::Room;
 use crate::proxy::times::Times;
@@ -228,7 +228,6 @@ impl Exchange {
         received: &[u8],
         digest_key: [u8; 16],
     ) -> Option<Admission> {
-        let digest = |bytes: &[u8]| KeyedDigest::of(&digest_key, bytes);
         let mut stripped = Vec::new();
         for reach in admitted.stripped() {
             let (path, target) = (reach.path.clone(), reach.target.clone());
@@ -236,9 +235,11 @@ impl Exchange {
         }
         // Contents that the gateway will fetch itself. The record names them before the fetch.
         let mut fetches = Vec::new();
-        if let Some(wanted) = admitted.call().and_then(|call| call.fetches.as_ref()) {
+        if let Some(call) = admitted.call()
+            && let Some(wanted) = &call.fetches
+        {
             for WantedContent { reach, .. } in &wanted.wanted {
-                let target_digest = digest(reach.target.as_bytes());
+                let target_digest = KeyedDigest::of(&digest_key, reach.target.as_bytes());
                 fetches.push(PlannedFetch {
                     path: reach.path.clone(),
                     target: reach.target.clone(),
@@ -254,7 +255,10 @@ impl Exchange {
             stripped,
             fetches,
             digest_key,
-            received: BodyDigest { bytes: received.len() as u64, digest: digest(received) },
+            received: BodyDigest {
+                bytes: received.len() as u64,
+                digest: KeyedDigest::of(&digest_key, received),
+            },
             forwarded: None,
         })
     }
@@ -280,50 +284,6 @@ impl Exchange {
     pub fn ms(&self) -> u64 {
         u64::try_from(self.clock.monotonic().saturating_sub(self.began).as_millis())
             .unwrap_or(u64::MAX)
-    }
-
-    /// The failures of the tried upstreams and the detail of the refusal, joined by `; `.
-    fn cause(&self) -> Option<String> {
-        let causes: Vec<&str> =
-            self.tried.iter().map(String::as_str).chain(self.detail.as_deref()).collect();
-        (!causes.is_empty()).then(|| causes.join("; "))
-    }
-
-    fn ending(&self) -> Ending {
-        Ending {
-            code: self.code,
-            detail: self.cause(),
-            status: self.status,
-            ms: self.ms(),
-            usage: self.used(),
-            upstream: self.upstream.clone(),
-            model_digest: self.model_digest.clone(),
-            outbound: self.outbound.clone(),
-        }
-    }
-
-    /// The usage. None for a request that was not forwarded. Zero after a status that shows that
-    /// the request did not run. All others count at least the tokens that were sent.
-    fn used(&self) -> Option<Used> {
-        let Some(sent) = self.sent else {
-            // No upstream was used: the built-in model reports its own usage.
-            let told = self.heard.usage?;
-            return Some(Used {
-                input: told.input,
-                output: told.output,
-                source: UsageSource::Reported.as_str(),
-            });
-        };
-        // After a head from an upstream the request may have run, even if a later step failed.
-        if self.answered.is_none() && NOT_RUN.contains(&self.code) {
-            return None;
-        }
-        let (used, source) = match self.upstream_status {
-            // 4xx and 503 refuse the request before the model runs. Other errors may come later.
-            400..=499 | 503 => (Usage::default(), UsageSource::Bound),
-            _ => settle(sent, &self.heard),
-        };
-        Some(Used { input: used.input, output: used.output, source: source.as_str() })
     }
 
     /// The same exchange, with the proof that it has an open entry.
@@ -400,11 +360,12 @@ impl Exchange {
     /// Records the destinations that the answer would have made its client reach.
     pub fn found(&mut self, findings: &Findings) {
         // Targets come from the answer and may contain a credential.
-        let named = findings.named.iter().map(|outbound| OutboundReference {
-            target: self.redacted(&outbound.target),
-            ..outbound.clone()
-        });
-        self.outbound = (named.collect(), findings.count);
+        let mut named = Vec::with_capacity(findings.named.len());
+        for outbound in &findings.named {
+            let target = self.redacted(&outbound.target);
+            named.push(OutboundReference { target, ..outbound.clone() });
+        }
+        self.outbound = (named, findings.count);
     }
 
     /// Records that the request is to be refused, if the refusal can be recorded.
@@ -459,7 +420,10 @@ impl OpenExchange {
     /// The name of the admission's record: `<origin>#<index>`.
     #[must_use]
     pub fn record(&self) -> &str {
-        self.0.entry.as_ref().map_or("", Entry::record)
+        match &self.0.entry {
+            Some(entry) => entry.record(),
+            None => "",
+        }
     }
 
     /// See [`Exchange::done`].

@@ -5,6 +5,8 @@
 //! of the caller. Redirects, content codings and content of a wrong type are refused. Size, time
 //! and the bytes per agent and hour are limited.
 
+use std::fmt;
+use std::iter::zip;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,7 @@ use crate::proxy::connect::UpstreamStream;
 use crate::proxy::descriptors::fetch_place;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::AGENT;
+use crate::proxy::media_type::{before, essence};
 use crate::proxy::resolve::Resolver;
 use crate::proxy::watch::RevocationWatcher;
 use crate::refusal::{Code, Refusal};
@@ -84,21 +87,22 @@ impl Fetcher {
         errand: &mut FetchJob<'_>,
         contents: &mut Vec<Content>,
     ) -> Result<(), Refusal> {
-        let slow = || {
-            Refusal::new(Code::FetchSlow)
-                .because(format_args!("not all of it within {:?}", self.time_max))
-        };
         // One limit for all pieces: a request with many slow pieces must not hold its slots longer.
         let ends = tokio::time::Instant::now() + self.time_max.min(errand.time);
         for wanted in &fetches.wanted {
-            let fetched = tokio::time::timeout_at(ends, self.one(wanted, errand)).await;
-            contents.push(
-                fetched
-                    .unwrap_or_else(|_| Err(slow()))
-                    .map_err(|refusal| refusal.at(wanted.reach.path.clone()))?,
-            );
+            let fetched = match tokio::time::timeout_at(ends, self.one(wanted, errand)).await {
+                Ok(fetched) => fetched,
+                Err(_) => Err(self.slow()),
+            };
+            contents.push(fetched.map_err(|refusal| refusal.at(wanted.reach.path.clone()))?);
         }
         Ok(())
+    }
+
+    /// The refusal for content that does not arrive in time.
+    fn slow(&self) -> Refusal {
+        Refusal::new(Code::FetchSlow)
+            .because(format_args!("not all of it within {:?}", self.time_max))
     }
 
     /// Fetches one piece: quota, slot, address check, connection, request, body, type check.
@@ -115,36 +119,32 @@ impl Fetcher {
         let max = self.bytes_max.min(place_max);
         // The quota is reserved before the fetch. Parallel requests of an agent cannot exceed it
         // together.
-        let mut taken = errand.fetch_quota.take(errand.agents, (max, errand.per_hour))?;
-        let failed = |why: &dyn std::fmt::Display| {
-            Refusal::new(Code::FetchFailed).because(format_args!("{destination}: {why}"))
-        };
-        let _place = fetch_place().await.map_err(|error| failed(&error))?;
+        let mut taken = errand.fetch_quota.take(errand.agents, max, errand.per_hour)?;
+        let _place = fetch_place().await.map_err(|error| failed(destination, error))?;
         // The connection uses the checked addresses. A second resolution could return others (DNS
         // rebinding).
         let judged = self.resolver.judged(errand.policy, &wanted.controlled).await?;
-        let stream = judged.connect().await.map_err(|error| failed(&error))?;
-        let stream = self.secured(stream, destination).await.map_err(|error| failed(&error))?;
-        let answer = ask(stream, wanted).await.map_err(|why| failed(&why))?;
-        let said = said(answer.status(), answer.headers()).map_err(|why| failed(&why))?;
-        let bytes = read(answer.into_body(), (max, &mut taken), &mut errand.room).await.map_err(
-            |stop| match stop {
-                Stop::Refused(refusal) => refusal,
-                Stop::Failed(why) => failed(&why),
-            },
-        )?;
-        let media_type = wanted.reach.media_type_of(&bytes).ok_or_else(|| {
-            failed(&format_args!(
-                "it does not begin as one of {}",
-                wanted.reach.inline_types().join(", ")
-            ))
-        })?;
+        let stream = judged.connect().await.map_err(|error| failed(destination, error))?;
+        let stream =
+            self.secured(stream, destination).await.map_err(|error| failed(destination, error))?;
+        let answer = ask(stream, wanted).await.map_err(|why| failed(destination, why))?;
+        let said =
+            said(answer.status(), answer.headers()).map_err(|why| failed(destination, why))?;
+        let bytes = match read(answer.into_body(), max, &mut taken, &mut errand.room).await {
+            Ok(bytes) => bytes,
+            Err(Stop::Refused(refusal)) => return Err(refusal),
+            Err(Stop::Failed(why)) => return Err(failed(destination, why)),
+        };
+        let Some(media_type) = wanted.reach.media_type_of(&bytes) else {
+            let types = wanted.reach.inline_types().join(", ");
+            let why = format!("it does not begin as one of {types}");
+            return Err(failed(destination, why));
+        };
         // The type comes from the content itself. A contradicting label can be a sign of content
         // that two parsers read differently.
         if !agrees(said.as_deref(), media_type) {
-            return Err(failed(&format_args!(
-                "it begins as {media_type}, and its server calls it something else"
-            )));
+            let why = format!("it begins as {media_type}, and its server calls it something else");
+            return Err(failed(destination, why));
         }
         Ok(Content { media_type: media_type.to_owned(), bytes })
     }
@@ -172,6 +172,11 @@ impl Fetcher {
     }
 }
 
+/// The refusal for content of `destination` that cannot be fetched.
+fn failed(destination: &Destination, why: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::FetchFailed).because(format_args!("{destination}: {why}"))
+}
+
 impl Gateway {
     /// The call with the fetched content in its body, and the room that the content uses.
     ///
@@ -186,10 +191,9 @@ impl Gateway {
     ) -> Result<(Committed<Call>, Option<Room>), Refusal> {
         let Some(fetches) = &call.get().fetches else { return Ok((call, None)) };
         let wiring = Arc::clone(&exchange.config);
-        let fetcher = wiring
-            .fetcher
-            .as_ref()
-            .ok_or_else(|| Refusal::new(Code::Internal).because("nobody fetches content"))?;
+        let Some(fetcher) = &wiring.fetcher else {
+            return Err(Refusal::new(Code::Internal).because("the config has no fetcher"));
+        };
         let caller = routed.paced().caller();
         let mut errand = FetchJob {
             policy: &caller.tables().policy,
@@ -206,7 +210,9 @@ impl Gateway {
         };
         // Every fetched piece is recorded, also if a later one failed: the gateway did contact its
         // host.
-        for (wanted, content) in fetches.wanted.iter().zip(&contents) {
+        let mut bytes = 0;
+        for (wanted, content) in zip(&fetches.wanted, &contents) {
+            bytes += content.bytes.len() as u64;
             if let Some(entry) = exchange.entry() {
                 entry.fetched(
                     (&wanted.reach.path, &wanted.reach.target),
@@ -215,7 +221,7 @@ impl Gateway {
                 );
             }
         }
-        self.metrics.fetched(contents.iter().map(|content| content.bytes.len() as u64).sum());
+        self.metrics.fetched(bytes);
         fetched.inspect_err(|refusal| {
             self.metrics.egress("request", "block", refusal.code.as_str())
         })?;
@@ -263,11 +269,12 @@ async fn ask(
         Some(query) => format!("{}?{query}", url.path()),
         None => url.path().to_owned(),
     };
-    let host = url
-        .host_str()
-        .map(|host| url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")));
-    let host =
-        HeaderValue::from_str(&host.unwrap_or_default()).map_err(|error| error.to_string())?;
+    let host = match (url.host_str(), url.port()) {
+        (Some(host), Some(port)) => format!("{host}:{port}"),
+        (Some(host), None) => host.to_owned(),
+        (None, _) => String::new(),
+    };
+    let host = HeaderValue::from_str(&host).map_err(|error| error.to_string())?;
     let accept = HeaderValue::from_str(&wanted.reach.inline_types().join(", "))
         .map_err(|error| error.to_string())?;
     let mut request = Request::new(Empty::<Bytes>::new());
@@ -310,17 +317,21 @@ fn said(status: StatusCode, headers: &HeaderMap) -> Result<Option<String>, Strin
     }
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(None) };
     let text = value.to_str().map_err(|_| "its content-type is no text".to_owned())?;
-    Ok(Some(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()))
+    Ok(Some(essence(text)))
+}
+
+/// The type of a media type, without the subtype.
+fn kind(media_type: &str) -> &str {
+    before(media_type, "/")
 }
 
 /// Whether the server's media type fits the real type of the content. Many servers label all
 /// content as octets.
 fn agrees(said: Option<&str>, media_type: &str) -> bool {
-    let kind = |media_type: &str| media_type.split('/').next().unwrap_or_default().to_owned();
     match said {
         None | Some("" | "application/octet-stream" | "binary/octet-stream") => true,
         // Ogg contains audio or video (RFC 5334), and older servers use this one label for both.
-        Some("application/ogg") => matches!(kind(media_type).as_str(), "audio" | "video"),
+        Some("application/ogg") => matches!(kind(media_type), "audio" | "video"),
         Some(said) if kind(media_type) == "application" => said == media_type,
         Some(said) => kind(said) == kind(media_type),
     }
@@ -332,25 +343,31 @@ enum Stop {
     Refused(Refusal),
 }
 
+/// The fault of content that has `bytes` bytes or more, with a limit of `max`.
+fn too_large(bytes: u64, max: u64) -> Stop {
+    Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"))
+}
+
+/// The refusal for content that is larger than what is left of the agent's quota.
+fn used_up() -> Stop {
+    let says = "It is larger than what is left of the bytes that may be fetched for this agent \
+        within an hour.";
+    Stop::Refused(Refusal::new(Code::FetchQuota).saying(says).after(LATER))
+}
+
 /// Reads a body of at most `max` bytes, within the reserved quota and the buffer room.
 ///
 /// # Errors
 /// [`Stop`], with the limit that was exceeded.
 async fn read(
     mut coming: FetchBody,
-    (max, taken): (u64, &mut QuotaReservation),
+    max: u64,
+    taken: &mut QuotaReservation,
     room: &mut Room,
 ) -> Result<Vec<u8>, Stop> {
-    let too_large =
-        |bytes: u64| Stop::Failed(format!("it has {bytes} bytes or more; the limit is {max}"));
-    let used_up = || {
-        let says = "It is larger than what is left of the bytes that may be fetched for this agent \
-            within an hour.";
-        Stop::Refused(Refusal::new(Code::FetchQuota).saying(says).after(LATER))
-    };
     let announced = coming.body.size_hint().lower();
     if announced > max {
-        return Err(too_large(announced));
+        return Err(too_large(announced, max));
     }
     if announced > taken.bytes() {
         return Err(used_up());
@@ -364,7 +381,7 @@ async fn read(
         // are checked.
         let paid = taken.spend(data.len() as u64);
         if bytes > max {
-            return Err(too_large(bytes));
+            return Err(too_large(bytes, max));
         }
         if !paid {
             return Err(used_up());

@@ -1,6 +1,7 @@
 //! Requests to an upstream and the heads of its answers. Each request is built from the beginning.
 //! Of an answer only known parts are forwarded.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use crate::guard::admit::Call;
 use crate::model::Operation;
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
+use crate::proxy::media_type::essence;
 use crate::proxy::pool::{self, Arriving, Pool, SendFault};
-use crate::proxy::times::Times;
+use crate::proxy::times::ReadLimits;
 use crate::proxy::watch::Fresh;
 use crate::refusal::{Code, Refusal};
 
@@ -50,6 +52,8 @@ const HEADERS: usize = 12;
 const MEDIA_TYPE_TOLD: usize = 80;
 /// The gateway's `User-Agent`.
 pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
+/// The retry delay of a request that the upstream did not get.
+const RETRY: Duration = Duration::from_secs(1);
 /// The largest answer to a request of the gateway itself, in bytes.
 const READ_MAX: usize = 4 << 20;
 
@@ -92,14 +96,15 @@ impl UpstreamClient {
     /// URI.
     pub fn new(
         name: Arc<str>,
-        (host, path): (&str, &str),
+        host: &str,
+        path: &str,
         dialler: Dialler,
         credential: Option<(HeaderName, HeaderValue)>,
     ) -> Result<Self, http::Error> {
-        let uri = |operation: Operation| {
-            Ok::<_, http::Error>((operation, format!("{path}{}", operation.path()).parse::<Uri>()?))
-        };
-        let uris = Operation::ALL.into_iter().map(uri).collect::<Result<_, _>>()?;
+        let mut uris = Vec::with_capacity(Operation::ALL.len());
+        for operation in Operation::ALL {
+            uris.push((operation, format!("{path}{}", operation.path()).parse()?));
+        }
         Ok(Self {
             name,
             pool: Arc::new(Pool::new(dialler)),
@@ -150,27 +155,35 @@ impl UpstreamClient {
         request_id: HeaderValue,
     ) -> Result<Response<Arriving>, UpstreamFailure> {
         let operation = call.operation;
-        let uri = self.uris.iter().find(|(known, _)| *known == operation).map(|(_, uri)| uri);
-        let uri = uri.ok_or_else(|| UpstreamFailure::Broke(Code::Internal.into()))?;
-        let request =
-            || self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id);
+        let Some((_, uri)) = self.uris.iter().find(|(known, _)| *known == operation) else {
+            return Err(UpstreamFailure::Broke(Code::Internal.into()));
+        };
         // A separate connection per principal prevents that bytes of one principal's answer reach
         // another's.
         let owner = self.by_principal.then_some(call.owner);
-        self.pool.send(owner, request).await.map_err(|fault| {
-            let because = format!("upstream {}: {fault}", self.name);
-            let refusal = |code| Refusal::new(code).because(because);
-            match fault {
-                SendFault::Dial(_) => UpstreamFailure::Unreached(
-                    // A later attempt may succeed, so the caller gets a short delay.
-                    refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)),
-                ),
-                SendFault::Ended(_) | SendFault::NotSent(_) => UpstreamFailure::Unsent(
-                    refusal(Code::UpstreamUnavailable).after(Duration::from_secs(1)),
-                ),
-                SendFault::Broke(_) => UpstreamFailure::Broke(refusal(Code::UpstreamInvalid)),
+        let sent = self.pool.send(owner, || {
+            self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id)
+        });
+        sent.await.map_err(|fault| self.failure(&fault))
+    }
+
+    /// The failure of a request to this upstream.
+    fn failure(&self, fault: &SendFault) -> UpstreamFailure {
+        let code = match fault {
+            SendFault::Dial(_) | SendFault::Ended(_) | SendFault::NotSent(_) => {
+                Code::UpstreamUnavailable
             }
-        })
+            SendFault::Broke(_) => Code::UpstreamInvalid,
+        };
+        let refusal = Refusal::new(code).because(format_args!("upstream {}: {fault}", self.name));
+        // A later attempt of an unsent request may succeed, so the caller gets a short delay.
+        match fault {
+            SendFault::Dial(_) => UpstreamFailure::Unreached(refusal.after(RETRY)),
+            SendFault::Ended(_) | SendFault::NotSent(_) => {
+                UpstreamFailure::Unsent(refusal.after(RETRY))
+            }
+            SendFault::Broke(_) => UpstreamFailure::Broke(refusal),
+        }
     }
 
     /// Sends a GET request for `path`, which begins with a slash. Returns the body of an answer
@@ -181,18 +194,8 @@ impl UpstreamClient {
     pub async fn read(&self, path: &str) -> Result<Vec<u8>, String> {
         let uri: Uri =
             format!("{}{path}", self.path).parse().map_err(|error| format!("{path}: {error}"))?;
-        let request = || {
-            let mut request = Request::new(Full::default());
-            *request.uri_mut() = uri.clone();
-            let headers = request.headers_mut();
-            headers.insert(HOST, self.host.clone());
-            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-            headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-            headers.extend(self.credential.clone());
-            request
-        };
-        let answer = self.pool.send(None, request).await.map_err(|fault| fault.to_string())?;
+        let sent = self.pool.send(None, || self.read_request(&uri));
+        let answer = sent.await.map_err(|fault| fault.to_string())?;
         if answer.status() != StatusCode::OK {
             return Err(format!("{path}: it answers {}", answer.status()));
         }
@@ -205,6 +208,19 @@ impl UpstreamClient {
             }
         }
         Ok(whole)
+    }
+
+    /// A new GET request of the gateway itself.
+    fn read_request(&self, uri: &Uri) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = uri.clone();
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.host.clone());
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.extend(self.credential.clone());
+        request
     }
 
     /// A new request with only the gateway's own headers.
@@ -258,6 +274,11 @@ pub fn credential(
     Ok((name, value))
 }
 
+/// The refusal for an answer that does not have the required form.
+fn invalid(what: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::UpstreamInvalid).because(what)
+}
+
 /// Checks the head of an upstream's answer.
 ///
 /// # Errors
@@ -265,7 +286,6 @@ pub fn credential(
 /// not the caller. `upstream-invalid` for redirects, upgrades, encoded bodies and unknown media
 /// types.
 pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
-    let invalid = |what: &str| Refusal::new(Code::UpstreamInvalid).because(what);
     match status {
         200..=299 | 400 | 402 | 404..=406 | 408..=499 | 500..=599 => {}
         401 | 403 | 407 => {
@@ -273,23 +293,20 @@ pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHea
                 Refusal::new(Code::UpstreamCredential).because(format_args!("status {status}"))
             );
         }
-        _ => return Err(invalid(&format!("status {status}"))),
+        _ => return Err(invalid(format_args!("status {status}"))),
     }
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    if let Some(coding) = headers.get(CONTENT_ENCODING)
+        && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
         return Err(invalid("the answer is encoded though identity was asked for"));
     }
-    let content_type = headers.get(CONTENT_TYPE).ok_or_else(|| invalid("no content-type"))?;
-    let essence = content_type
-        .to_str()
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+        return Err(invalid("no content-type"));
+    };
+    let essence = match content_type.to_str() {
+        Ok(text) => essence(text),
+        Err(_) => String::new(),
+    };
     // The gateway writes the media type itself. A parameter of the server could declare an encoding
     // that the filters did not read.
     let (heard, content_type) = match essence.as_str() {
@@ -301,15 +318,19 @@ pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHea
             // Limited: this is text of the server.
             let told: String =
                 other.chars().filter(|letter| !letter.is_control()).take(MEDIA_TYPE_TOLD).collect();
-            return Err(invalid(&format!("a media type that is not passed on: {told:?}")));
+            return Err(invalid(format_args!("a media type that is not passed on: {told:?}")));
         }
     };
-    Ok(AnswerHead {
-        status,
-        heard,
-        content_type,
-        retry_after: headers.get(RETRY_AFTER).filter(|value| is_wait(value)).cloned(),
-    })
+    let retry_after = match headers.get(RETRY_AFTER) {
+        Some(value) if is_wait(value) => Some(value.clone()),
+        Some(_) | None => None,
+    };
+    Ok(AnswerHead { status, heard, content_type, retry_after })
+}
+
+/// Whether the text is a decimal number of `length` digits.
+fn is_number(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Whether a value of `Retry-After` is valid: seconds, or a date in the preferred form of RFC 9110
@@ -320,55 +341,50 @@ fn is_wait(value: &HeaderValue) -> bool {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let Ok(text) = value.to_str() else { return false };
-    let number = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    if !text.is_empty() && text.len() <= SECONDS_MAX && number(text, text.len()) {
+    if !text.is_empty() && text.len() <= SECONDS_MAX && is_number(text, text.len()) {
         return true;
     }
     let parts: Vec<&str> = text.split(' ').collect();
     let [day, date, month, year, time, "GMT"] = parts.as_slice() else { return false };
+    let Some(day) = day.strip_suffix(',') else { return false };
     let clock: Vec<&str> = time.split(':').collect();
-    day.strip_suffix(',').is_some_and(|day| DAYS.contains(&day))
-        && number(date, 2)
+    DAYS.contains(&day)
+        && is_number(date, 2)
         && MONTHS.contains(month)
-        && number(year, 4)
+        && is_number(year, 4)
         && clock.len() == 3
-        && clock.iter().all(|part| number(part, 2))
+        && clock.iter().all(|part| is_number(part, 2))
 }
 
 /// The refusal for a body that broke off: it was cut, or it is invalid HTTP.
 #[must_use]
 pub fn broke(error: &hyper::Error) -> Refusal {
     use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-    let cause = std::error::Error::source(error)
-        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
-        .map(std::io::Error::kind);
+    let cause = pool::io_cause(error).map(std::io::Error::kind);
     let cut = error.is_incomplete_message()
         || matches!(cause, Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof));
     Refusal::new(if cut { Code::Truncated } else { Code::UpstreamInvalid })
         .because(pool::cause(error))
 }
 
-/// Reads a complete answer, limited in size, in total time and in the time between two chunks.
-/// `room` grows with it.
+/// Reads a complete answer within `limits`: in size, in total time and in the time between two
+/// chunks. `room` grows with it.
 ///
 /// # Errors
 /// `upstream-slow`, `upstream-endless`, `truncated`, `upstream-invalid` or `body-memory`.
 pub async fn collect(
     mut body: Arriving,
     mut room: Room,
-    (bytes_max, times): (u64, Times),
+    limits: ReadLimits,
 ) -> Result<(Bytes, Room), Refusal> {
+    let ReadLimits { bytes_max, times } = limits;
     let mut whole: Vec<u8> = Vec::new();
     let mut first = Bytes::new();
     loop {
-        let slow = |_| Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or whole");
-        let Some(frame) =
-            tokio::time::timeout(times.patience(), body.frame()).await.map_err(slow)?
-        else {
-            break;
+        let Ok(frame) = tokio::time::timeout(times.patience(), body.frame()).await else {
+            return Err(Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or whole"));
         };
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| broke(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         if (whole.len() + first.len() + data.len()) as u64 > bytes_max {

@@ -17,10 +17,19 @@ const HEADERS_COUNT_MAX: usize = 100;
 /// The size of a header list as RFC 9113 section 10.5.1 counts it: with 32 bytes of overhead per
 /// field.
 fn list_size<B>(request: &Request<B>) -> usize {
-    let headers =
-        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    headers.sum::<usize>() + target
+    let mut size = 0;
+    for (name, value) in request.headers() {
+        size += name.as_str().len() + value.len() + 32;
+    }
+    if let Some(target) = request.uri().path_and_query() {
+        size += target.as_str().len();
+    }
+    size
+}
+
+/// Whether a byte may be in the name of a host, or in its port.
+fn is_of_host(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']')
 }
 
 /// Checks that a request has one possible framing and one possible host. `shown` is the framing in
@@ -46,9 +55,10 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
     let upgrade =
         headers.contains_key(http::header::UPGRADE) || headers.contains_key("http2-settings");
     // The gateway implements only 100-continue. An intermediary could act on another expectation.
-    let expects = headers
-        .get(http::header::EXPECT)
-        .is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let expects = match headers.get(http::header::EXPECT) {
+        Some(value) => !value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
+        None => false,
+    };
     if upgrade || expects {
         return Err(Refusal::new(Code::FramingInvalid).because("Upgrade or an unknown Expect"));
     }
@@ -60,18 +70,14 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
         return Err(Refusal::new(Code::HostNotServed).because("two Host headers"));
     }
     // An absolute URI also names a host. If both are present, they must be equal.
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    let named = match (host.map(HeaderValue::as_bytes), authority) {
-        (Some(host), Some(authority)) if host != authority.as_bytes() => None,
+    let named = match (host.map(HeaderValue::as_bytes), request.uri().authority()) {
+        (Some(host), Some(authority)) if host != authority.as_str().as_bytes() => None,
         (Some(host), _) => Some(host),
-        (None, Some(authority)) => Some(authority.as_bytes()),
+        (None, Some(authority)) => Some(authority.as_str().as_bytes()),
         (None, None) => None,
     };
-    let plain = |byte: &u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']')
-    };
     match named {
-        Some(host) if !host.is_empty() && host.len() <= 255 && host.iter().all(plain) => Ok(()),
+        Some(host) if (1..=255).contains(&host.len()) && host.iter().all(is_of_host) => Ok(()),
         _ => Err(Code::HostNotServed.into()),
     }
 }

@@ -140,12 +140,12 @@ impl Heads {
                 MessagePosition::Lost => return,
                 MessagePosition::Start { .. } | MessagePosition::Header => self.in_head(bytes),
                 MessagePosition::Body(left) => {
-                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    let taken = shorter(left, bytes.len());
                     self.at = message(left - taken as u64, MessagePosition::Body);
                     &bytes[taken..]
                 }
                 MessagePosition::Chunks(Chunk::Data(left)) => {
-                    let taken = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    let taken = shorter(left, bytes.len());
                     let left = left - taken as u64;
                     self.at = MessagePosition::Chunks(if left == 0 {
                         Chunk::DataReturn
@@ -213,7 +213,7 @@ impl Heads {
                 } else if name.eq_ignore_ascii_case(b"content-length") {
                     // Two lengths are accepted only if they are equal (RFC 9112 section 6.3). Any
                     // other value is an error in hyper too.
-                    let length = whole.then(|| number(value.trim_ascii())).flatten();
+                    let length = if whole { number(value.trim_ascii()) } else { None };
                     match length.filter(|length| !self.head.length || self.length == *length) {
                         Some(length) => self.length = length,
                         None => self.at = MessagePosition::Lost,
@@ -237,20 +237,34 @@ fn message(left: u64, within: fn(u64) -> MessagePosition) -> MessagePosition {
     if left == 0 { MessagePosition::Start { begun: false } } else { within(left) }
 }
 
+/// The smaller one of the bytes that are left of a message and of the bytes that are here.
+fn shorter(left: u64, here: usize) -> usize {
+    match usize::try_from(left) {
+        Ok(left) => left.min(here),
+        Err(_) => here,
+    }
+}
+
 /// Parses a decimal number that has only digits.
 fn number(digits: &[u8]) -> Option<u64> {
-    let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok()).flatten()
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// The size of a chunk after one more hexadecimal digit; none if it overflows.
+fn with_digit(size: Option<u64>, digit: u32) -> Option<u64> {
+    let size = size.unwrap_or(0);
+    size.checked_mul(16)?.checked_add(u64::from(digit))
 }
 
 /// The position after `byte`. It follows the state machine of hyper's decoder.
 fn chunked(chunk: Chunk, byte: u8) -> MessagePosition {
-    let digit = char::from(byte).to_digit(16).map(u64::from);
+    let digit = char::from(byte).to_digit(16);
     MessagePosition::Chunks(match (chunk, byte) {
         (Chunk::Size(size), _) if let Some(digit) = digit => {
-            let Some(size) =
-                size.unwrap_or(0).checked_mul(16).and_then(|size| size.checked_add(digit))
-            else {
+            let Some(size) = with_digit(size, digit) else {
                 // An overflowing size must not wrap: the tracker and hyper would disagree about the
                 // end.
                 return MessagePosition::Lost;

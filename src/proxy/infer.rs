@@ -21,7 +21,7 @@ use crate::model::Operation;
 use crate::proxy::answer::{Answer, list, me};
 use crate::proxy::exchange::{Exchange, ResponseParts};
 use crate::proxy::refused::Refused;
-use crate::proxy::times::Times;
+use crate::proxy::times::{ReadLimits, Times};
 use crate::proxy::watch::{Fresh, RevocationWatcher};
 use crate::proxy::{Gateway, JSON, buffer};
 use crate::refusal::{Code, Refusal};
@@ -39,24 +39,25 @@ impl Gateway {
         body: &mut Incoming,
         exchange: &mut Exchange,
     ) -> Result<Answer, Refused> {
-        exchange.wants_receipt = headers.get("want-receipt").is_some_and(|value| value == "1");
+        exchange.wants_receipt = matches!(headers.get("want-receipt"), Some(value) if value == "1");
         exchange.operation = routed.operation().as_str();
         // Authentication and rates come before the body: an unauthenticated caller cannot fill the
         // buffers.
         let held = if reads_body(routed.operation()) {
-            let (max, timeouts) = (exchange.config.tables.body_max, &exchange.config.timeouts);
+            let (bytes_max, timeouts) =
+                (exchange.config.tables.body_max, &exchange.config.timeouts);
             let times = Times {
                 clock: Arc::clone(&self.clock),
                 idle_max: timeouts.body_idle,
                 ends: exchange.deadline(),
                 reader: None,
             };
-            buffer::read(headers, body, &self.buffers, (max, times)).await?
+            let limits = ReadLimits { bytes_max, times };
+            buffer::read(headers, body, &self.buffers, limits).await?
         } else {
             buffer::BufferedBody::default()
         };
-        let understood =
-            understand(routed, held.bytes(), (&exchange.config.health, &self.weights))?;
+        let understood = understand(routed, held.bytes(), &exchange.config.health, &self.weights)?;
         let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
         let stamp = BodyStamp { request: exchange.id, cache_salts: &self.cache_salts };
         let turn = self.turn(&capped, exchange).await?;
@@ -107,9 +108,10 @@ impl Gateway {
         if let (Some(model), Some(server)) = (&exchange.model, &exchange.upstream) {
             exchange.model_digest = Some(self.weights.digest(model, &server.name));
         }
-        let admission = exchange
-            .admission(&admitted, received, self.recorder.digest_key())
-            .ok_or(Code::Internal)?;
+        let digest_key = self.recorder.digest_key();
+        let Some(admission) = exchange.admission(&admitted, received, digest_key) else {
+            return Err(Code::Internal.into());
+        };
         self.recorder.commit(admitted, admission).await
     }
 
@@ -158,7 +160,8 @@ impl Gateway {
         let caller = routed.paced().caller();
         let metrics = Arc::clone(&self.metrics);
         let urls = UrlFilter::new(
-            (caller.token(), caller.class().answers),
+            caller.token(),
+            caller.class().answers,
             Arc::clone(caller.tables()),
             metrics,
             !continues,

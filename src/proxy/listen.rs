@@ -91,13 +91,14 @@ pub async fn run<S: Service>(
     // Closed before the drain: new connections go to the process that shares the socket, or are
     // refused at once.
     drop(listener);
-    drain(connections, (&terms.timeouts, &*service), close, shutdown).await;
+    drain(connections, &terms.timeouts, &*service, close, shutdown).await;
 }
 
 /// Waits for open connections to finish, then cuts the rest.
 async fn drain(
     mut connections: JoinSet<()>,
-    (timeouts, service): (&Timeouts, &impl Service),
+    timeouts: &Timeouts,
+    service: &impl Service,
     close: watch::Sender<Leave>,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -108,7 +109,9 @@ async fn drain(
         let ended = async { while connections.join_next().await.is_some() {} };
         tokio::select! {
             () = ended => return,
-            () = tokio::time::sleep(KEPT) => (drain, leave) = (timeouts.drain_streams, Leave::WhenQuiet),
+            () = tokio::time::sleep(KEPT) => {
+                (drain, leave) = (timeouts.drain_streams, Leave::WhenQuiet);
+            }
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
     }

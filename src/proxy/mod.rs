@@ -20,6 +20,7 @@ mod framing;
 pub mod heads;
 mod infer;
 pub mod listen;
+mod media_type;
 pub mod peer;
 pub mod pool;
 mod public;
@@ -38,6 +39,7 @@ pub mod tree;
 mod turn;
 pub mod watch;
 pub mod wire;
+mod working;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -119,7 +121,7 @@ pub struct Gateway {
     pub request_ids: RequestIds,
     /// Salts of prompt caches.
     pub cache_salts: CacheSalts,
-    /// Makes the marks that stand for content in a body until it is fetched.
+    /// Makes the marks that take the place of content in a body until it is fetched.
     pub marks: Draws,
     /// The bytes fetched for each agent.
     pub fetch_quota: Arc<FetchQuota>,

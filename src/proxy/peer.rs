@@ -22,12 +22,27 @@ pub fn trusted(peer: IpAddr, proxies: &[IpNet]) -> bool {
     proxies.iter().any(|network| network.contains(&peer))
 }
 
+/// The error of a malformed PROXY header.
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// The source address at the beginning of an address block.
+///
+/// # Errors
+/// If the block is shorter.
+fn address<const N: usize>(block: &[u8]) -> io::Result<[u8; N]> {
+    match block.first_chunk() {
+        Some(address) => Ok(*address),
+        None => Err(invalid("a short address")),
+    }
+}
+
 /// Reads the PROXY header at the beginning of a trusted proxy's connection.
 ///
 /// # Errors
 /// If the header is malformed.
 pub async fn proxied(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> io::Result<IpAddr> {
-    let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut head = [0; 16];
     stream.read_exact(&mut head).await?;
     let [.., command, family, high, low] = head;
@@ -42,17 +57,11 @@ pub async fn proxied(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> io:
         // LOCAL: the proxy's own connection, such as a health check.
         (0, _) => Ok(peer),
         (1, 1) => {
-            let address: [u8; 4] = rest
-                .get(..4)
-                .and_then(|bytes| bytes.try_into().ok())
-                .ok_or_else(|| invalid("a short address"))?;
+            let address: [u8; 4] = address(&rest)?;
             Ok(IpAddr::V4(Ipv4Addr::from(address)))
         }
         (1, 2) => {
-            let address: [u8; 16] = rest
-                .get(..16)
-                .and_then(|bytes| bytes.try_into().ok())
-                .ok_or_else(|| invalid("a short address"))?;
+            let address: [u8; 16] = address(&rest)?;
             Ok(IpAddr::V6(Ipv6Addr::from(address)).to_canonical())
         }
         _ => Err(invalid("an address family that is not IP")),
@@ -72,13 +81,16 @@ pub fn forwarded(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr
     if proxies.is_empty() || !trusted(peer, proxies) {
         return peer;
     }
-    let lines = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
-    let mut hops: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let mut hops: Vec<&str> = Vec::new();
+    for line in headers.get_all("x-forwarded-for") {
+        let Ok(line) = line.to_str() else { continue };
+        hops.extend(line.split(','));
+    }
     let mut client = peer;
     // From the right: each proxy appends the address that it saw. Entries further left come from
     // the client and can be forged.
     while let Some(hop) = hops.pop() {
-        let Ok(address) = hop.parse::<IpAddr>() else { break };
+        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
         client = address.to_canonical();
         if !trusted(client, proxies) {
             break;

@@ -42,10 +42,14 @@ pub enum SendFault {
     Broke(hyper::Error),
 }
 
+/// The I/O error that caused `error`, if there is one.
+pub(super) fn io_cause(error: &hyper::Error) -> Option<&std::io::Error> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
 /// The cause of a broken connection, in words. It contains no bytes that were sent or received.
 pub(super) fn cause(error: &hyper::Error) -> String {
-    let io =
-        std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let io = io_cause(error);
     match io.map(std::io::Error::kind) {
         Some(std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe) => {
             "reset: the server reset the connection".to_owned()
@@ -59,7 +63,10 @@ pub(super) fn cause(error: &hyper::Error) -> String {
         Some(std::io::ErrorKind::ConnectionAborted) => {
             "closed: the server had ended the connection".to_owned()
         }
-        Some(_) => format!("{error}: {}", io.map(ToString::to_string).unwrap_or_default()),
+        Some(_) => match io {
+            Some(io) => format!("{error}: {io}"),
+            None => error.to_string(),
+        },
         None if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => {
             "closed: the server ended the connection without an answer".to_owned()
         }
@@ -219,7 +226,8 @@ impl Pool {
     /// # Errors
     /// Why it does not.
     pub async fn probe(&self) -> Result<(), DialFault> {
-        self.dialler.dial().await.map(drop)
+        self.dialler.dial().await?;
+        Ok(())
     }
 }
 

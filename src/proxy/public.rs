@@ -62,7 +62,7 @@ impl Gateway {
                 let Some(tree) = exchange.config.tree.clone() else {
                     return Err(Refusal::new(Code::TreeUnknown).into());
                 };
-                self.tree(&tree, path, (headers, peer)).await
+                self.tree(&tree, path, headers, peer).await
             }
         }
     }

@@ -1,12 +1,14 @@
 //! Receipts: the proof that a record is in the log, for the agent of the record.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::audit::read::reader::{self, StoredRecord};
+use crate::audit::format::note::peek;
+use crate::audit::read::reader::{self, Epoch, StoredRecord};
 use crate::audit::read::receipt::{self, ProofFault};
 use crate::audit::read::tiles::epoch_number;
 use crate::audit::store::entry::AuditRecorder;
@@ -29,22 +31,58 @@ pub(super) async fn receipt(
     agent: &AgentName,
     path: &str,
 ) -> Result<Bytes, Refusal> {
-    let unknown = || Refusal::new(Code::ReceiptUnknown);
-    // The last two parts identify the record. The log's name before them is not needed.
-    let mut parts = path.rsplitn(3, '/');
-    let index = parts.next().and_then(|index| index.parse().ok()).ok_or_else(unknown)?;
-    let epoch = parts.next().and_then(epoch_number).ok_or_else(unknown)?;
+    let Some(record) = RecordPath::read(path) else { return Err(Code::ReceiptUnknown.into()) };
     let (dir, vault) = recorder.records();
     let agent = agent.clone();
     // Reading files and decrypting run on a blocking thread, and only a few at once.
     let _place = read_place().await.map_err(|error| Refusal::new(Code::Internal).because(error))?;
-    let found =
-        tokio::task::spawn_blocking(move || find(&dir, &vault, &agent, (epoch, index))).await;
+    let found = tokio::task::spawn_blocking(move || find(&dir, &vault, &agent, &record)).await;
     let found = found.map_err(|error| Refusal::new(Code::Internal).because(error))?;
     if found.as_ref().is_err_and(|refusal| refusal.code == Code::ReceiptEarly) {
         recorder.want_checkpoint();
     }
     found
+}
+
+/// A record as the path of its receipt names it.
+#[derive(Debug, PartialEq, Eq)]
+struct RecordPath {
+    /// The origin of its log: `<gateway name>/<epoch>`.
+    origin: String,
+    /// The number of its epoch.
+    epoch: u32,
+    /// Its index in the epoch.
+    index: u64,
+}
+
+impl RecordPath {
+    /// Parses `NAME/EPOCH/INDEX`. None for any other form, also of its numbers.
+    fn read(path: &str) -> Option<Self> {
+        let (origin, digits) = path.rsplit_once('/')?;
+        let (_, epoch) = origin.rsplit_once('/')?;
+        let epoch = epoch_number(epoch)?;
+        let index: u64 = digits.parse().ok()?;
+        // `parse` accepts `+7` and `07` too. A record has only one name.
+        if index.to_string() != digits {
+            return None;
+        }
+        Some(Self { origin: origin.to_owned(), epoch, index })
+    }
+
+    /// Whether the epoch's checkpoint names the origin of the path. True without a checkpoint: no
+    /// record of that epoch has a receipt yet.
+    fn is_of(&self, epoch: &Epoch) -> bool {
+        let Some(note) = &epoch.note else { return true };
+        match peek(note) {
+            Ok(checkpoint) => checkpoint.origin == self.origin,
+            Err(_) => true,
+        }
+    }
+}
+
+/// The refusal for a record that is not there for this agent.
+fn unknown(fault: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::ReceiptUnknown).because(fault)
 }
 
 /// Finds the record and proves it. Another agent's record gives the same refusal as a missing one,
@@ -53,28 +91,76 @@ fn find(
     dir: &Path,
     vault: &Arc<Mutex<Vault>>,
     agent: &AgentName,
-    (epoch, index): (u32, u64),
+    record: &RecordPath,
 ) -> Result<Bytes, Refusal> {
-    let unknown = |fault: &dyn std::fmt::Display| Refusal::new(Code::ReceiptUnknown).because(fault);
-    let epochs = reader::epochs(dir).map_err(|fault| unknown(&fault))?;
-    let epoch = epochs.iter().find(|known| known.number == epoch).ok_or(Code::ReceiptUnknown)?;
-    let bytes = reader::one(epoch, index).map_err(|fault| unknown(&fault))?;
+    let epochs = reader::epochs(dir).map_err(unknown)?;
+    let Some(epoch) = epochs.iter().find(|known| known.number == record.epoch) else {
+        return Err(Code::ReceiptUnknown.into());
+    };
+    if !record.is_of(epoch) {
+        return Err(unknown("the log has another name"));
+    }
+    let index = record.index;
+    let bytes = reader::one(epoch, index).map_err(unknown)?;
     let told = {
         // The agent's name is inside the encrypted payload, so the record is decrypted first.
         let vault = vault.lock().unwrap_or_else(PoisonError::into_inner);
-        StoredRecord { epoch: epoch.number, index, bytes: &bytes }
-            .tell(&*vault)
-            .map_err(|fault| unknown(&fault))?
+        let stored = StoredRecord { epoch: epoch.number, index, bytes: &bytes };
+        stored.tell(&*vault).map_err(unknown)?
     };
     if told.text("agent").as_deref() != Some(agent.as_str()) {
         return Err(Code::ReceiptUnknown.into());
     }
-    receipt::receipt(epoch, index, &bytes).map(Bytes::from).map_err(|fault| {
-        let early = matches!(fault, ProofFault::Early { .. });
-        if early {
-            Refusal::new(Code::ReceiptEarly).after(SOON)
-        } else {
-            Refusal::new(Code::Internal).because(fault)
+    match receipt::receipt(epoch, index, &bytes) {
+        Ok(receipt) => Ok(Bytes::from(receipt)),
+        Err(ProofFault::Early { .. }) => Err(Refusal::new(Code::ReceiptEarly).after(SOON)),
+        Err(fault) => Err(Refusal::new(Code::Internal).because(fault)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::format::note::Checkpoint;
+
+    #[test]
+    fn a_record_has_one_path() {
+        for (path, origin, epoch, index) in [
+            ("gw/e000001/0", "gw/e000001", 1, 0),
+            ("gw.example/e000012/345", "gw.example/e000012", 12, 345),
+        ] {
+            let origin = origin.to_owned();
+            assert_eq!(RecordPath::read(path), Some(RecordPath { origin, epoch, index }));
         }
-    })
+        for path in [
+            "",
+            "0",
+            "e000001/0",
+            "gw/e1/0",
+            "gw/e000001/",
+            "gw/e000001/+0",
+            "gw/e000001/00",
+            "gw/e000001/-1",
+            "gw/e000001/x",
+            "gw/e000001/0/",
+        ] {
+            assert_eq!(RecordPath::read(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_the_log_is_part_of_the_path() {
+        let epoch = |note: Option<&str>| Epoch {
+            number: 1,
+            folder: "e000001".into(),
+            signed: 0,
+            note: note.map(str::to_owned),
+        };
+        let checkpoint = Checkpoint { origin: "gw/e000001".to_owned(), size: 1, root: [0; 32] };
+        let note = format!("{}\n\u{2014} gw/e000001 AAAAAAAA\n", checkpoint.text());
+        let path = |path| RecordPath::read(path).expect("a path");
+        assert!(path("gw/e000001/0").is_of(&epoch(Some(&note))));
+        assert!(!path("other/e000001/0").is_of(&epoch(Some(&note))));
+        assert!(path("other/e000001/0").is_of(&epoch(None)));
+    }
 }

@@ -52,7 +52,8 @@ impl Gateway {
         exchange.judged(&refusal);
         // Before the stage `Authenticated` the caller's names are not verified. A record must not
         // contain them.
-        let about = exchange.about().filter(|_| refusal.code.stage() >= Stage::Authenticated);
+        let is_known = refusal.code.stage() >= Stage::Authenticated;
+        let about = if is_known { exchange.about() } else { None };
         // An admitted request has an open entry: the refusal is its outcome.
         let no = if let Some((entry, ending)) = exchange.take_entry() {
             RefusalResponse::Recorded(self.recorder.close_refused(entry, ending, refusal).await)
@@ -73,6 +74,9 @@ impl Gateway {
     /// The refusal of a caller without a credential, counted against its network. It becomes the
     /// network's rate refusal if that rate is exceeded.
     pub(super) fn count_unauthenticated(&self, refusal: Refusal, peer: IpAddr) -> Refused {
-        self.authenticator.limit_unauthenticated(peer).err().unwrap_or(refusal).into()
+        match self.authenticator.limit_unauthenticated(peer) {
+            Ok(()) => refusal.into(),
+            Err(limited) => limited.into(),
+        }
     }
 }

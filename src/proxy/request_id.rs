@@ -19,10 +19,7 @@ impl RequestIds {
     /// The id of a request that arrives at `now`.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> RequestId {
-        RequestId::new(
-            now.0,
-            self.0.next().iter().fold(0, |number, byte| number << 8 | u128::from(*byte)),
-        )
+        RequestId::new(now.0, u128::from_be_bytes(self.0.next()))
     }
 }
 

@@ -12,7 +12,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use tokio::net::TcpStream;
 
-use crate::guard::egress::destination::Host;
+use crate::guard::egress::destination::{Destination, Host};
 use crate::guard::egress::policy::{Controlled, EgressPolicy, Uncontrolled};
 use crate::refusal::{Code, Refusal};
 
@@ -74,27 +74,23 @@ impl Resolver {
         controlled: &Controlled,
     ) -> Result<CheckedAddresses, Refusal> {
         let destination = controlled.destination();
-        let none = |why: &str| {
-            Refusal::new(Code::FetchFailed).because(format_args!("{}: {why}", destination.host))
-        };
-        let found = self.addresses(&destination.host).await.map_err(|why| none(&why))?;
-        let addresses: Vec<SocketAddr> =
-            found.into_iter().map(|ip| SocketAddr::new(ip, destination.port)).collect();
-        if addresses.is_empty() {
-            return Err(none("it has no address"));
+        let host = &destination.host;
+        let found = self.addresses(host).await.map_err(|why| none(host, &why))?;
+        let mut addresses = Vec::with_capacity(found.len());
+        for ip in found {
+            addresses.push(SocketAddr::new(ip, destination.port));
         }
-        let refused = |address: &SocketAddr, why: Uncontrolled| {
-            let says = format!("{} is not a controlled destination.", destination.host);
-            Refusal::new(Code::EgressUncontrolled)
-                .saying(says)
-                .because(format_args!("{destination}: {}: {why}", address.ip()))
-        };
+        if addresses.is_empty() {
+            return Err(none(host, "it has no address"));
+        }
         for address in &addresses {
-            policy.address(controlled, *address).map_err(|why| refused(address, why))?;
+            policy
+                .address(controlled, *address)
+                .map_err(|why| refused(destination, address, &why))?;
             // A listener on all addresses is reachable at each local address, and no list can name
             // them all.
             if policy.listens_everywhere(address.port()) && is_own(*address) {
-                return Err(refused(address, Uncontrolled::SelfEndpoints));
+                return Err(refused(destination, address, &Uncontrolled::SelfEndpoints));
             }
         }
         // An upstream must not be reached by a fetch, under any of its names and addresses.
@@ -107,16 +103,29 @@ impl Resolver {
             })?;
             // The same name leads to the upstream, even if the two resolvers return different
             // addresses.
-            let named = upstream == &destination.host;
-            let same = |address: &&SocketAddr| {
-                named || own.iter().any(|own| own.to_canonical() == address.ip().to_canonical())
-            };
-            if let Some(address) = addresses.iter().find(same) {
-                return Err(refused(address, Uncontrolled::SelfEndpoints));
+            let named = upstream == host;
+            for address in &addresses {
+                let ip = address.ip().to_canonical();
+                if named || own.iter().any(|own| own.to_canonical() == ip) {
+                    return Err(refused(destination, address, &Uncontrolled::SelfEndpoints));
+                }
             }
         }
         Ok(CheckedAddresses(addresses))
     }
+}
+
+/// The refusal for a host without a usable address.
+fn none(host: &Host, why: &str) -> Refusal {
+    Refusal::new(Code::FetchFailed).because(format_args!("{host}: {why}"))
+}
+
+/// The refusal for an address that may not be dialled.
+fn refused(destination: &Destination, address: &SocketAddr, why: &Uncontrolled) -> Refusal {
+    let says = format!("{} is not a controlled destination.", destination.host);
+    Refusal::new(Code::EgressUncontrolled)
+        .saying(says)
+        .because(format_args!("{destination}: {}: {why}", address.ip()))
 }
 
 impl CheckedAddresses {

@@ -148,10 +148,7 @@ pub fn refuse(
     }
     if let Some(wait) = refusal.retry_after {
         // Whole seconds, rounded up, so that a retry after this delay is accepted.
-        headers.insert(
-            RETRY_AFTER,
-            number(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX).max(1)),
-        );
+        headers.insert(RETRY_AFTER, number(whole_seconds(wait)));
     }
     if let Some(limit) = limit {
         // One second more than the truncated wait, so that a retry after it is not too early.
@@ -159,6 +156,14 @@ pub fn refuse(
         rate_headers(headers, limit, 0, reset);
     }
     response
+}
+
+/// A delay in whole seconds, rounded up; at least one.
+fn whole_seconds(wait: Duration) -> u64 {
+    match u64::try_from(wait.as_millis().div_ceil(1000)) {
+        Ok(seconds) => seconds.max(1),
+        Err(_) => u64::MAX,
+    }
 }
 
 /// A complete answer as bytes of an HTTP/1.1 connection that closes after it.
@@ -217,8 +222,10 @@ fn head(exchange: &Exchange, parts: ResponseParts, record: &str, body: Body) -> 
         headers.insert(DROPPED, owned(exchange.adjustments.dropped.join(", ")));
     }
     if !exchange.adjustments.stripped.is_empty() {
-        let paths: Vec<&str> =
-            exchange.adjustments.stripped.iter().map(|reach| reach.path.as_str()).collect();
+        let mut paths: Vec<&str> = Vec::new();
+        for reach in &exchange.adjustments.stripped {
+            paths.push(&reach.path);
+        }
         headers.insert(STRIPPED, owned(paths.join(", ")));
     }
     if exchange.adjustments.removed > 0 {

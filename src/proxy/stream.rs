@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::guard::egress::answer::ResponseFilters;
 use crate::model::answer::{StreamFault, StreamFilter};
 use crate::model::{Dialect, error};
+use crate::proxy::activity::keep_waker;
 use crate::proxy::exchange::OpenExchange;
 use crate::proxy::forward::broke;
 use crate::proxy::pool::Arriving;
@@ -90,11 +91,9 @@ impl StreamSource {
             // the connection to the pool.
             let _ = upstream.poll_frame(cx);
             let mut out = last;
-            let finished = filter
-                .finish(&mut out)
-                .map_err(|fault| invalid(&fault))
-                .and_then(|()| unblocked(filter));
-            return Poll::Ready(finished.map(|()| StreamStep::End(Bytes::from(out))));
+            filter.finish(&mut out).map_err(|fault| invalid(&fault))?;
+            unblocked(filter)?;
+            return Poll::Ready(Ok(StreamStep::End(Bytes::from(out))));
         }
         loop {
             // Checked before each read: after a finding, no further byte of the upstream may pass.
@@ -127,8 +126,10 @@ impl StreamSource {
                     }
                     // Bytes that arrived before the cut are sent first. The event about the cut
                     // follows them.
-                    let cut =
-                        ended.and_then(Result::err).map_or_else(unfinished, |error| broke(&error));
+                    let cut = match ended {
+                        Some(Err(error)) => broke(&error),
+                        Some(Ok(_)) | None => unfinished(),
+                    };
                     if out.is_empty() {
                         return Poll::Ready(Err(cut));
                     }
@@ -217,7 +218,7 @@ impl StreamState {
     /// after twice that time at the latest.
     fn overdue(&mut self, times: &Times) -> Result<Duration, Refusal> {
         let now = times.clock.monotonic();
-        let written = times.reader.as_ref().map_or(0, |reader| reader.total());
+        let written = times.taken();
         if !self.awaited && written != self.written && now >= self.moved + times.idle_max {
             (self.moved, self.written) = (now, written);
         }
@@ -225,14 +226,17 @@ impl StreamState {
         if now < until {
             return Ok(until - now);
         }
-        let slow =
-            |which| Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}"));
         Err(match (now >= times.ends, self.awaited) {
             (true, _) => slow("total"),
             (false, true) => slow("stream_idle"),
             (false, false) => Code::ClientSlow.into(),
         })
     }
+}
+
+/// The refusal for an upstream that exceeds the time limit `which`.
+fn slow(which: &str) -> Refusal {
+    Refusal::new(Code::UpstreamSlow).because(format_args!("timeout {which}"))
 }
 
 /// Copies the usage and findings of a source to its exchange.
@@ -266,7 +270,7 @@ impl Relay {
     pub fn new(source: StreamSource, exchange: OpenExchange, watch: RevocationWatcher) -> Self {
         let times = exchange.get().times();
         let (clock, moved) = (Arc::clone(&times.clock), times.clock.monotonic());
-        let written = times.reader.as_ref().map_or(0, |reader| reader.total());
+        let written = times.taken();
         let running = StreamState {
             work: Some((source, exchange)),
             last: None,
@@ -322,9 +326,7 @@ impl Relay {
                     running.came = came;
                     running.moved = self.clock.monotonic();
                 }
-                if !running.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                    running.waker = Some(cx.waker().clone());
-                }
+                keep_waker(&mut running.waker, cx);
                 Poll::Pending
             }
         }
@@ -345,9 +347,10 @@ impl Drop for Relay {
 /// Enforces limits on a stream until it ends, also if its caller does not read.
 async fn guard(stream: Weak<Mutex<StreamState>>, mut watch: RevocationWatcher, times: Times) {
     loop {
-        let Some(wait) = stream.upgrade().map(|running| lock(&running).overdue(&times)) else {
-            return;
-        };
+        let Some(running) = stream.upgrade() else { return };
+        let wait = lock(&running).overdue(&times);
+        // The reference must not outlive this check: a dropped body drops the exchange.
+        drop(running);
         let refusal = match wait {
             Err(refusal) => refusal,
             Ok(wait) => tokio::select! {

@@ -124,6 +124,17 @@ pub struct SniffedStream<S> {
 #[error("a head did not end in time")]
 pub struct HeadSlow;
 
+/// The stream of a tap.
+///
+/// # Errors
+/// `NotConnected` if the tap has returned it.
+fn connected<S>(stream: &mut Option<S>) -> io::Result<&mut S> {
+    match stream {
+        Some(stream) => Ok(stream),
+        None => Err(io::ErrorKind::NotConnected.into()),
+    }
+}
+
 impl<S> SniffedStream<S> {
     /// A tap in its initial state.
     fn new(
@@ -189,7 +200,7 @@ impl<S> SniffedStream<S> {
             Box::pin(tokio::time::sleep(self.patience.write))
         });
         std::task::ready!(stall.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer reads nothing")))
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
     }
 
     /// The HTTP version of the connection.
@@ -221,7 +232,7 @@ impl<S> SniffedStream<S> {
     where
         S: Unpin,
     {
-        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+        Ok(Pin::new(connected(&mut self.stream)?))
     }
 
     /// Inspects incoming bytes.
@@ -251,8 +262,12 @@ impl<S> SniffedStream<S> {
 
     /// Fails if a head has taken too long, whether bytes arrive or not.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let late = self.head.as_mut().is_some_and(|head| head.as_mut().poll(cx).is_ready());
-        if late { Err(io::Error::new(io::ErrorKind::TimedOut, HeadSlow)) } else { Ok(()) }
+        if let Some(head) = &mut self.head
+            && head.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, HeadSlow));
+        }
+        Ok(())
     }
 
     /// Counts written bytes.
@@ -276,10 +291,8 @@ impl<S: AsyncRead + Unpin> SniffedStream<S> {
     ) -> io::Result<Self> {
         let mut first = BytesMut::with_capacity(PREFACE.len());
         loop {
-            let known =
-                first.iter().zip(PREFACE).take_while(|(byte, preface)| byte == preface).count();
             // The first byte that differs from the preface decides for HTTP/1.
-            if known < first.len() {
+            if !PREFACE.starts_with(&first) {
                 return Ok(Self::new(
                     stream,
                     Watched::Http1(Heads::new()),
@@ -288,7 +301,7 @@ impl<S: AsyncRead + Unpin> SniffedStream<S> {
                     activity,
                 ));
             }
-            if known == PREFACE.len() {
+            if first.len() == PREFACE.len() {
                 let frames = Watched::Http2(Box::new(Frames::new(PREFACE.len())));
                 return Ok(Self::new(stream, frames, first, patience, activity));
             }
@@ -323,9 +336,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
             // Only between messages: no byte of the answer is written, and no other answer is being
             // written.
             if self.waiting && self.flushed && self.activity.takes_interim() {
-                let stream =
-                    self.stream.as_mut().map(Pin::new).ok_or(io::ErrorKind::NotConnected)?;
-                match stream.poll_write(cx, INTERIM) {
+                let stream = connected(&mut self.stream)?;
+                match Pin::new(&mut *stream).poll_write(cx, INTERIM) {
                     Poll::Ready(Ok(count)) if count == INTERIM.len() => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     // An unused socket has room for these few bytes if its peer reads.
@@ -333,10 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
                         return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
                     }
                 }
-                if let Poll::Ready(Err(error)) =
-                    Pin::new(self.stream.as_mut().ok_or(io::ErrorKind::NotConnected)?)
-                        .poll_flush(cx)
-                {
+                if let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(cx) {
                     return Poll::Ready(Err(error));
                 }
             }
@@ -348,7 +357,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> SniffedStream<S> {
 impl<S> Drop for SniffedStream<S> {
     fn drop(&mut self) {
         // Returned only if a request is unanswered; otherwise the stream is simply closed.
-        let Some(stream) = self.stream.take().filter(|_| self.waiting) else { return };
+        let Some(stream) = self.stream.take() else { return };
+        if !self.waiting {
+            return;
+        }
         let goaway = match &self.watched {
             Watched::Http2(frames) if self.is_flooded => frames.farewell(),
             Watched::Http1(_) | Watched::Http2(_) => None,
@@ -447,6 +459,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for SniffedStream<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+        match &self.stream {
+            Some(stream) => stream.is_write_vectored(),
+            None => false,
+        }
     }
 }

@@ -18,7 +18,23 @@ pub struct Times {
     pub reader: Option<Arc<DeliveredBytes>>,
 }
 
+/// The limits on a body that is read into memory.
+pub struct ReadLimits {
+    /// The largest size, in bytes.
+    pub bytes_max: u64,
+    /// The time limits.
+    pub times: Times,
+}
+
 impl Times {
+    /// The bytes that the caller took; 0 if they are not counted.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        match &self.reader {
+            Some(reader) => reader.total(),
+            None => 0,
+        }
+    }
     /// How long the next piece may take: the shorter one of the two limits.
     #[must_use]
     pub fn patience(&self) -> Duration {

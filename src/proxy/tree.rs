@@ -1,6 +1,7 @@
 //! The log's tree, read-only, in the paths of C2SP tlog-tiles. Auditors may read all of it. The
 //! config may make its checkpoints public.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -48,10 +49,12 @@ pub struct TreeFile {
 }
 
 impl LogTree {
-    /// The tree in `dir`. `auditor` is the credential for reading all of it over the network.
+    /// The tree in `dir`, with the public keys in `vkeys`. `auditor` is the credential for reading
+    /// all of it over the network.
     #[must_use]
     pub fn new(
-        (dir, vkeys): (&Path, &Path),
+        dir: &Path,
+        vkeys: &Path,
         name: &str,
         auditor: Option<&Zeroizing<String>>,
         public_checkpoints: bool,
@@ -111,19 +114,26 @@ impl LogTree {
         headers: &HeaderMap,
         file: Option<&TreeFile>,
     ) -> Result<bool, Code> {
-        let shown =
-            headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
-        let same = |known: &[u8; 32]| {
-            // Hashes of equal length, compared in constant time: timing reveals no part of the
-            // credential.
-            shown.is_some_and(|shown| verify_slices_are_equal(known, &sha256(shown)).is_ok())
-        };
-        if self.auditor.as_ref().is_some_and(same) {
+        // Hashes of equal length, compared in constant time: timing reveals no part of the
+        // credential.
+        if let (Some(known), Some(shown)) = (&self.auditor, bearer(headers))
+            && verify_slices_are_equal(known, &sha256(shown)).is_ok()
+        {
             return Ok(true);
         }
         let public = self.public_checkpoints && file.is_some_and(|file| file.head);
         if public { Ok(false) } else { Err(Code::AuditorUnknown) }
     }
+}
+
+/// The bearer credential in the headers.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")
+}
+
+/// The refusal for a file that does not exist.
+fn unknown(why: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::TreeUnknown).because(why)
 }
 
 impl TreeFile {
@@ -143,7 +153,8 @@ impl Gateway {
         &self,
         tree: &LogTree,
         path: &str,
-        (headers, peer): (&HeaderMap, IpAddr),
+        headers: &HeaderMap,
+        peer: IpAddr,
     ) -> Result<Answer, Refused> {
         // Parsed before the access check, but reported after it: an unauthenticated caller learns
         // no names.
@@ -155,9 +166,8 @@ impl Gateway {
         if !auditor {
             self.authenticator.limit_unauthenticated(peer)?;
         }
-        let unknown = |why: &dyn std::fmt::Display| Refusal::new(Code::TreeUnknown).because(why);
-        let file = file.ok_or_else(|| unknown(&"no path of the layout"))?;
-        let (bytes, content_type) = file.read().await.map_err(|error| unknown(&error))?;
+        let Some(file) = file else { return Err(unknown("no path of the layout").into()) };
+        let (bytes, content_type) = file.read().await.map_err(unknown)?;
         Ok(Answer::Public(bytes, content_type))
     }
 }
@@ -169,12 +179,8 @@ mod tests {
 
     fn tree(auditor: Option<&str>, public: bool) -> LogTree {
         let auditor = auditor.map(|secret| Zeroizing::new(secret.to_owned()));
-        LogTree::new(
-            (Path::new("/log"), Path::new("/log.vkeys")),
-            "gw.example",
-            auditor.as_ref(),
-            public,
-        )
+        let (dir, vkeys) = (Path::new("/log"), Path::new("/log.vkeys"));
+        LogTree::new(dir, vkeys, "gw.example", auditor.as_ref(), public)
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 
 impl Gateway {
     /// Takes a slot at the first upstream of the route that is up and has a free one. If none has,
-    /// the request waits at all upstreams that are up, in the order of arrival at each. None if the
+    /// the request waits at every upstream that is up, in the order of arrival at each. None if the
     /// request needs no upstream.
     ///
     /// # Errors
@@ -29,11 +29,14 @@ impl Gateway {
         let understood = capped.understood();
         let RequestKind::Call { candidates, .. } = understood.asked() else { return Ok(None) };
         let holder = Holder::of(understood.routed().paced().caller());
-        let up = |upstream: &&Arc<Upstream>| {
-            exchange.config.health.is_up(&upstream.name)
+        let mut waited_at: Vec<&Arc<Upstream>> = Vec::new();
+        for upstream in candidates.iter() {
+            if exchange.config.health.is_up(&upstream.name)
                 && self.weights.passes(&candidates.model().name, &upstream.name)
-        };
-        let mut waited_at: Vec<&Arc<Upstream>> = candidates.iter().filter(up).collect();
+            {
+                waited_at.push(upstream);
+            }
+        }
         for upstream in &waited_at {
             // `take` fails if other requests wait there: a new request must not overtake them.
             if let Some(slot) = self.slots.take(upstream, &holder) {
@@ -44,11 +47,13 @@ impl Gateway {
         if waited_at.is_empty() {
             waited_at.push(candidates.first());
         }
-        let waits = waited_at.into_iter().map(|upstream| {
-            let holder = &holder;
-            Box::pin(async move { (upstream, self.slots.wait(upstream, holder).await) })
-        });
-        let (upstream, slot) = any_of(waits.collect()).await?;
+        let holder = &holder;
+        let mut waits = Vec::with_capacity(waited_at.len());
+        for upstream in waited_at {
+            let wait = async move { (upstream, self.slots.wait(upstream, holder).await) };
+            waits.push(Box::pin(wait));
+        }
+        let (upstream, slot) = any_of(waits).await?;
         Ok(candidates.turn(upstream, slot))
     }
 }

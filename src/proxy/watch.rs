@@ -41,7 +41,9 @@ impl RevocationWatcher {
     /// checked.
     #[must_use]
     pub fn new(
-        (authenticator, recorder, clock): (Arc<Authenticator>, AuditRecorder, Arc<dyn Clock>),
+        authenticator: Arc<Authenticator>,
+        recorder: AuditRecorder,
+        clock: Arc<dyn Clock>,
         token: Arc<CachedToken>,
         changes: Changes,
     ) -> Self {

@@ -49,8 +49,8 @@ impl WireState {
     fn wrote(&mut self, bytes: &[u8]) {
         self.began |= !bytes.is_empty();
         let mut rest = bytes;
-        while let Some((&byte, after)) =
-            rest.split_first().filter(|_| self.head_end < HEAD_END.len())
+        while self.head_end < HEAD_END.len()
+            && let Some((&byte, after)) = rest.split_first()
         {
             self.head_end = match byte {
                 byte if HEAD_END.get(self.head_end) == Some(&byte) => self.head_end + 1,
@@ -144,13 +144,17 @@ impl Wire {
             )));
         }
         let written = ready!(write(Pin::new(&mut self.stream), cx));
-        // A TLS client may have sent a part even if the write failed. Then all bytes count as sent,
-        // so that the request is not repeated.
-        let unsure = matches!(self.stream, UpstreamStream::Tls(_)).then_some(usize::MAX);
-        let mut left = written.as_ref().map_or(unsure.unwrap_or(0), |count| *count);
+        let mut left = match &written {
+            Ok(count) => *count,
+            // A TLS client may have sent a part even if the write failed. Then all bytes count as
+            // sent, so that the request is not repeated.
+            Err(_) if matches!(self.stream, UpstreamStream::Tls(_)) => usize::MAX,
+            Err(_) => 0,
+        };
         for slice in slices {
             let count = slice.len().min(left);
-            state.wrote(slice.get(..count).unwrap_or_default());
+            let (sent, _) = slice.split_at(count);
+            state.wrote(sent);
             left -= count;
         }
         Poll::Ready(written)

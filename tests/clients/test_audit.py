@@ -219,6 +219,9 @@ def test_an_agent_gets_receipts_of_its_own_records(upstream: FakeUpstream, tmp_p
             assert code(refused) == (404, "receipt-unknown"), (
                 "another agent's record is not told from one that is not there"
             )
+            _, epoch, index = name.replace("#", "/").split("/")
+            for wrong in (f"other/{epoch}#{index}", f"{epoch}#{index}", f"gw/{epoch}#0{index}"):
+                assert code(receipt(wrong, own.token)) == (404, "receipt-unknown"), wrong
         assert code(receipt("gw/e000001#99999", own.token)) == (404, "receipt-unknown")
         assert code(receipt("nonsense", own.token)) == (404, "receipt-unknown")
 

@@ -38,7 +38,9 @@ impl<'h> Credential<'h> {
             return Ok(Self(text));
         }
         // RFC 6750 section 2.1; the scheme is compared without case (RFC 9110 section 11.1).
-        let (scheme, token) = text.split_once(' ').ok_or(Code::TokenScheme)?;
+        let Some((scheme, token)) = text.split_once(' ') else {
+            return Err(Code::TokenScheme.into());
+        };
         if scheme.eq_ignore_ascii_case("bearer") {
             Ok(Self(token))
         } else {

@@ -81,33 +81,50 @@ pub const NAMED_V6: &[Range<Ipv6Addr>] = &[
 #[must_use]
 pub fn special(address: IpAddr) -> Option<&'static str> {
     match address {
-        IpAddr::V4(four) => {
-            let bits =
-                |address: Ipv4Addr, prefix: u8| u64::from(address.to_bits()) >> (32 - prefix);
-            let within = |range: &&Range<Ipv4Addr>| bits(four, range.1) == bits(range.0, range.1);
-            RANGES_V4.iter().find(within).map(|range| range.2)
-        }
+        IpAddr::V4(four) => name_in(RANGES_V4, |first, prefix| {
+            front_of_four(four, prefix) == front_of_four(first, prefix)
+        }),
         IpAddr::V6(six) => {
-            let bits = |address: Ipv6Addr, prefix: u8| {
-                // A shift by 128 bits (a prefix of 0) is not defined for the operator; the result
-                // is then 0.
-                address.to_bits().checked_shr(128 - u32::from(prefix)).unwrap_or(0)
-            };
-            let within = |range: &&Range<Ipv6Addr>| bits(six, range.1) == bits(range.0, range.1);
             // 2000::/3: the first three bits are 001 (RFC 4291 section 2.4).
-            let global = six.segments().first().is_some_and(|first| first >> 13 == 1);
+            let global = front_of_six(six, 3) == 1;
             // An IPv4 address after 0:5efe or 200:5efe (ISATAP, RFC 5214 section 6.1), with any
             // prefix.
             if global && matches!(six.segments(), [_, _, _, _, 0 | 0x200, 0x5efe, _, _]) {
                 return Some("ISATAP");
             }
             if global {
-                return RANGES_V6.iter().find(within).map(|range| range.2);
+                return name_of_six(RANGES_V6, six);
             }
             // Everything outside 2000::/3 is refused, even ranges that IANA may assign later.
-            Some(NAMED_V6.iter().find(within).map_or("not assigned", |range| range.2))
+            Some(name_of_six(NAMED_V6, six).unwrap_or("not assigned"))
         }
     }
+}
+
+/// The first `prefix` bits of an IPv4 address.
+fn front_of_four(address: Ipv4Addr, prefix: u8) -> u64 {
+    u64::from(address.to_bits()) >> (32 - prefix)
+}
+
+/// The first `prefix` bits of an IPv6 address.
+fn front_of_six(address: Ipv6Addr, prefix: u8) -> u128 {
+    // A shift by 128 bits (a prefix of 0) is not defined for the operator; the result is then 0.
+    address.to_bits().checked_shr(128 - u32::from(prefix)).unwrap_or(0)
+}
+
+/// The name of the first range that has an IPv6 address.
+fn name_of_six(ranges: &[Range<Ipv6Addr>], six: Ipv6Addr) -> Option<&'static str> {
+    name_in(ranges, |first, prefix| front_of_six(six, prefix) == front_of_six(first, prefix))
+}
+
+/// The name of the first range that `has` accepts, by its first address and its prefix.
+fn name_in<A: Copy>(ranges: &[Range<A>], has: impl Fn(A, u8) -> bool) -> Option<&'static str> {
+    for (first, prefix, name) in ranges {
+        if has(*first, *prefix) {
+            return Some(name);
+        }
+    }
+    None
 }
 
 #[cfg(test)]

@@ -65,16 +65,17 @@ impl Findings {
     /// # Errors
     /// `answer-uncontrolled`.
     pub fn passes(&self) -> Result<(), Refusal> {
-        let target = self
-            .named
-            .iter()
-            .find(|outbound| outbound.verdict == ResponseFilterAction::Block.as_str())
-            .map_or("", |outbound| outbound.target.as_str());
-        if self.blocked {
-            Err(Refusal::new(Code::AnswerUncontrolled).because(target))
-        } else {
-            Ok(())
+        if !self.blocked {
+            return Ok(());
         }
+        let mut target = "";
+        for outbound in &self.named {
+            if outbound.verdict == ResponseFilterAction::Block.as_str() {
+                target = &outbound.target;
+                break;
+            }
+        }
+        Err(Refusal::new(Code::AnswerUncontrolled).because(target))
     }
 }
 
@@ -108,7 +109,8 @@ impl UrlFilter {
     /// answer, and URLs in fenced code are left unchanged.
     #[must_use]
     pub fn new(
-        (caller, answers): (&CachedToken, Answers),
+        caller: &CachedToken,
+        answers: Answers,
         tables: Arc<Tables>,
         metrics: Arc<Metrics>,
         fences: bool,
@@ -144,7 +146,11 @@ impl TextFilter for UrlFilter {
         self.moved = true;
         let Self { texts, count, bench, .. } = self;
         let of_choice = texts.entry(channel.choice).or_default();
-        if !of_choice.get(channel.key).is_some_and(|text| text.paths.contains_key(channel.path)) {
+        let is_known = match of_choice.get(channel.key) {
+            Some(text) => text.paths.contains_key(channel.path),
+            None => false,
+        };
+        if !is_known {
             *count += 1;
             // An answer with endless new paths would use unbounded memory, so it is blocked.
             if *count > CHANNELS_MAX {
@@ -163,8 +169,8 @@ impl TextFilter for UrlFilter {
     /// Releases the held text of one channel.
     fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
         let Self { texts, bench, .. } = self;
-        if let Some(text) =
-            texts.get_mut(&channel.choice).and_then(|texts| texts.get_mut(channel.key))
+        if let Some(texts) = texts.get_mut(&channel.choice)
+            && let Some(text) = texts.get_mut(channel.key)
         {
             text.flush(out, bench);
         }
@@ -176,9 +182,11 @@ impl TextFilter for UrlFilter {
             return;
         }
         let Self { texts, bench, .. } = self;
-        for text in texts.values_mut().flat_map(BTreeMap::values_mut) {
-            // No text is held at a boundary, so there is no output.
-            text.flush(&mut String::new(), bench);
+        for texts in texts.values_mut() {
+            for text in texts.values_mut() {
+                // No text is held at a boundary, so there is no output.
+                text.flush(&mut String::new(), bench);
+            }
         }
     }
 
@@ -199,7 +207,7 @@ impl TextFilter for UrlFilter {
     }
 
     fn is_holding(&self) -> bool {
-        self.texts.values().flat_map(BTreeMap::values).any(Text::is_holding)
+        self.texts.values().any(|texts| texts.values().any(Text::is_holding))
     }
 }
 
@@ -244,9 +252,8 @@ impl Text {
 
     /// Releases the held text at a boundary.
     fn flush(&mut self, out: &mut String, bench: &mut AnswerPolicy) {
-        let Some(scanner) = self.current.take().and_then(|path| self.paths.get_mut(&path)) else {
-            return;
-        };
+        let Some(path) = self.current.take() else { return };
+        let Some(scanner) = self.paths.get_mut(&path) else { return };
         let mut own = String::new();
         scanner.pause(&mut own, &mut |found| bench.evaluate(found));
         let Some(joined) = &mut self.joined else {
@@ -318,6 +325,16 @@ impl AnswerPolicy {
         }
     }
 
+    /// Why a URL is not controlled for one of the `uses`; `None` where it is for all of them.
+    fn reason(&self, uses: &[Use], url: &str) -> Option<&'static str> {
+        for wanted in uses {
+            if let Err(why) = self.tables.policy.evaluate(*wanted, url, &self.restrictions) {
+                return Some(why.as_str());
+            }
+        }
+        None
+    }
+
     /// The action for a finding and its reason; `None` where the destination is controlled.
     fn replied(&self, found: &Found<'_>) -> Option<(ResponseFilterAction, &'static str)> {
         let uses: &[Use] = match found.kind {
@@ -326,14 +343,8 @@ impl AnswerPolicy {
             // The client decides between fetching and opening, so both lists must have it.
             Kind::Either => &[Use::Media, Use::Links],
         };
-        let judged = |url| {
-            uses.iter().try_for_each(|wanted| {
-                self.tables.policy.evaluate(*wanted, url, &self.restrictions).map(|_| ())
-            })
-        };
-        let reason = match found.url.map(judged) {
-            Ok(Ok(())) => return None,
-            Ok(Err(why)) => why.as_str(),
+        let reason = match found.url {
+            Ok(url) => self.reason(uses, url)?,
             Err(_) => Uncontrolled::UNREADABLE,
         };
         let reply = match found.kind {

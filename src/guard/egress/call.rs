@@ -41,6 +41,9 @@ const ADDRESS_MIN: f64 = 16_777_216.0;
 const NUMBERS: [&str; 4] = ["host", "uri", "url", "domain"];
 /// Parts of argument names that hold only a host.
 const HOSTS: [&str; 2] = ["host", "domain"];
+/// What a text is called that only some parsers read as JSON. The destination in it depends on the
+/// parser.
+const SOME_JSON: &str = "a text that reads as JSON to some";
 /// How many levels of JSON texts inside texts are parsed.
 const NESTED_MAX: usize = 4;
 
@@ -57,9 +60,14 @@ impl Pattern {
     /// Parses `NAME` or `FRONT*`.
     #[must_use]
     pub fn read(text: &str) -> Option<Self> {
-        let (front, open) = text.strip_suffix('*').map_or((text, false), |front| (front, true));
-        (!front.contains('*') && (open || !front.is_empty()))
-            .then(|| Self { front: front.to_owned(), open })
+        let (front, open) = match text.strip_suffix('*') {
+            Some(front) => (front, true),
+            None => (text, false),
+        };
+        if front.contains('*') || (!open && front.is_empty()) {
+            return None;
+        }
+        Some(Self { front: front.to_owned(), open })
     }
 
     /// Whether the tool matches. Case and surrounding blanks are ignored, because agents differ in
@@ -81,6 +89,13 @@ pub struct CallDestination {
     pub reason: &'static str,
 }
 
+impl CallDestination {
+    /// A destination that parsers do not agree on.
+    fn unreadable(target: &str) -> Self {
+        Self { target: target.to_owned(), reason: Uncontrolled::UNREADABLE }
+    }
+}
+
 /// The first destination in a call that is not controlled.
 #[must_use]
 pub fn leads(
@@ -95,10 +110,7 @@ pub fn leads(
         Arguments::Json(bytes) if bytes.trim_ascii().is_empty() => None,
         Arguments::Json(bytes) => match json::parse(bytes, &Limits::deep(DEPTH_MAX)) {
             // How the agent's parser reads it is not known, so the call is refused.
-            Err(_) => Some(CallDestination {
-                target: "what is no strict JSON".to_owned(),
-                reason: Uncontrolled::UNREADABLE,
-            }),
+            Err(_) => Some(CallDestination::unreadable("what is no strict JSON")),
             // Named values first; then the values outside any object, which have no name.
             Ok(value) => bench.value(&value, None).or_else(|| bench.unnamed(&value)),
         },
@@ -119,32 +131,54 @@ impl Bench<'_> {
     fn value(&self, value: &Value<'_>, under: Option<&str>) -> Option<CallDestination> {
         match value {
             Value::Null | Value::Bool(_) => None,
-            Value::Number(text) => {
-                // Some clients accept an IPv4 address as one number: 2130706433 is 127.0.0.1.
-                let number: f64 = text.parse().unwrap_or(f64::NAN);
-                let large =
-                    |key: &str| number >= ADDRESS_MIN && (is_place(key) || is_in(key, &NUMBERS));
-                // The address 0.0.0.0 leads to this machine on many systems.
-                let is_address = |key: &&str| large(key) || (number == 0.0 && holds_a_host(key));
-                under.filter(is_address).and_then(|key| self.bare(text, key))
-            }
-            Value::String(text) => self
-                .text(text)
-                .or_else(|| under.and_then(|key| self.bare(text, key)))
-                .or_else(|| self.inside(text, under)),
+            Value::Number(text) => self.number(text, under?),
+            Value::String(text) => self.string(text, under),
             Value::Array(items) => items.iter().find_map(|item| self.value(item, under)),
-            Value::Object(object) => object.iter().find_map(|(key, value)| {
-                // A key can be the host itself: `{"hosts":{"evil.example":{}}}`.
-                let place = under.filter(|_| is_dotted(key));
-                let named =
-                    self.text(key).or_else(|| place.and_then(|under| self.bare(key, under)));
-                named.or_else(|| {
-                    // The name is inherited by nested values, until another name for a destination
-                    // replaces it.
-                    self.value(value, if names_a_place(key) { Some(key) } else { under })
-                })
-            }),
+            Value::Object(object) => {
+                object.iter().find_map(|(key, value)| self.member(key, value, under))
+            }
         }
+    }
+
+    /// Evaluates a number under the name `key`. Some clients accept an IPv4 address as one number:
+    /// 2130706433 is 127.0.0.1.
+    fn number(&self, text: &str, key: &str) -> Option<CallDestination> {
+        let number: f64 = text.parse().ok()?;
+        let is_large = number >= ADDRESS_MIN && (is_place(key) || is_in(key, &NUMBERS));
+        // The address 0.0.0.0 leads to this machine on many systems.
+        if is_large || (number == 0.0 && holds_a_host(key)) {
+            return self.bare(text, key);
+        }
+        None
+    }
+
+    /// The first such destination in a text.
+    fn string(&self, text: &str, under: Option<&str>) -> Option<CallDestination> {
+        if let Some(found) = self.text(text) {
+            return Some(found);
+        }
+        if let Some(key) = under
+            && let Some(found) = self.bare(text, key)
+        {
+            return Some(found);
+        }
+        self.inside(text, under)
+    }
+
+    /// The first such destination in a member of an object.
+    fn member(&self, key: &str, value: &Value<'_>, under: Option<&str>) -> Option<CallDestination> {
+        if let Some(found) = self.text(key) {
+            return Some(found);
+        }
+        // A key can be the host itself: `{"hosts":{"evil.example":{}}}`.
+        if let Some(under) = under
+            && is_dotted(key)
+            && let Some(found) = self.bare(key, under)
+        {
+            return Some(found);
+        }
+        // The name is inherited by nested values, until another name for a destination replaces it.
+        self.value(value, if names_a_place(key) { Some(key) } else { under })
     }
 
     /// A destination in a text that is itself a JSON document. Tools, and programs that pass calls
@@ -154,20 +188,13 @@ impl Bench<'_> {
         if !text.starts_with(['{', '[', '"']) {
             return None;
         }
-        // Refused without the destination, because it depends on the parser.
-        let odd = || {
-            Some(CallDestination {
-                target: "a text that reads as JSON to some".to_owned(),
-                reason: Uncontrolled::UNREADABLE,
-            })
-        };
         match json::parse(text.as_bytes(), &Limits::deep(DEPTH_MAX)) {
             // Bounded, so that nested escaping cannot make the work grow without limit.
-            Ok(_) if self.nested >= NESTED_MAX => odd(),
+            Ok(_) if self.nested >= NESTED_MAX => Some(CallDestination::unreadable(SOME_JSON)),
             Ok(value) => Bench { nested: self.nested + 1, ..*self }.value(&value, under),
             // A lenient parser could still decode these escapes, and so find a URL that the scan of
             // the text does not see.
-            Err(_) if text.contains("\\u") => odd(),
+            Err(_) if text.contains("\\u") => Some(CallDestination::unreadable(SOME_JSON)),
             Err(_) => None,
         }
     }
@@ -186,52 +213,41 @@ impl Bench<'_> {
     /// (section 4.4).
     fn text(&self, text: &str) -> Option<CallDestination> {
         if let Some(odd) = userinfo(text) {
-            return Some(CallDestination {
-                target: odd.to_owned(),
-                reason: Uncontrolled::UNREADABLE,
-            });
+            return Some(CallDestination::unreadable(odd));
         }
         let trimmed = text.trim();
-        // A file share on another machine (UNC path), and schemes that the scanner takes for words
-        // inside a text.
-        let share = trimmed
-            .strip_prefix("\\\\")
-            .is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
-        let schemed = SPECIAL
-            .iter()
-            .filter(|scheme| !scheme.starts_with("http"))
-            .filter_map(|scheme| strip_front(trimmed, scheme)?.strip_prefix(':'));
-        if share
-            || schemed.into_iter().any(|rest| rest.starts_with(|next: char| !next.is_whitespace()))
-        {
+        if is_share(trimmed) || begins_with_scheme(trimmed) {
             return self.judged(trimmed);
         }
         // Two readings: one of a parser that keeps tabs and line feeds, and one of a parser that
         // removes them.
-        let without: String =
-            text.chars().filter(|character| !matches!(character, '\t' | '\n' | '\r')).collect();
-        self.scanned(text)
-            .or_else(|| (without.len() != text.len()).then(|| self.scanned(&without)).flatten())
+        if let Some(found) = self.scanned(text) {
+            return Some(found);
+        }
+        if !text.contains(['\t', '\n', '\r']) {
+            return None;
+        }
+        self.scanned(&text.replace(['\t', '\n', '\r'], ""))
     }
 
     /// The first such URL that the response filter's scanner finds in a text.
     fn scanned(&self, text: &str) -> Option<CallDestination> {
         let (mut outbound, mut out, mut scanner) = (None, String::new(), Scanner::new(false));
-        let mut judged = |found: &Found<'_>| {
-            let judged = found.url.map(|url| self.judged(url));
-            outbound = outbound.take().or(match judged {
-                Ok(outbound) => outbound,
-                Err(odd) => Some(CallDestination {
-                    target: odd.to_owned(),
-                    reason: Uncontrolled::UNREADABLE,
-                }),
-            });
-            // The scanner's output is not used: a call is never changed.
-            Verdict::Pass
-        };
-        scanner.push(text, &mut out, &mut judged);
-        scanner.pause(&mut out, &mut judged);
+        scanner.push(text, &mut out, &mut |found| self.note(found, &mut outbound));
+        scanner.pause(&mut out, &mut |found| self.note(found, &mut outbound));
         outbound
+    }
+
+    /// Evaluates a finding of the scanner, and keeps the first one that is not controlled. The
+    /// scanner's output is not used: a call is never changed.
+    fn note(&self, found: &Found<'_>, first: &mut Option<CallDestination>) -> Verdict {
+        if first.is_none() {
+            *first = match found.url {
+                Ok(url) => self.judged(url),
+                Err(odd) => Some(CallDestination::unreadable(odd)),
+            };
+        }
+        Verdict::Pass
     }
 
     /// Evaluates one URL.
@@ -253,11 +269,11 @@ impl Bench<'_> {
             || !text.is_ascii();
         let number = text.starts_with(|first: char| first.is_ascii_digit());
         let word = !dotted && !number && !text.eq_ignore_ascii_case(HERE);
-        let nothing = NOWHERE.contains(&&*text.to_ascii_lowercase()) || text == "about:blank";
+        let nowhere = NOWHERE.contains(&&*text.to_ascii_lowercase()) || text == "about:blank";
         let title = word && !surely_names_a_place(key);
         // A path without a host stays at the page that it is on, except where only a host is
         // expected.
-        if text.is_empty() || nothing || plain && (title || (is_path(text) && !holds_a_host(key))) {
+        if text.is_empty() || nowhere || plain && (title || (is_path(text) && !holds_a_host(key))) {
             return None;
         }
         if ["http:", "https:"].iter().any(|scheme| strip_front(text, scheme).is_some()) {
@@ -271,9 +287,41 @@ impl Bench<'_> {
         let words = text.split(|character: char| {
             character.is_whitespace() || "\"'`<>()|;,=".contains(character)
         });
-        let is_host = |word: &&str| word.trim_matches('.').contains('.') && !word.contains("://");
-        words.filter(is_host).find_map(|word| self.bare(word, ""))
+        for word in words {
+            if is_dotted(word)
+                && !word.contains("://")
+                && let Some(found) = self.bare(word, "")
+            {
+                return Some(found);
+            }
+        }
+        None
     }
+}
+
+/// Whether the text names a file share on another machine (UNC path).
+fn is_share(text: &str) -> bool {
+    let rest = text.strip_prefix("\\\\");
+    rest.is_some_and(|rest| rest.starts_with(char::is_alphanumeric))
+}
+
+/// Whether the text begins with a scheme that the scanner takes for a word inside a text.
+fn begins_with_scheme(text: &str) -> bool {
+    for scheme in SPECIAL {
+        if !scheme.starts_with("http")
+            && let Some(rest) = strip_front(text, scheme)
+            && let Some(rest) = rest.strip_prefix(':')
+            && rest.starts_with(|next: char| !next.is_whitespace())
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether the text is a scheme of the URL Standard.
+fn is_scheme(text: &str) -> bool {
+    SPECIAL.iter().any(|scheme| text.eq_ignore_ascii_case(scheme))
 }
 
 /// The text between the slashes of a URL (or the colon, where a URL has no slashes) and an `@`. URL
@@ -308,24 +356,20 @@ fn userinfo(text: &str) -> Option<&str> {
                 {
                     place = At::Out
                 }
-                '@' => {
-                    return text
-                        .get(from..)
-                        .and_then(|stretch| stretch.split(['/', '?', '#']).next());
-                }
+                '@' => return text.get(from..)?.split(['/', '?', '#']).next(),
                 // Here the authority ends, so a later `@` belongs to the path.
                 '/' | '?' | '#' => place = At::Out,
                 _ => {}
             }
         }
-        let schemed = || {
-            text.get(word..at)
-                .is_some_and(|word| SPECIAL.iter().any(|scheme| word.eq_ignore_ascii_case(scheme)))
-        };
         // Two slashes begin an authority, also without a scheme (`//host`).
         if matches!(place, At::Out) && last == '/' && next == '/' {
             place = At::Slashes(before == ':');
-        } else if matches!(place, At::Out) && next == ':' && schemed() {
+        } else if matches!(place, At::Out)
+            && next == ':'
+            && let Some(word) = text.get(word..at)
+            && is_scheme(word)
+        {
             // `https:host` without slashes is a URL for parsers of the URL Standard.
             place = At::Slashes(true);
         }
@@ -352,9 +396,8 @@ fn is_dotted(text: &str) -> bool {
 
 /// The text after a prefix, which is compared without case.
 fn strip_front<'t>(text: &'t str, front: &str) -> Option<&'t str> {
-    text.split_at_checked(front.len())
-        .filter(|(own, _)| own.eq_ignore_ascii_case(front))
-        .map(|(_, rest)| rest)
+    let (own, rest) = text.split_at_checked(front.len())?;
+    if own.eq_ignore_ascii_case(front) { Some(rest) } else { None }
 }
 
 /// Whether the text stays at the page that it is on. Its first segment must not be a possible host,
@@ -409,7 +452,10 @@ fn names_a_place(key: &str) -> bool {
 /// Whether any word under that name is a host, which the last word of the name decides
 /// (`proxy_host`, not `host_language`).
 fn surely_names_a_place(key: &str) -> bool {
-    words_of(key).last().is_some_and(|word| is_of(word, &SURELY))
+    match words_of(key).last() {
+        Some(word) => is_of(word, &SURELY),
+        None => false,
+    }
 }
 
 /// The words of a name, in lower case. They end at separators and before capitals (`targetHost`).
@@ -421,7 +467,9 @@ fn words_of(key: &str) -> Vec<String> {
             words.push(String::new());
         }
         lower = character.is_lowercase();
-        if let Some(word) = words.last_mut().filter(|_| character.is_alphanumeric()) {
+        if character.is_alphanumeric()
+            && let Some(word) = words.last_mut()
+        {
             word.extend(character.to_lowercase());
         }
     }

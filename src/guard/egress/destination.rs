@@ -50,6 +50,20 @@ pub enum Host {
     Address(IpAddr),
 }
 
+impl Host {
+    /// Whether both are the same host. The IPv4-mapped form of an address is the same address.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(own), Self::Name(other)) => own == other,
+            (Self::Address(own), Self::Address(other)) => {
+                own.to_canonical() == other.to_canonical()
+            }
+            (Self::Name(_) | Self::Address(_), _) => false,
+        }
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -138,8 +152,7 @@ impl Destination {
         }
         // Joiners are part of words in several scripts. In a path they change no host; in a host,
         // `authority` refuses them as not ASCII.
-        let joins = |character: char| matches!(character, '\u{200c}' | '\u{200d}');
-        if url.chars().any(|character| is_unseen(character) && !joins(character)) {
+        if url.chars().any(|character| is_unseen(character) && !is_joiner(character)) {
             return Err(UrlFault::Unseen);
         }
         // The URL Standard (section 4.4) takes `\` for `/` in http URLs, and RFC 3986 does not:
@@ -185,13 +198,27 @@ impl Destination {
     }
 }
 
+/// Whether a character is a joiner of Unicode, or prevents a join.
+const fn is_joiner(character: char) -> bool {
+    matches!(character, '\u{200c}' | '\u{200d}')
+}
+
 /// Whether a character is invisible or changes the visible order: blanks and control characters of
 /// Unicode, direction marks, joiners.
 fn is_unseen(character: char) -> bool {
     character.is_control()
         || character.is_whitespace()
-        || matches!(u32::from(character), 0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x202a..=0x202e | 0x2060..=0x206f | 0xfeff
-            | 0xfff9..=0xfffb | 0xe0000..=0xe0fff)
+        || matches!(
+            u32::from(character),
+            0xad | 0x61c
+                | 0x180e
+                | 0x200b..=0x200f
+                | 0x202a..=0x202e
+                | 0x2060..=0x206f
+                | 0xfeff
+                | 0xfff9..=0xfffb
+                | 0xe0000..=0xe0fff
+        )
 }
 
 /// The scheme, and the text after `//`.
@@ -223,7 +250,7 @@ fn authority(text: &str) -> Result<(Host, Option<u16>), UrlFault> {
     }
     // An IPv6 address in brackets (RFC 3986 section 3.2.2).
     if let Some(rest) = text.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']').ok_or(UrlFault::Brackets)?;
+        let Some((address, rest)) = rest.split_once(']') else { return Err(UrlFault::Brackets) };
         // The standard library's parser accepts no zone, which is valid on one machine only.
         let address: Ipv6Addr = address.parse().map_err(|_| UrlFault::Brackets)?;
         let port = match rest.strip_prefix(':') {
@@ -259,18 +286,21 @@ fn host(text: &str) -> Result<Host, UrlFault> {
     if text.ends_with('.') {
         return Err(UrlFault::LastDot);
     }
-    let last = text.rsplit('.').next().unwrap_or_default();
+    let last = match text.rsplit_once('.') {
+        Some((_, last)) => last,
+        None => text,
+    };
     // The URL Standard takes a host whose last label is a number for an IPv4 address, in any base
     // (section 3.5).
-    let hex = last.get(..2).is_some_and(|front| front.eq_ignore_ascii_case("0x"));
+    let hex = matches!(last.get(..2), Some(front) if front.eq_ignore_ascii_case("0x"));
     if last.bytes().all(|byte| byte.is_ascii_digit())
         || (hex && last.bytes().skip(2).all(|byte| byte.is_ascii_hexdigit()))
     {
         // Only four decimal numbers without leading zeros: `0177.0.0.1` is octal for some parsers.
-        return text
-            .parse::<Ipv4Addr>()
-            .map(|four| Host::Address(four.into()))
-            .map_err(|_| UrlFault::Number);
+        return match text.parse::<Ipv4Addr>() {
+            Ok(four) => Ok(Host::Address(four.into())),
+            Err(_) => Err(UrlFault::Number),
+        };
     }
     if text.len() > NAME_BYTES_MAX || !text.split('.').all(is_label) {
         return Err(UrlFault::Host);

@@ -24,7 +24,9 @@ struct Hour(VecDeque<(u64, u64)>);
 impl Hour {
     /// Removes minutes that are more than an hour old.
     fn forget(&mut self, minute: u64) {
-        while self.0.front().is_some_and(|(then, _)| then + MINUTES <= minute) {
+        while let Some((then, _)) = self.0.front()
+            && then + MINUTES <= minute
+        {
             self.0.pop_front();
         }
     }
@@ -36,9 +38,9 @@ impl Hour {
 
     /// Adds bytes to the current minute.
     fn add(&mut self, minute: u64, bytes: u64) {
-        match self.0.back_mut().filter(|(then, _)| *then == minute) {
-            Some((_, sum)) => *sum += bytes,
-            None => self.0.push_back((minute, bytes)),
+        match self.0.back_mut() {
+            Some((then, sum)) if *then == minute => *sum += bytes,
+            Some(_) | None => self.0.push_back((minute, bytes)),
         }
     }
 
@@ -47,6 +49,15 @@ impl Hour {
         if let Some((_, sum)) = self.0.iter_mut().find(|(then, _)| *then == minute) {
             *sum = sum.saturating_sub(bytes);
         }
+    }
+
+    /// The bytes of each minute, with its age in minutes.
+    fn ages(&self, minute: u64) -> Vec<(u64, u64)> {
+        let mut ages = Vec::with_capacity(self.0.len());
+        for (then, bytes) in &self.0 {
+            ages.push((minute.saturating_sub(*then), *bytes));
+        }
+        ages
     }
 }
 
@@ -77,7 +88,8 @@ impl FetchQuota {
     pub fn take(
         self: &Arc<Self>,
         agents: &[Subject],
-        (wanted, per_hour): (u64, u64),
+        wanted: u64,
+        per_hour: u64,
     ) -> Result<QuotaReservation, Refusal> {
         let minute = self.minute();
         let mut taken = QuotaReservation {
@@ -95,8 +107,10 @@ impl FetchQuota {
             // before back.
             if left == 0 && wanted > 0 {
                 // The oldest bytes leave the hour first, so they determine the waiting time.
-                let oldest =
-                    hour.0.iter().find(|(_, bytes)| *bytes > 0).map_or(minute, |(then, _)| *then);
+                let oldest = match hour.0.iter().find(|(_, bytes)| *bytes > 0) {
+                    Some((then, _)) => *then,
+                    None => minute,
+                };
                 // Unlocked before the drop of `taken`, which locks entries again.
                 drop(hour);
                 let wait =
@@ -123,10 +137,11 @@ impl FetchQuota {
     #[must_use]
     pub fn passed(&self) -> Vec<(Key, Vec<(u64, u64)>)> {
         let minute = self.minute();
-        let ages = |hour: &Hour| {
-            hour.0.iter().map(|(then, bytes)| (minute.saturating_sub(*then), *bytes)).collect()
-        };
-        self.hours.iter().map(|hour| ((*hour.key()).into(), ages(&hour))).collect()
+        let mut passed = Vec::new();
+        for hour in &self.hours {
+            passed.push(((*hour.key()).into(), hour.ages(minute)));
+        }
+        passed
     }
 
     /// Continues from the bytes that another process has passed on; its agents have the same keys.
@@ -137,8 +152,10 @@ impl FetchQuota {
         let minute = self.minute();
         for (key, hours) in passed {
             let mut hour = self.hours.entry(key.into()).or_default();
-            for (age, bytes) in hours.into_iter().filter(|(age, _)| *age < MINUTES) {
-                hour.add(minute.saturating_sub(age), bytes);
+            for (age, bytes) in hours {
+                if age < MINUTES {
+                    hour.add(minute.saturating_sub(age), bytes);
+                }
             }
         }
     }
@@ -191,7 +208,10 @@ impl QuotaReservation {
 
     /// Gives bytes back to the agents whose quota was taken so far.
     fn give_back(&self, bytes: u64) {
-        for key in self.keys.iter().filter(|_| bytes > 0) {
+        if bytes == 0 {
+            return;
+        }
+        for key in &self.keys {
             if let Some(mut hour) = self.fetch_quota.hours.get_mut(key) {
                 hour.give_back(self.minute, bytes);
             }
@@ -225,28 +245,28 @@ mod tests {
     #[test]
     fn what_was_not_used_is_given_back() {
         let (_, book, line) = book();
-        let mut first = book.take(&line, (100, 150)).expect("there is enough");
+        let mut first = book.take(&line, 100, 150).expect("there is enough");
         assert!(first.spend(40) && first.spend(60) && first.bytes() == 100);
         drop(first);
-        let mut second = book.take(&line, (100, 150)).expect("there is something");
+        let mut second = book.take(&line, 100, 150).expect("there is something");
         assert_eq!(second.bytes(), 50);
-        assert_eq!(book.take(&line, (1, 150)).err().map(|no| no.code), Some(Code::FetchQuota));
+        assert_eq!(book.take(&line, 1, 150).err().map(|no| no.code), Some(Code::FetchQuota));
         assert!(second.spend(20) && !second.spend(31));
         drop(second);
-        assert!(book.take(&line, (1, 150)).is_err());
+        assert!(book.take(&line, 1, 150).is_err());
     }
 
     #[test]
     fn children_share_what_their_parent_has() {
         let (clock, book, line) = book();
         let [_, parent] = line;
-        let mut spent = book.take(&[parent], (90, 100)).expect("there is enough");
+        let mut spent = book.take(&[parent], 90, 100).expect("there is enough");
         assert!(spent.spend(90));
         drop(spent);
-        assert_eq!(book.take(&line, (50, 100)).map(|taken| taken.bytes()).ok(), Some(10));
+        assert_eq!(book.take(&line, 50, 100).map(|taken| taken.bytes()).ok(), Some(10));
         // The child got its bytes back too: it may take all that the parent has again.
         clock.advance(Duration::from_secs(3_660));
-        assert_eq!(book.take(&line, (100, 100)).map(|taken| taken.bytes()).ok(), Some(100));
+        assert_eq!(book.take(&line, 100, 100).map(|taken| taken.bytes()).ok(), Some(100));
         book.sweep();
         assert!(book.hours.is_empty());
     }
@@ -255,31 +275,37 @@ mod tests {
     fn what_was_fetched_counts_on_in_another_book() {
         let (clock, book, line) = book();
         clock.advance(Duration::from_secs(600));
-        let mut spent = book.take(&line, (90, 100)).expect("there is enough");
+        let mut spent = book.take(&line, 90, 100).expect("there is enough");
         assert!(spent.spend(90));
         drop(spent);
         let (_, other, _) = self::book();
         other.take_in(book.passed());
-        assert_eq!(other.take(&line, (50, 100)).map(|taken| taken.bytes()).ok(), Some(10));
+        assert_eq!(other.take(&line, 50, 100).map(|taken| taken.bytes()).ok(), Some(10));
     }
 
     proptest! {
         /// No hour exceeds the quota, whatever is taken and used at which time.
         #[test]
-        fn no_hour_sees_more_than_there_is(steps in prop::collection::vec((0u64..900, 1u64..60, 0u64..60), 1..200)) {
+        fn no_hour_sees_more_than_there_is(
+            steps in prop::collection::vec((0u64..900, 1u64..60, 0u64..60), 1..200),
+        ) {
             let (clock, book, line) = book();
             let (mut now, mut spent) = (0, Vec::new());
             for (wait, wanted, used) in steps {
                 now += wait;
                 clock.advance(Duration::from_secs(wait));
-                if let Ok(mut taken) = book.take(&line, (wanted, 100)) {
+                if let Ok(mut taken) = book.take(&line, wanted, 100) {
                     let used = used.min(taken.bytes());
                     prop_assert!(taken.spend(used));
                     spent.push((now, used));
                 }
             }
             for (at, (from, _)) in spent.iter().enumerate() {
-                let within: u64 = spent[at..].iter().filter(|(then, _)| then - from < 3_600).map(|(_, used)| used).sum();
+                let within: u64 = spent[at..]
+                    .iter()
+                    .filter(|(then, _)| then - from < 3_600)
+                    .map(|(_, used)| used)
+                    .sum();
                 prop_assert!(within <= 100, "{within}");
             }
         }

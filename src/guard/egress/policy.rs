@@ -69,7 +69,10 @@ impl FromStr for ListEntry {
     type Err = UrlFault;
 
     fn from_str(text: &str) -> Result<Self, UrlFault> {
-        let (below, rest) = text.strip_prefix("*.").map_or((false, text), |rest| (true, rest));
+        let (below, rest) = match text.strip_prefix("*.") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
         let Destination { host, port, .. } = Destination::read_authority(Scheme::Https, rest)?;
         // An address has no names below it.
         if below && matches!(host, Host::Address(_)) {
@@ -124,14 +127,7 @@ pub struct SelfEndpoints {
 impl SelfEndpoints {
     /// Whether a host and port is one of them.
     fn has(&self, host: &Host, port: u16) -> bool {
-        // The IPv4-mapped form of an address is the same endpoint.
-        let canonical = |host: &Host| match host {
-            Host::Address(address) => Host::Address(address.to_canonical()),
-            Host::Name(name) => Host::Name(name.clone()),
-        };
-        self.upstreams
-            .iter()
-            .any(|(own, own_port)| *own_port == port && canonical(own) == canonical(host))
+        self.upstreams.iter().any(|(own, own_port)| *own_port == port && own.is_same(host))
             || matches!(host, Host::Address(address) if self.listens(*address, port))
     }
 
@@ -140,12 +136,15 @@ impl SelfEndpoints {
         let address = address.to_canonical();
         // For a listener on every address, only the certain addresses of this machine count here.
         // The dialler knows the others.
-        let every = |own: &SocketAddr| {
-            own.ip().is_unspecified() && (address.is_loopback() || address.is_unspecified())
-        };
-        self.listeners
-            .iter()
-            .any(|own| own.port() == port && (own.ip().to_canonical() == address || every(own)))
+        let is_here = address.is_loopback() || address.is_unspecified();
+        for own in &self.listeners {
+            let own_ip = own.ip();
+            let is_own = own_ip.to_canonical() == address || (own_ip.is_unspecified() && is_here);
+            if own.port() == port && is_own {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -177,7 +176,7 @@ pub enum Uncontrolled {
     #[error("{0}")]
     Unreadable(UrlFault),
     /// An upstream or a listener of this gateway.
-    #[error("it is a part of this gateway, or stands behind it")]
+    #[error("it is a part of this gateway, or one of its upstreams")]
     SelfEndpoints,
     /// The token allows no destination.
     #[error("the token allows no destination (egress: none)")]
@@ -234,6 +233,45 @@ pub struct PolicyStep {
     pub passes: bool,
 }
 
+impl PolicyStep {
+    /// A check that the destination passes.
+    const fn passes(question: &'static str, answer: String) -> Self {
+        Self { question, answer, passes: true }
+    }
+
+    /// A check that the destination does not pass.
+    const fn fails(question: &'static str, answer: String) -> Self {
+        Self { question, answer, passes: false }
+    }
+
+    /// The check of the address. `listed` is true if the list of the use has the destination.
+    fn of_address(host: &Host, listed: bool) -> Self {
+        let Host::Address(address) = host else {
+            let answer = "a name: what it leads to is judged when it is dialled";
+            return Self::passes("address", answer.to_owned());
+        };
+        match special(*address) {
+            Some(what) if listed => Self::passes("address", format!("{what}, listed as itself")),
+            Some(what) => Self::fails("address", format!("{what}, and not listed as itself")),
+            None => Self::passes("address", "public".to_owned()),
+        }
+    }
+
+    /// The check of what the token allows.
+    fn of_token(narrowing: &TokenRestrictions, host: &str) -> Self {
+        if narrowing.nothing {
+            return Self::fails("token", Uncontrolled::TokenNothing.to_string());
+        }
+        match narrowing.hosts.iter().find(|hosts| !hosts.contains(host)) {
+            Some(hosts) => {
+                let hosts: Vec<_> = hosts.iter().collect();
+                Self::fails("token", format!("it leaves {} (egress_host)", hosts.join(", ")))
+            }
+            None => Self::passes("token", "it does not exclude the destination".to_owned()),
+        }
+    }
+}
+
 /// The egress policy.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
@@ -259,23 +297,30 @@ impl EgressPolicy {
     #[must_use]
     pub fn left(&self, wanted: Use, narrowing: &TokenRestrictions) -> Vec<String> {
         let mut left = Vec::new();
-        // The gateway's own endpoints are refused by `evaluate`, so they are not shown as
-        // reachable.
-        let own = |entry: &&ListEntry| !entry.below && self.own.has(&entry.host, entry.port);
-        for entry in self.lists.of(wanted).iter().filter(|entry| !narrowing.nothing && !own(entry))
-        {
+        if narrowing.nothing {
+            return left;
+        }
+        for entry in self.lists.of(wanted) {
+            // The gateway's own endpoints are refused by `evaluate`, so they are not shown as
+            // reachable.
+            if !entry.below && self.own.has(&entry.host, entry.port) {
+                continue;
+            }
             let Some((first, others)) = narrowing.hosts.split_first() else {
                 left.push(entry.to_string());
                 continue;
             };
             let port = entry.port;
-            // A host must be in the list of every token of the chain.
-            let named = first.iter().filter(|host| others.iter().all(|hosts| hosts.contains(host)));
-            let read = |host: &str| {
-                Destination::read_authority(Scheme::Https, &format!("{host}:{port}")).ok()
-            };
-            let covered = named.filter_map(read).filter(|destination| entry.covers(destination));
-            left.extend(covered.map(|destination| format!("{}:{port}", destination.host)));
+            for host in first.iter() {
+                // A host must be in the list of every token of the chain.
+                if others.iter().all(|hosts| hosts.contains(host))
+                    && let Ok(destination) =
+                        Destination::read_authority(Scheme::Https, &format!("{host}:{port}"))
+                    && entry.covers(&destination)
+                {
+                    left.push(format!("{}:{port}", destination.host));
+                }
+            }
         }
         let mut seen = BTreeSet::new();
         left.retain(|entry| seen.insert(entry.clone()));
@@ -296,7 +341,8 @@ impl EgressPolicy {
     /// The host of a URL, where it can be parsed.
     #[must_use]
     pub fn host(url: &str) -> Option<String> {
-        Destination::read(url).ok().map(|destination| destination.host.to_string())
+        let destination = Destination::read(url).ok()?;
+        Some(destination.host.to_string())
     }
 
     /// Evaluates a URL.
@@ -346,61 +392,37 @@ impl EgressPolicy {
         url: &str,
         narrowing: &TokenRestrictions,
     ) -> Vec<PolicyStep> {
-        let mut all = Vec::new();
-        let mut say =
-            |question, answer: String, passes| all.push(PolicyStep { question, answer, passes });
         let destination = match Destination::read(url) {
             Ok(destination) => destination,
             Err(why) => {
-                say("read", format!("not as every reader would: {why}"), false);
-                return all;
+                return vec![PolicyStep::fails(
+                    "read",
+                    format!("not as every reader would: {why}"),
+                )];
             }
         };
-        say("read", format!("{destination}, by the URL Standard's reader too"), true);
-        let own = self.own.has(&destination.host, destination.port);
-        say(
-            "self",
-            if own {
-                Uncontrolled::SelfEndpoints.to_string()
-            } else {
-                "no upstream and no listener of this gateway".to_owned()
-            },
-            !own,
-        );
+        let read = format!("{destination}, by the URL Standard's reader too");
+        let own = if self.own.has(&destination.host, destination.port) {
+            PolicyStep::fails("self", Uncontrolled::SelfEndpoints.to_string())
+        } else {
+            PolicyStep::passes("self", "no upstream and no listener of this gateway".to_owned())
+        };
         let listed = self.lists.of(wanted).iter().find(|entry| entry.covers(&destination));
-        match &destination.host {
-            Host::Name(_) => say(
-                "address",
-                "a name: what it leads to is judged when it is dialled".to_owned(),
-                true,
-            ),
-            Host::Address(address) => match special(*address) {
-                Some(what) if listed.is_none() => {
-                    say("address", format!("{what}, and not listed as itself"), false)
-                }
-                Some(what) => say("address", format!("{what}, listed as itself"), true),
-                None => say("address", "public".to_owned(), true),
-            },
-        }
-        let host = destination.host.to_string();
-        match (narrowing.nothing, narrowing.hosts.iter().find(|hosts| !hosts.contains(&host))) {
-            (true, _) => say("token", Uncontrolled::TokenNothing.to_string(), false),
-            (false, Some(hosts)) => say(
-                "token",
-                format!("it leaves {} (egress_host)", hosts.iter().collect::<Vec<_>>().join(", ")),
-                false,
-            ),
-            (false, None) => say("token", "nothing in it says otherwise".to_owned(), true),
-        }
-        match listed {
-            Some(entry) => say("list", format!("[egress] {} has {entry}", wanted.as_str()), true),
-            None => say(
+        let (list, host) = (wanted.as_str(), destination.host.to_string());
+        let on_list = match listed {
+            Some(entry) => PolicyStep::passes("list", format!("[egress] {list} has {entry}")),
+            None => PolicyStep::fails(
                 "list",
-                format!("[egress] {} does not have {host}:{}", wanted.as_str(), destination.port),
-                false,
+                format!("[egress] {list} does not have {host}:{}", destination.port),
             ),
-        }
-        all
+        };
+        vec![
+            PolicyStep::passes("read", read),
+            own,
+            PolicyStep::of_address(&destination.host, listed.is_some()),
+            PolicyStep::of_token(narrowing, &host),
+            on_list,
+        ]
     }
 
     /// Checks whether an address of a listed name may be dialled. One address that may not be

@@ -5,14 +5,17 @@
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticated;
 use crate::guard::egress::fetches::{Fetches, WantedContent};
-use crate::guard::egress::policy::{EgressPolicy, TokenRestrictions, Uncontrolled, Use};
+use crate::guard::egress::policy::{
+    Controlled, EgressPolicy, TokenRestrictions, Uncontrolled, Use,
+};
 use crate::guard::settings::{RequestFilterAction, Requests};
+use crate::guard::table::Tables;
 use crate::guard::understand::{RequestKind, Understood};
 use crate::metrics::Metrics;
 use crate::model::inline::Placeholder;
 use crate::model::{ExternalReference, ModelCall, ReferenceKind};
 use crate::refusal::{Code, Refusal};
-use crate::token::Verified;
+use crate::token::{Names, Verified};
 
 /// The most characters of a destination in a refusal.
 const SHOWN_MAX: usize = 80;
@@ -58,35 +61,23 @@ pub fn clear<'b>(
         RequestKind::Call { call, fetches, .. } => {
             if !call.external_references().is_empty() {
                 let actions = caller.class().requests;
-                let action = |reach: &ExternalReference| action(&actions, reach.kind);
-                let (policy, restrictions) =
-                    (&caller.tables().policy, token_restrictions(&caller.token().verified));
-                let judged = |reach: &ExternalReference| {
-                    (reach.kind == ReferenceKind::Media).then(|| {
-                        policy.evaluate(Use::Media, &reach.target, &restrictions).map(|_| ())
-                    })
-                };
-                let note = |action: RequestFilterAction, reach: &ExternalReference| {
-                    metrics.egress(
-                        "request",
-                        action.as_str(),
-                        reason(reach, judged(reach).as_ref()),
-                    );
-                };
+                let filter = RequestFilter::of(caller, metrics);
                 // Inline before strip, so that content which can be fetched is not removed.
                 if actions.media == RequestFilterAction::Inline {
-                    *fetches = inline(call, caller, Placeholder::new(marks.next()))?;
-                    call.inline_slots()
-                        .iter()
-                        .for_each(|reach| note(RequestFilterAction::Inline, reach));
+                    *fetches = filter.inline(call, Placeholder::new(marks.next()))?;
+                    for reach in call.inline_slots() {
+                        filter.note(RequestFilterAction::Inline, reach);
+                    }
                 }
-                call.strip(|reach| action(reach) == RequestFilterAction::Strip);
-                call.stripped().iter().for_each(|reach| note(RequestFilterAction::Strip, reach));
+                call.strip(|reach| action(&actions, reach.kind) == RequestFilterAction::Strip);
+                for reach in call.stripped() {
+                    filter.note(RequestFilterAction::Strip, reach);
+                }
                 // A reference that cannot be replaced by a note is still here. It is blocked with
                 // every setting.
                 if let Some(reach) = call.external_references().first() {
-                    note(RequestFilterAction::Block, reach);
-                    return Err(refuse(reach, judged(reach), actions.media));
+                    filter.note(RequestFilterAction::Block, reach);
+                    return Err(refuse(reach, filter.controlled(reach), actions.media));
                 }
             }
             // Last, because it concerns tools that run at the caller, which reach no endpoint by
@@ -97,31 +88,72 @@ pub fn clear<'b>(
     Ok(Cleared(understood))
 }
 
-/// Puts marks in the place of content that the gateway fetches. Only controlled content that may be
-/// in a request is replaced.
-fn inline(
-    call: &mut ModelCall<'_>,
-    caller: &Authenticated,
-    mark: Placeholder,
-) -> Result<Option<Fetches>, Refusal> {
-    let (tables, restrictions) = (caller.tables(), token_restrictions(&caller.token().verified));
-    let judged = |reach: &ExternalReference| {
-        tables.policy.evaluate(Use::Media, &reach.target, &restrictions)
-    };
-    call.inline(&mark, |reach| reach.kind == ReferenceKind::Media && judged(reach).is_ok());
-    let wanted = |reach: &ExternalReference| {
-        judged(reach).ok().map(|controlled| WantedContent { reach: reach.clone(), controlled })
-    };
-    let wanted: Vec<WantedContent> = call.inline_slots().iter().filter_map(wanted).collect();
-    // Checked before any fetch begins: each fetch costs the gateway a connection.
-    let (count, max) = (wanted.len(), tables.fetch.count_max);
-    if count > max {
-        let says = format!(
-            "{count} pieces of content lie behind URLs; at most {max} are fetched for one request."
-        );
-        return Err(Refusal::new(Code::FieldInvalid).saying(says));
+/// Evaluates the references of one caller's request.
+struct RequestFilter<'c> {
+    tables: &'c Tables,
+    restrictions: TokenRestrictions,
+    metrics: &'c Metrics,
+}
+
+impl<'c> RequestFilter<'c> {
+    /// The filter for the requests of `caller`.
+    fn of(caller: &'c Authenticated, metrics: &'c Metrics) -> Self {
+        let restrictions = token_restrictions(&caller.token().verified);
+        Self { tables: caller.tables(), restrictions, metrics }
     }
-    Ok((count > 0).then_some(Fetches { mark, wanted }))
+
+    /// Evaluates the URL of a reference.
+    fn evaluate(&self, reach: &ExternalReference) -> Result<Controlled, Uncontrolled> {
+        self.tables.policy.evaluate(Use::Media, &reach.target, &self.restrictions)
+    }
+
+    /// Whether a reference is controlled; `None` for a reference that is not to media.
+    fn controlled(&self, reach: &ExternalReference) -> Option<Result<(), Uncontrolled>> {
+        if reach.kind != ReferenceKind::Media {
+            return None;
+        }
+        Some(match self.evaluate(reach) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(why),
+        })
+    }
+
+    /// Counts a reference in the metrics.
+    fn note(&self, action: RequestFilterAction, reach: &ExternalReference) {
+        let reason = reason(reach, self.controlled(reach).as_ref());
+        self.metrics.egress("request", action.as_str(), reason);
+    }
+
+    /// Puts marks in the place of content that the gateway fetches. Only controlled content that
+    /// may be in a request is replaced.
+    ///
+    /// # Errors
+    /// `field-invalid` for more content than is fetched for one request.
+    fn inline(
+        &self,
+        call: &mut ModelCall<'_>,
+        mark: Placeholder,
+    ) -> Result<Option<Fetches>, Refusal> {
+        call.inline(&mark, |reach| {
+            reach.kind == ReferenceKind::Media && self.evaluate(reach).is_ok()
+        });
+        let mut wanted = Vec::new();
+        for reach in call.inline_slots() {
+            if let Ok(controlled) = self.evaluate(reach) {
+                wanted.push(WantedContent { reach: reach.clone(), controlled });
+            }
+        }
+        // Checked before any fetch begins: each fetch costs the gateway a connection.
+        let (count, max) = (wanted.len(), self.tables.fetch.count_max);
+        if count > max {
+            let says = format!(
+                "{count} pieces of content are named by URLs; at most {max} are fetched for one \
+                    request."
+            );
+            return Err(Refusal::new(Code::FieldInvalid).saying(says));
+        }
+        Ok((count > 0).then_some(Fetches { mark, wanted }))
+    }
 }
 
 /// The class's action for a kind of reference.
@@ -137,21 +169,24 @@ const fn action(actions: &Requests, kind: ReferenceKind) -> RequestFilterAction 
 
 /// Checks that each token of the chain allows the type of every tool.
 fn tool_types(call: &ModelCall<'_>, caller: &Authenticated) -> Result<(), Refusal> {
-    let lists = || caller.token().verified.grants().filter_map(|grants| grants.tool_types.as_ref());
-    if lists().next().is_none() {
+    let verified = &caller.token().verified;
+    if type_lists(verified).next().is_none() {
         return Ok(());
     }
     // Every list must allow the type: a delegated token only narrows.
-    match call.tool_types().find(|(_, kind)| !lists().all(|types| types.contains(kind))) {
-        Some((path, kind)) => {
-            let says = format!(
-                "The token allows tools of other types than {:?} (tool_type).",
-                shown(kind, SHOWN_MAX)
-            );
-            Err(Refusal::new(Code::ToolNotAllowed).saying(says).at(path))
+    for (path, kind) in call.tool_types() {
+        if !type_lists(verified).all(|types| types.contains(kind)) {
+            let kind = shown(kind, SHOWN_MAX);
+            let says = format!("The token allows tools of other types than {kind:?} (tool_type).");
+            return Err(Refusal::new(Code::ToolNotAllowed).saying(says).at(path));
         }
-        None => Ok(()),
     }
+    Ok(())
+}
+
+/// The lists of tool types that the tokens of a chain have.
+fn type_lists(verified: &Verified) -> impl Iterator<Item = &Names> {
+    verified.grants().filter_map(|grants| grants.tool_types.as_ref())
 }
 
 /// The reason why a reference is not controlled, as metrics name it.
@@ -170,10 +205,10 @@ fn refuse(
     found: Option<Result<(), Uncontrolled>>,
     media: RequestFilterAction,
 ) -> Refusal {
-    let target = || shown(&reach.target, TARGET_MAX);
+    let target = shown(&reach.target, TARGET_MAX);
     let detail = match &found {
-        Some(Err(why)) => format!("{}: {why}", target()),
-        Some(Ok(())) | None => target(),
+        Some(Err(why)) => format!("{target}: {why}"),
+        Some(Ok(())) | None => target,
     };
     let (code, says) = match (reach.kind, found) {
         (ReferenceKind::Media, Some(Err(Uncontrolled::Unreadable(why)))) => (
@@ -196,8 +231,7 @@ fn refuse(
         }
         (ReferenceKind::Media, Some(Ok(())) | None) if media == RequestFilterAction::Inline => (
             Code::EgressUncontrolled,
-            "What lies behind this URL cannot be put in its place. Send the content \
-                itself."
+            "The content of this URL cannot be put in its place. Send the content itself."
                 .to_owned(),
         ),
         (ReferenceKind::Media, Some(Ok(())) | None) => (

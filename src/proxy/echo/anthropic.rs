@@ -38,7 +38,17 @@ fn document(
 ) -> String {
     let (id, model, input) = (request.id, quoted(request.model()), message.input);
     format!(
-        r#"{{"id":"msg_{id}","type":"message","role":"assistant","model":{model},"content":[{block}],"stop_reason":{reason},"stop_sequence":null,"usage":{{"input_tokens":{input},"output_tokens":{output}}}}}"#
+        concat!(
+            r#"{{"id":"msg_{id}","type":"message","role":"assistant","model":{model},"#,
+            r#""content":[{block}],"stop_reason":{reason},"stop_sequence":null,"#,
+            r#""usage":{{"input_tokens":{input},"output_tokens":{output}}}}}"#
+        ),
+        id = id,
+        model = model,
+        block = block,
+        reason = reason,
+        input = input,
+        output = output
     )
 }
 
@@ -81,7 +91,13 @@ fn events(request: &EchoRequest<'_>, message: &EchoMessage) -> Vec<Vec<u8>> {
     events.push(event(
         "message_delta",
         &format!(
-            r#","delta":{{"stop_reason":"{reason}","stop_sequence":null}},"usage":{{"input_tokens":{input},"output_tokens":{output}}}"#
+            concat!(
+                r#","delta":{{"stop_reason":"{reason}","stop_sequence":null}},"#,
+                r#""usage":{{"input_tokens":{input},"output_tokens":{output}}}"#
+            ),
+            reason = reason,
+            input = input,
+            output = output
         ),
     ));
     events.push(event("message_stop", ""));

@@ -28,7 +28,13 @@ pub(super) fn answer(request: &EchoRequest<'_>) -> Reply {
     }
     let (data, model) = (items.join(","), quoted(request.model()));
     let body = format!(
-        r#"{{"object":"list","data":[{data}],"model":{model},"usage":{{"prompt_tokens":{input},"total_tokens":{input}}}}}"#
+        concat!(
+            r#"{{"object":"list","data":[{data}],"model":{model},"#,
+            r#""usage":{{"prompt_tokens":{input},"total_tokens":{input}}}}}"#
+        ),
+        data = data,
+        model = model,
+        input = input
     );
     Reply::Whole(body.into_bytes())
 }
@@ -44,7 +50,10 @@ fn packed(vector: &[f32]) -> String {
 
 /// A vector as a JSON array.
 fn listed(vector: &[f32]) -> String {
-    let numbers: Vec<String> = vector.iter().map(f32::to_string).collect();
+    let mut numbers = Vec::with_capacity(vector.len());
+    for component in vector {
+        numbers.push(component.to_string());
+    }
     format!("[{}]", numbers.join(","))
 }
 
@@ -63,7 +72,11 @@ fn vector(text: &str, dimensions: u64) -> Vec<f32> {
         // Only odd numbers: no component is zero, so no vector has length zero.
         vector.push(f32::from(u16::from_be_bytes([high, low]) | 1) - 32768.0);
     }
-    let length = vector.iter().map(|component| component * component).sum::<f32>().sqrt();
+    let mut squares = 0.0_f32;
+    for component in &vector {
+        squares += component * component;
+    }
+    let length = squares.sqrt();
     for component in &mut vector {
         *component /= length;
     }

@@ -160,10 +160,9 @@ fn wants_json(request: &EchoRequest<'_>) -> bool {
             return is_json_format(format);
         }
     }
-    match request.member("output_config") {
-        Some(Value::Object(config)) => config.get("format").is_some_and(is_json_format),
-        Some(_) | None => false,
-    }
+    let Some(Value::Object(config)) = request.member("output_config") else { return false };
+    let Some(format) = config.get("format") else { return false };
+    is_json_format(format)
 }
 
 /// Whether a format is one of JSON.

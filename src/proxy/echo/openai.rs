@@ -63,7 +63,17 @@ fn document(request: &EchoRequest<'_>, kind: Kind, choices: &str, usage: &str) -
     let Kind { id: prefix, object } = kind;
     let (id, created, model) = (request.id, request.created, quoted(request.model()));
     format!(
-        r#"{{"id":"{prefix}-{id}","object":"{object}","created":{created},"model":{model},"choices":[{choices}]{usage}}}"#
+        concat!(
+            r#"{{"id":"{prefix}-{id}","object":"{object}","created":{created},"#,
+            r#""model":{model},"choices":[{choices}]{usage}}}"#
+        ),
+        prefix = prefix,
+        id = id,
+        object = object,
+        created = created,
+        model = model,
+        choices = choices,
+        usage = usage
     )
 }
 
@@ -71,7 +81,13 @@ fn document(request: &EchoRequest<'_>, kind: Kind, choices: &str, usage: &str) -
 fn usage(input: u64, output: u64) -> String {
     let total = input.saturating_add(output);
     format!(
-        r#","usage":{{"prompt_tokens":{input},"completion_tokens":{output},"total_tokens":{total}}}"#
+        concat!(
+            r#","usage":{{"prompt_tokens":{input},"completion_tokens":{output},"#,
+            r#""total_tokens":{total}}}"#
+        ),
+        input = input,
+        output = output,
+        total = total
     )
 }
 
@@ -80,7 +96,14 @@ fn tool_call(request: &EchoRequest<'_>, content: &Content, first: &str) -> Strin
     let Content::Tool(call) = content else { return String::new() };
     let (id, name, arguments) = (request.id, quoted(&call.name), quoted(&call.arguments));
     format!(
-        r#"{{{first}"id":"call_{id}","type":"function","function":{{"name":{name},"arguments":{arguments}}}}}"#
+        concat!(
+            r#"{{{first}"id":"call_{id}","type":"function","#,
+            r#""function":{{"name":{name},"arguments":{arguments}}}}}"#
+        ),
+        first = first,
+        id = id,
+        name = name,
+        arguments = arguments
     )
 }
 
@@ -168,17 +191,26 @@ pub(super) fn prompts(prompt: Option<&Value<'_>>) -> Vec<String> {
         None => vec![String::new()],
         // An array of numbers only is one prompt of tokens. Any other array is a list of prompts.
         Some(Value::Array(items)) if !items.iter().all(|item| matches!(item, Value::Number(_))) => {
-            items.iter().map(prompt_text).collect()
+            prompt_texts(items)
         }
         Some(prompt) => vec![prompt_text(prompt)],
     }
+}
+
+/// The text of each prompt.
+fn prompt_texts(prompts: &[Value<'_>]) -> Vec<String> {
+    let mut texts = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        texts.push(prompt_text(prompt));
+    }
+    texts
 }
 
 /// The text of one prompt.
 fn prompt_text(prompt: &Value<'_>) -> String {
     match prompt {
         Value::String(text) | Value::Number(text) => text.to_string(),
-        Value::Array(numbers) => numbers.iter().map(prompt_text).collect::<Vec<_>>().join(" "),
+        Value::Array(numbers) => prompt_texts(numbers).join(" "),
         Value::Null | Value::Bool(_) | Value::Object(_) => String::new(),
     }
 }

@@ -37,13 +37,13 @@ pub(super) fn pieces(text: &str) -> Vec<&str> {
     for (place, character) in text.char_indices() {
         let is_space = character.is_whitespace();
         if after_space && !is_space {
-            pieces.push(text.get(start..place).unwrap_or_default());
+            pieces.extend(text.get(start..place));
             start = place;
         }
         after_space = is_space;
     }
     if start < text.len() {
-        pieces.push(text.get(start..).unwrap_or_default());
+        pieces.extend(text.get(start..));
     }
     pieces
 }

@@ -1,9 +1,12 @@
-//! The metrics and the log line of an exchange when it ends.
+//! The outcome, the metrics and the log line of an exchange when it ends.
 
-use super::Exchange;
+use super::{Exchange, NOT_RUN};
+use crate::audit::format::request::Used;
+use crate::audit::store::entry::Ending;
 use crate::guard::egress::policy::EgressPolicy;
 use crate::metrics::RequestMeasures;
-use crate::model::usage::absurd;
+use crate::model::usage::{Usage, UsageSource, absurd, settle};
+use crate::proxy::media_type::before;
 use crate::refusal::Code;
 
 impl Drop for Exchange {
@@ -19,8 +22,10 @@ impl Drop for Exchange {
         // Overhead is the time until the request was sent to an upstream. The rest is the model's
         // time.
         let overhead = self.forwarded.map_or(whole, |at| at.saturating_sub(self.began));
-        let upstream =
-            self.forwarded.zip(self.answered).map(|(asked, head)| head.saturating_sub(asked));
+        let upstream = match (self.forwarded, self.answered) {
+            (Some(asked), Some(head)) => Some(head.saturating_sub(asked)),
+            (Some(_) | None, _) => None,
+        };
         let agent = self.caller.as_ref().map(|caller| caller.verified.agent().as_str());
         self.metrics.answered(&RequestMeasures {
             model: self.model.as_deref(),
@@ -58,9 +63,57 @@ impl Drop for Exchange {
 }
 
 impl Exchange {
+    /// The failures of the tried upstreams and the detail of the refusal, joined by `; `.
+    fn cause(&self) -> Option<String> {
+        let mut causes: Vec<&str> = Vec::new();
+        for tried in &self.tried {
+            causes.push(tried);
+        }
+        causes.extend(self.detail.as_deref());
+        (!causes.is_empty()).then(|| causes.join("; "))
+    }
+
+    /// The end of the request, for its record.
+    pub(super) fn ending(&self) -> Ending {
+        Ending {
+            code: self.code,
+            detail: self.cause(),
+            status: self.status,
+            ms: self.ms(),
+            usage: self.used(),
+            upstream: self.upstream.clone(),
+            model_digest: self.model_digest.clone(),
+            outbound: self.outbound.clone(),
+        }
+    }
+
+    /// The usage. None for a request that was not forwarded. Zero after a status that shows that
+    /// the request did not run. All others count at least the tokens that were sent.
+    fn used(&self) -> Option<Used> {
+        let Some(sent) = self.sent else {
+            // No upstream was used: the built-in model reports its own usage.
+            let told = self.heard.usage?;
+            return Some(Used {
+                input: told.input,
+                output: told.output,
+                source: UsageSource::Reported.as_str(),
+            });
+        };
+        // After a head from an upstream the request may have run, even if a later step failed.
+        if self.answered.is_none() && NOT_RUN.contains(&self.code) {
+            return None;
+        }
+        let (used, source) = match self.upstream_status {
+            // 4xx and 503 refuse the request before the model runs. Other errors may come later.
+            400..=499 | 503 => (Usage::default(), UsageSource::Bound),
+            _ => settle(sent, &self.heard),
+        };
+        Some(Used { input: used.input, output: used.output, source: source.as_str() })
+    }
+
     /// Reports usage that cannot be true. The recorded usage is bounded independently of it.
     fn believe(&self) {
-        let Some((sent, server)) = self.sent.as_ref().zip(self.upstream.as_ref()) else { return };
+        let (Some(sent), Some(server)) = (&self.sent, &self.upstream) else { return };
         // An error reports no usage, or zero.
         let Some(what) = absurd(*sent, &self.heard).filter(|_| self.upstream_status < 400) else {
             return;
@@ -80,10 +133,29 @@ impl Exchange {
         if let Some(outbound) = named.first() {
             let (host, reason, verdict) =
                 (host(&outbound.target), outbound.reason, outbound.verdict);
-            tracing::warn!(%request, agent, filter = "answer", host, reason, verdict, count, "uncontrolled destination");
+            tracing::warn!(
+                %request,
+                agent,
+                filter = "answer",
+                host,
+                reason,
+                verdict,
+                count,
+                "uncontrolled destination"
+            );
         } else if self.code == Code::EgressUncontrolled.as_str() {
-            let host = self.detail.as_deref().map_or_else(String::new, host);
-            tracing::warn!(%request, agent, filter = "request", host, verdict = "block", "uncontrolled destination");
+            let host = match &self.detail {
+                Some(detail) => host(detail),
+                None => String::new(),
+            };
+            tracing::warn!(
+                %request,
+                agent,
+                filter = "request",
+                host,
+                verdict = "block",
+                "uncontrolled destination"
+            );
         }
     }
 }
@@ -92,11 +164,8 @@ impl Exchange {
 /// cannot be parsed.
 fn host(target: &str) -> String {
     // A detail has the form `URL (note)` or `URL: note`.
-    target
-        .split(": ")
-        .next()
-        .and_then(|target| EgressPolicy::host(target.split(" (").next().unwrap_or(target)))
-        .unwrap_or_default()
+    let url = before(before(target, ": "), " (");
+    EgressPolicy::host(url).unwrap_or_default()
 }
 
 #[cfg(test)]

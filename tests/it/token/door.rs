@@ -12,7 +12,9 @@ use token_shield::audit::format::record::Record;
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, SigningKey};
-use token_shield::guard::authenticate::{Authenticator, Credential, TokenLookup};
+use token_shield::guard::authenticate::{
+    Authenticator, Credential, TokenLookup, VerificationLimits,
+};
 use token_shield::guard::egress::policy::SelfEndpoints;
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
@@ -49,10 +51,15 @@ impl Door {
         }]);
         let clock = Arc::new(ManualClock::at(Timestamp(NOW * 1000)));
         let registry = Arc::new(Registry::new());
-        let books =
-            (Arc::clone(&keyring), Arc::clone(&registry), Arc::new(Limiter::new(clock.clone())));
-        let authenticator =
-            Authenticator::new(books, Box::new(Fast), clock.clone(), token_cache, rates);
+        let (peer_rps, root_rps) = rates;
+        let authenticator = Authenticator::new(
+            Arc::clone(&keyring),
+            Arc::clone(&registry),
+            Arc::new(Limiter::new(clock.clone())),
+            Box::new(Fast),
+            clock.clone(),
+            VerificationLimits { token_cache, peer_rps, root_rps },
+        );
         let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
         let tables = Arc::new(
             Tables::build(&config.guard, Vec::new(), SelfEndpoints::default()).expect("tables"),

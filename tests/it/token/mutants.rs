@@ -11,7 +11,9 @@ use http::{HeaderMap, HeaderValue};
 use token_shield::clock::{ManualClock, Timestamp};
 use token_shield::config;
 use token_shield::crypto::{Algorithm, Fast, Portable, Verifier};
-use token_shield::guard::authenticate::{Authenticator, Credential, TokenLookup};
+use token_shield::guard::authenticate::{
+    Authenticator, Credential, TokenLookup, VerificationLimits,
+};
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::table::Tables;
 use token_shield::keyring::{IssuerKeys, Keyring};
@@ -105,9 +107,10 @@ fn what_another_library_signed_is_taken() {
 /// An authenticator with a token cache of `size`. The function returns how it found a token.
 fn door(keyring: Keyring, now: Timestamp, size: usize) -> impl Fn(&str) -> TokenLookup {
     let clock = Arc::new(ManualClock::at(now));
-    let books =
-        (Arc::new(keyring), Arc::new(Registry::new()), Arc::new(Limiter::new(clock.clone())));
-    let door = Authenticator::new(books, Box::new(Fast), clock, size, (1_000_000, 1_000_000));
+    let (keyring, registry) = (Arc::new(keyring), Arc::new(Registry::new()));
+    let limiter = Arc::new(Limiter::new(clock.clone()));
+    let limits = VerificationLimits { token_cache: size, peer_rps: 1_000_000, root_rps: 1_000_000 };
+    let door = Authenticator::new(keyring, registry, limiter, Box::new(Fast), clock, limits);
     let config = config::read("name = \"test\"\n", Path::new(".")).expect("config");
     let tables = Arc::new(
         Tables::build(

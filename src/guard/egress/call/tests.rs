@@ -60,9 +60,12 @@ fn places_are_judged_wherever_they_stand() {
 #[test]
 fn ordinary_arguments_name_no_place() {
     for fine in [
-        r#"{"security":"high","during":"May","hourly":"yes","curiosity":"x","favourite":"x","ghost":"boo","curl":"-s"}"#,
-        r#"{"url_type":"page","url_encoded":"true","current_url_only":"true","host_language":"en","use_proxy":"false","proxy":"none"}"#,
-        r#"{"base":"main","base_branch":"main","origin":"Berlin","server":"github","domain":"finance","src_lang":"en"}"#,
+        r#"{"security":"high","during":"May","hourly":"yes","curiosity":"x"}"#,
+        r#"{"favourite":"x","ghost":"boo","curl":"-s"}"#,
+        r#"{"url_type":"page","url_encoded":"true","current_url_only":"true"}"#,
+        r#"{"host_language":"en","use_proxy":"false","proxy":"none"}"#,
+        r#"{"base":"main","base_branch":"main","origin":"Berlin"}"#,
+        r#"{"server":"github","domain":"finance","src_lang":"en"}"#,
         r#"{"link_text":"Read more...","body":{"link":"/a/b","site":"main"},"url":"about:blank"}"#,
         r#"{"selector":"//a[@href='/x']","xpath":"//div[@class=\"a\"]//input[@id='a.b']"}"#,
     ] {
@@ -90,7 +93,10 @@ fn what_readers_differ_in_is_no_place() {
     // Small numbers and times under such names are no addresses.
     check(r#"{"site_id":123456789,"server_time":1764000000,"ip":4}"#, None);
     check(
-        r#"{"url":"https://good.example","max_urls":5,"url_timeout":30,"host_count":2,"url_options":{"retries":3}}"#,
+        concat!(
+            r#"{"url":"https://good.example","max_urls":5,"url_timeout":30,"#,
+            r#""host_count":2,"url_options":{"retries":3}}"#
+        ),
         None,
     );
     check(

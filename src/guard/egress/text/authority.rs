@@ -9,14 +9,14 @@ const NUMBER_MIN: usize = 8;
 const DOTS: [char; 7] =
     ['.', '\u{2024}', '\u{2025}', '\u{2026}', '\u{3002}', '\u{ff0e}', '\u{ff61}'];
 
-/// What stands before an authority.
+/// What is before an authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Lead {
     /// A scheme, in lower case; empty for one that is too long for any list.
     Scheme(String),
     /// Two slashes; out in the text only what has a dot in it is a name then.
     Slashes {
-        /// Where a destination stands.
+        /// Where a destination is.
         placed: bool,
     },
     /// `www`.
@@ -35,7 +35,7 @@ fn may_end(next: char) -> bool {
     !next.is_alphanumeric() && !matches!(next, '.' | '-' | '_' | ':' | '%' | '@' | '[' | ']')
 }
 
-/// The URL to judge for what was read as an authority; `None` where nothing is named: out in the
+/// The URL to judge for what was read as an authority; `None` where no host is named: out in the
 /// text, that is, and not `placed` where a URL belongs. `odd` is what readers do not agree on.
 ///
 /// # Errors
@@ -43,7 +43,8 @@ fn may_end(next: char) -> bool {
 pub(super) fn url(
     lead: &Lead,
     read: &str,
-    (odd, placed): (bool, bool),
+    odd: bool,
+    placed: bool,
 ) -> Option<Result<String, String>> {
     let scheme = match lead {
         Lead::Scheme(scheme) => scheme.as_str(),
@@ -59,7 +60,7 @@ pub(super) fn url(
     }
     let cut = read.find(may_end).unwrap_or(read.len());
     let (front, behind) = read.split_at(cut);
-    // A reader that goes on reads another host.
+    // A reader that continues reads another host.
     let named = front.trim_end_matches(['.', '-', '_', ':']);
     let goes_on =
         behind.contains(|next: char| next.is_alphanumeric() || !(next.is_ascii() || closes(next)));
@@ -72,29 +73,41 @@ pub(super) fn url(
     Some(Ok(format!("{scheme}://{named}/")))
 }
 
-/// What stands behind a URL in a text and never becomes a letter, a digit or a dot of its host
+/// What is after a URL in a text and never becomes a letter, a digit or a dot of its host
 /// (Unicode UTS 46 section 4).
 const fn closes(next: char) -> bool {
     let latin =
         matches!(next, '\u{a1}' | '\u{a7}' | '\u{ab}' | '\u{b6}' | '\u{b7}' | '\u{bb}' | '\u{bf}');
     let general = matches!(next, '\u{2010}'..='\u{2023}' | '\u{2027}' | '\u{2030}'..='\u{203a}');
-    let wide = matches!(next, '\u{3001}' | '\u{3008}'..='\u{3011}' | '\u{3014}'..='\u{301f}' | '\u{ff01}'..='\u{ff0d}');
-    let wide = wide
-        || matches!(next, '\u{ff1a}'..='\u{ff1f}' | '\u{ff3b}'..='\u{ff3d}' | '\u{ff5b}'..='\u{ff60}' | '\u{ff62}'..='\u{ff65}');
+    let wide = matches!(
+        next,
+        '\u{3001}'
+            | '\u{3008}'..='\u{3011}'
+            | '\u{3014}'..='\u{301f}'
+            | '\u{ff01}'..='\u{ff0d}'
+            | '\u{ff1a}'..='\u{ff1f}'
+            | '\u{ff3b}'..='\u{ff3d}'
+            | '\u{ff5b}'..='\u{ff60}'
+            | '\u{ff62}'..='\u{ff65}'
+    );
     latin || general || wide
 }
 
 /// Whether an address may be written so (URL Standard section 3.5), out in the text where small
-/// numbers stand behind slashes too.
+/// numbers are after slashes too.
 fn is_number(read: &str) -> bool {
-    let digits = |text: &str| text.chars().take_while(char::is_ascii_hexdigit).count();
     let hex = read.strip_prefix("0x").or_else(|| read.strip_prefix("0X"));
-    hex.map_or(0, |hex| digits(hex) + 1) >= NUMBER_MIN
+    hex.is_some_and(|hex| hex_digits(hex) + 1 >= NUMBER_MIN)
         || read.chars().take_while(char::is_ascii_digit).count() >= NUMBER_MIN
 }
 
-/// Whether a `data:` URL of that beginning is a picture that is drawn and nothing more, or sound or
-/// film: nothing is fetched by it.
+/// How many hexadecimal digits a text begins with.
+fn hex_digits(text: &str) -> usize {
+    text.chars().take_while(char::is_ascii_hexdigit).count()
+}
+
+/// Whether a `data:` URL of that beginning is a picture that is only drawn, or sound or
+/// film: it causes no fetch.
 pub(super) fn is_inert(data: &str) -> bool {
     let kind = data.split([';', ',']).next().unwrap_or_default().to_ascii_lowercase();
     match kind.split_once('/') {
@@ -127,7 +140,7 @@ mod tests {
 
     #[track_caller]
     fn check(read: &str, expect: Option<Result<&str, &str>>) {
-        let found = url(&Lead::Scheme("https".to_owned()), read, (false, false));
+        let found = url(&Lead::Scheme("https".to_owned()), read, false, false);
         assert_eq!(
             found.as_ref().map(|found| found.as_deref().map_err(String::as_str)),
             expect,

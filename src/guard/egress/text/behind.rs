@@ -4,20 +4,21 @@ use super::authority::{AUTHORITY_MAX, Lead, ends};
 use super::context::Place;
 use super::letters::{ends_url, is_reference};
 use super::schemes::{OPAQUE_ANYWHERE, SPECIAL, is_opaque};
-use super::state::{Reading, State};
+use super::state::{Opening, Reading, State};
 use super::userinfo::Stretch;
 use super::{Judged, Kind, Scanner};
 
 impl Scanner {
-    /// Something else than a slash behind a scheme's colon, or behind slashes.
+    /// Something else than a slash after a scheme's colon, or after slashes.
     pub(super) fn behind_slashes(
         &mut self,
-        (lead, place): (Lead, Place),
-        (slashes, backslashes): (usize, usize),
-        (seen, raw): (char, &str),
+        opening: Opening,
+        seen: char,
+        raw: &str,
         out: &mut String,
         judge: &mut Judged<'_>,
     ) -> bool {
+        let Opening { lead, place, slashes, backslashes } = opening;
         let any = slashes + backslashes;
         let inside =
             self.is_inside(place) || (place.is_autolink() && matches!(lead, Lead::Scheme(_)));
@@ -40,9 +41,9 @@ impl Scanner {
         };
         let kind = self.kind(place);
         if begins && (!ends(seen) || seen == '[' || is_reference(raw) || opens_anything) {
-            let mut reading = self.reading(lead, (kind, place), "");
+            let mut reading = self.reading(lead, kind, place, "");
             reading.placed = inside;
-            return self.authority(reading, false, (seen, raw), out, judge);
+            return self.authority(reading, false, seen, raw, out, judge);
         }
         if begins {
             let open = Stretch::behind(place, &lead, &self.tags).until(&self.tags);
@@ -53,7 +54,7 @@ impl Scanner {
         true
     }
 
-    /// What is open behind what is held, and what it stands in where no slash in it ends that.
+    /// What is open after what is held, and what it is in where no slash in it ends that.
     pub(super) fn stretch_behind(&self, place: Place, lead: &Lead) -> Stretch {
         let outer = if self.held.contains(['/', '?', '#']) { Stretch::Closed } else { self.kept };
         outer.or(Stretch::behind(place, lead, &self.tags))
@@ -73,21 +74,22 @@ impl Scanner {
         &mut self,
         mut reading: Box<Reading>,
         left_out: bool,
-        (seen, raw): (char, &str),
+        seen: char,
+        raw: &str,
         out: &mut String,
         judge: &mut Judged<'_>,
     ) -> bool {
         let opens = seen == '[' && reading.read.is_empty();
         let closes = seen == ']' && reading.bracket;
         let data = matches!(&reading.lead, Lead::Scheme(scheme) if scheme == "data");
-        // Some read what a reference stands for, and others what it is made of.
+        // Some read what a reference means, and others what it is made of.
         if is_reference(raw) && !left_out {
             let stretch = self.stretch_behind(reading.place, &reading.lead);
             if self.decide(reading, true, out, judge) {
                 self.stretch = stretch;
             }
-            let left_out = self.is_left_out_now(left_out, (seen, raw));
-            return self.step((seen, raw), left_out, out, judge);
+            let left_out = self.is_left_out_now(left_out, seen, raw);
+            return self.step(seen, raw, left_out, out, judge);
         }
         let goes_on = opens || closes || left_out || (data && seen == '/');
         let over = !goes_on && ends(seen);
@@ -99,8 +101,8 @@ impl Scanner {
             if self.decide(reading, odd, out, judge) && !data {
                 self.stretch = stretch;
             }
-            let left_out = self.is_left_out_now(left_out, (seen, raw));
-            return self.step((seen, raw), left_out, out, judge);
+            let left_out = self.is_left_out_now(left_out, seen, raw);
+            return self.step(seen, raw, left_out, out, judge);
         }
         let cut = (reading.cut || reading.place.is_cut())
             && (seen.is_alphanumeric() || matches!(seen, '.' | '-' | '_' | ':' | '%' | '@' | '['));

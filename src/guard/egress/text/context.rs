@@ -1,4 +1,4 @@
-//! What stands before a place in a text: how a URL there would be come upon.
+//! What is before a place in a text: how a URL there would be come upon.
 
 use super::schemes::{known_end, speaks};
 
@@ -7,7 +7,7 @@ const WORD_MAX: usize = 24;
 /// Openers of brackets that are told apart.
 const BRACKETS_MAX: usize = 32;
 
-/// What stands before.
+/// What is before.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     /// The last character.
@@ -21,7 +21,7 @@ pub(super) struct Context {
     word_long: bool,
     /// Something was left out of it that may have ended a word before.
     cut: bool,
-    /// What stands before the word: the last three that are not blank, and the last one.
+    /// What is before the word: the last three that are not blank, and the last one.
     before_word: ([char; 3], char),
     /// The word before the last colon, and where it began.
     colon: (String, Place),
@@ -30,7 +30,7 @@ pub(super) struct Context {
     /// What the last `]` closed: `Some(true)` an image.
     closed: Option<bool>,
     image: bool,
-    /// Something stands in the paragraph that readers pair brackets differently for.
+    /// Something is in the paragraph that readers pair brackets differently for.
     odd: bool,
 }
 
@@ -62,7 +62,7 @@ impl Kind {
 pub(super) struct Place {
     near: [char; 3],
     last: char,
-    /// Something was left out of the word that stands here.
+    /// Something was left out of the word that is here.
     cut: bool,
 }
 
@@ -142,7 +142,7 @@ impl Context {
         matches!(self.near, [_, _, ']'])
     }
 
-    /// Whether what stands here is in the destination of a link or an image, in which some leave
+    /// Whether what is here is in the destination of a link or an image, in which some leave
     /// line feeds out.
     pub(super) fn in_destination(&self) -> bool {
         self.here().is_inline() || (!self.word.is_empty() && self.before_word().is_inline())
@@ -158,7 +158,7 @@ impl Context {
         Place { near: self.near, last: self.last, cut: false }
     }
 
-    /// A run in which nothing has a meaning but as what stands before.
+    /// A run whose characters have a meaning only as what is before others.
     pub(super) fn ran(&mut self, run: &str) {
         let Some(last) = run.chars().next_back() else { return };
         let word = run.bytes().rev().take_while(|byte| is_word(char::from(*byte))).count();
@@ -170,7 +170,7 @@ impl Context {
             newest.into_iter().rev().flatten().for_each(|next| self.near(next));
             self.last = before;
         }
-        // A word begins with a letter, however many digits stand before it.
+        // A word begins with a letter, however many digits are before it.
         let letters =
             tail.bytes().position(|byte| byte.is_ascii_alphabetic()).unwrap_or(tail.len());
         let (front, tail) = tail.split_at(if self.word.is_empty() { letters } else { 0 });
@@ -192,7 +192,7 @@ impl Context {
     }
 
     /// Takes the next character as readers see it; `literal` unless a reference or a backslash
-    /// stands for it.
+    /// means it.
     pub(super) fn take(&mut self, next: char, literal: bool) {
         if is_word(next) {
             self.word(next);
@@ -224,8 +224,8 @@ impl Context {
         self.last = next;
     }
 
-    /// The mark of a block quote at the beginning of a line, which stands in nothing that goes on
-    /// there.
+    /// The mark of a block quote at the beginning of a line. No construct continues there that it
+    /// could be in.
     pub(super) fn quoted(&mut self) {
         self.clear_word();
     }
@@ -256,7 +256,7 @@ impl Context {
         self.word.push(next.to_ascii_lowercase());
     }
 
-    /// Goes on with a word, or begins one with a letter.
+    /// Continues with a word, or begins one with a letter.
     fn words(&mut self, tail: &str) {
         if tail.is_empty() {
             return;
@@ -296,7 +296,7 @@ impl Context {
 }
 
 impl Place {
-    /// Whether the word that stands here may be two.
+    /// Whether the word that is here may be two.
     pub(super) const fn is_cut(self) -> bool {
         self.cut
     }
@@ -306,7 +306,7 @@ impl Place {
         matches!(self.near, [_, ']', '(' | ':'] | [']', '(' | ':', '<'])
     }
 
-    /// `](`, where blanks stand in a destination for some.
+    /// `](`, where blanks are in a destination for some.
     pub(super) const fn is_inline(self) -> bool {
         matches!(self.near, [_, ']', '('] | [']', '(', '<'])
     }

@@ -25,15 +25,17 @@ impl Scanner {
         let url = match opaque {
             Some("data") if is_inert(&read) => None,
             Some(scheme) => Some(Err(format!("{scheme}:{read}"))),
-            None => authority::url(&lead, &read, (odd, placed)),
+            None => authority::url(&lead, &read, odd, placed),
         };
         // A fence may have been opened since.
         let fenced = before.lines.fenced() && self.lines.fenced();
-        let found = |url: &Result<String, String>| {
-            let url = url.as_deref().map_err(String::as_str);
-            judge(&Found { kind, url, fenced })
+        let verdict = match &url {
+            Some(url) => {
+                let url = url.as_deref().map_err(String::as_str);
+                judge(&Found { kind, url, fenced })
+            }
+            None => Verdict::Pass,
         };
-        let verdict = url.as_ref().map_or(Verdict::Pass, found);
         match verdict {
             Verdict::Pass => self.release(out),
             Verdict::Strip => self.strip(before, out, judge),
@@ -46,12 +48,7 @@ impl Scanner {
     }
 
     /// An authority that begins here.
-    pub(super) fn reading(
-        &self,
-        lead: Lead,
-        (kind, place): (Kind, Place),
-        read: &str,
-    ) -> Box<Reading> {
+    pub(super) fn reading(&self, lead: Lead, kind: Kind, place: Place, read: &str) -> Box<Reading> {
         let before = Before {
             context: self.context.clone(),
             lines: self.lines.clone(),
@@ -70,7 +67,7 @@ impl Scanner {
         })
     }
 
-    /// The mark goes out instead of a URL. What follows is read as it will stand there: behind the
+    /// The mark goes out instead of a URL. What follows is read as it will be there: after the
     /// mark.
     pub(super) fn strip(&mut self, before: Before, out: &mut String, judge: &mut Judged<'_>) {
         let Before { context, lines, from } = before;
@@ -107,7 +104,7 @@ impl Scanner {
         self.held.clear();
     }
 
-    /// A reference that nobody means anything by but to get past a reader.
+    /// A reference whose only use is to get past a reader.
     pub(super) fn absurd(&mut self, raw: &str, out: &mut String, judge: &mut Judged<'_>) {
         let lead = Lead::Scheme(String::new());
         let reading = match std::mem::take(&mut self.state) {
@@ -119,7 +116,7 @@ impl Scanner {
                 } else {
                     lead
                 };
-                Box::new(Reading { placed, ..*self.reading(lead, (Kind::Either, place), raw) })
+                Box::new(Reading { placed, ..*self.reading(lead, Kind::Either, place, raw) })
             }
             over @ (State::Swallow | State::Blocked) => {
                 self.state = over;
@@ -127,9 +124,9 @@ impl Scanner {
             }
             State::Idle => {
                 self.kept_tags.clone_from(&self.tags);
-                self.reading(lead, (Kind::Either, self.context.here()), raw)
+                self.reading(lead, Kind::Either, self.context.here(), raw)
             }
-            State::Backslash(_) => self.reading(lead, (Kind::Either, self.context.here()), raw),
+            State::Backslash(_) => self.reading(lead, Kind::Either, self.context.here(), raw),
         };
         if self.decide(reading, true, out, judge) {
             out.push_str(raw);

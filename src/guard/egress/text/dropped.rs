@@ -6,10 +6,10 @@ use super::letters::is_reference;
 use super::state::State;
 
 impl Scanner {
-    /// Whether some readers read what stands here as if `seen` did not: tabs and the ends of lines
+    /// Whether some readers read what is here as if `seen` did not: tabs and the ends of lines
     /// (URL Standard section 4.4), controls that Python-Markdown drops, the ends of lines that a
     /// style sheet escapes (CSS Syntax section 3.3), and marks of block quotes and blanks before a
-    /// line that goes on.
+    /// line that continues.
     pub(super) fn is_left_out(&self, seen: char, raw: &str) -> bool {
         match seen {
             '\0' | '\u{2}' | '\u{3}' => true,
@@ -25,7 +25,7 @@ impl Scanner {
     }
 
     /// The same, if `before` was determined before replaced text was scanned again.
-    pub(super) fn is_left_out_now(&self, before: bool, (seen, raw): (char, &str)) -> bool {
+    pub(super) fn is_left_out_now(&self, before: bool, seen: char, raw: &str) -> bool {
         if self.again { self.is_left_out(seen, raw) } else { before }
     }
 
@@ -33,7 +33,7 @@ impl Scanner {
         self.tags.holds_value() || (!self.lines.ends_blank(seen) && self.in_destination())
     }
 
-    /// Whether what stands here is in a destination of Markdown.
+    /// Whether what is here is in a destination of Markdown.
     fn in_destination(&self) -> bool {
         match &self.state {
             State::Slashes { place, .. } => place.is_inline(),

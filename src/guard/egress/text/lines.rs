@@ -2,7 +2,7 @@
 //! sections 4.5 and 4.6).
 //!
 //! Only fences at the beginning of a line count. Where readers could differ, no fence is believed
-//! any more: what stands there is treated as text.
+//! any more: what is there is treated as text.
 
 use std::cmp::Ordering;
 
@@ -26,7 +26,7 @@ struct Fence {
     count: usize,
 }
 
-/// What stands behind a fence on its line.
+/// What is after a fence on its line.
 #[derive(Clone, Debug, Default)]
 struct Info {
     word: String,
@@ -81,7 +81,7 @@ struct Front {
     before: usize,
     /// What the line's own text begins with, if that is a fence's character.
     mark: Option<char>,
-    /// Something else than it stands behind it.
+    /// Something else than it is after it.
     mixed: bool,
 }
 
@@ -100,7 +100,7 @@ impl Front {
         self.text.len() >= FRONT_MAX
     }
 
-    /// While it is made of what may stand before or in a fence, or is too short to tell.
+    /// While it is made of what may be before or in a fence, or is too short to tell.
     const fn may_go_on(&self) -> bool {
         !self.is_full() && if self.mark.is_some() { !self.mixed } else { self.own() < REST_ENOUGH }
     }
@@ -117,7 +117,7 @@ impl Front {
         }
     }
 
-    /// What stands before the line's own text, and that.
+    /// What is before the line's own text, and that.
     fn split(&self) -> (&str, &str) {
         self.text.split_at(self.before)
     }
@@ -131,7 +131,7 @@ impl Front {
 #[derive(Clone, Debug)]
 pub(super) struct Lines {
     fence: Option<Fence>,
-    /// Something stands in it.
+    /// Something is in it.
     coded: bool,
     /// No fence is believed any more.
     doubt: bool,
@@ -143,11 +143,11 @@ pub(super) struct Lines {
     /// How far what belongs to the list's last item is indented, while every line since has been.
     item: Option<usize>,
     front: Front,
-    /// Nothing but what block quotes, lists and indentation put there stands on this line.
+    /// This line has only what block quotes, lists and indentation put there.
     containers: bool,
     /// The first line of the text.
     first: bool,
-    /// What stands behind a fence on its line, as far as it names a language, and whether it does
+    /// What is after a fence on its line, as far as it names a language, and whether it does
     /// more.
     info: Info,
     /// A formula is open on this line, with its brackets or its dollar signs.
@@ -155,7 +155,7 @@ pub(super) struct Lines {
     last: char,
     /// Something but blanks.
     body: bool,
-    /// A fence's own character behind its run; other text behind it.
+    /// A fence's own character after its run; other text after it.
     mark_again: bool,
     text_behind: bool,
     pipe: bool,
@@ -191,12 +191,12 @@ impl Lines {
         self.fence.is_some()
     }
 
-    /// Whether nothing else than marks of block quotes and lists stands before on this line.
+    /// Whether only marks of block quotes and lists are before on this line.
     pub(super) const fn only_containers(&self) -> bool {
         self.containers
     }
 
-    /// Whether `next` ends a line on which nothing stands.
+    /// Whether `next` ends an empty line.
     pub(super) const fn ends_blank(&self, next: char) -> bool {
         !self.body && (next == '\r' || (next == '\n' && !self.returned))
     }
@@ -212,12 +212,12 @@ impl Lines {
         }
     }
 
-    /// Whether more text on this line changes nothing.
+    /// Whether more text on this line changes no state.
     fn is_past_front(&self) -> bool {
         self.body && self.front.mark.is_none() && !self.front.may_go_on()
     }
 
-    /// Nothing that is fenced is believed any more.
+    /// No fenced text is believed any more.
     pub(super) fn doubt(&mut self) {
         self.doubt = true;
         (self.fence, self.quiet) = (None, None);
@@ -243,7 +243,7 @@ impl Lines {
         self.body |= !matches!(next, ' ' | '\t');
         self.containers &= is_container(next);
         self.pipe |= next == '|';
-        // Behind the fence's own run.
+        // After the fence's own run.
         if self.front.mark.is_some_and(|mark| self.front.mixed || mark != next) {
             self.info.take(next);
         }
@@ -275,7 +275,7 @@ impl Lines {
         let (before, rest) = front.split();
         let count =
             front.mark.map_or(0, |mark| rest.chars().take_while(|other| *other == mark).count());
-        // The front takes in the first character behind the run.
+        // The front takes in the first character after the run.
         let behind = rest.chars().nth(count);
         let other_behind =
             behind.is_some_and(|behind| behind != ' ') || self.text_behind || self.mark_again;
@@ -283,8 +283,8 @@ impl Lines {
         if self.fence.is_none() && self.begins_otherwise(front) {
             self.doubt();
         }
-        if let Some(quiet) = self.quiet {
-            self.in_item(quiet, front, (mark, count), other_behind);
+        if let Some((fence, indent)) = self.quiet {
+            self.in_item(fence, indent, front, mark, count, other_behind);
             return;
         }
         match (self.fence, mark) {
@@ -297,13 +297,15 @@ impl Lines {
         }
     }
 
-    /// A line behind one that opened a fence in an item: until it is closed in the same place,
+    /// A line after one that opened a fence in an item: until it is closed in the same place,
     /// other readers may have it elsewhere.
     fn in_item(
         &mut self,
-        (fence, indent): (Fence, usize),
+        fence: Fence,
+        indent: usize,
         front: &Front,
-        (mark, count): (Option<char>, usize),
+        mark: Option<char>,
+        count: usize,
         other_behind: bool,
     ) {
         let spaces = front.spaces();
@@ -352,7 +354,7 @@ impl Lines {
             return;
         }
         self.item = None;
-        // What is drawn from such code can have pictures and links of its own.
+        // What is drawn from such code can have its own pictures and links.
         if self.doubt || unsure || !self.info.is_code() {
             self.doubt();
         } else {
@@ -360,7 +362,7 @@ impl Lines {
         }
     }
 
-    /// Formulas between such lines, and what may stand before a whole text, are no Markdown for
+    /// Formulas between such lines, and what may be before a whole text, are no Markdown for
     /// some.
     fn begins_otherwise(&self, front: &Front) -> bool {
         let (_, rest) = front.split();
@@ -371,7 +373,7 @@ impl Lines {
     /// A line that is no fence.
     fn other(&mut self, front: &Front) {
         let (before, rest) = front.split();
-        // What goes on to a blank line for some: HTML, definitions of links and of terms.
+        // What continues to a blank line for some: HTML, definitions of links and of terms.
         self.html |= rest.starts_with(['<', '[']) || before.contains(':');
         if before.contains('\u{feff}') {
             self.doubt();

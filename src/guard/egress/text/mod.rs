@@ -29,11 +29,11 @@ use context::Context;
 use letters::{ends_url, is_reference, joins};
 use lines::Lines;
 use reference::{Reference, Taken};
-use state::{State, scheme};
+use state::{Opening, State, scheme};
 use tags::Tags;
 use userinfo::Stretch;
 
-/// What stands in a text where a URL was.
+/// What is in a text where a URL was.
 pub const MARK: &str = "\u{27e8}link removed\u{27e9}";
 
 /// How often a byte is scanned again, on average and at most. Replaced text is scanned again,
@@ -50,9 +50,9 @@ pub struct Found<'t> {
     /// The scheme and authority with a slash.
     ///
     /// # Errors
-    /// What stands there, where readers do not agree on a URL.
+    /// What is there, where readers do not agree on a URL.
     pub url: Result<&'t str, &'t str>,
-    /// Whether it stands in fenced code, where it stays.
+    /// Whether it is in fenced code, where it stays.
     pub fenced: bool,
 }
 
@@ -63,7 +63,7 @@ pub enum Verdict {
     Pass,
     /// It is replaced by [`MARK`].
     Strip,
-    /// Nothing more comes out.
+    /// No more text comes out.
     Block,
 }
 
@@ -79,9 +79,9 @@ pub struct Scanner {
     context: Context,
     tags: Tags,
     lines: Lines,
-    /// A text was cut in what could be a URL, and what follows may be put right behind it.
+    /// A text was cut in what could be a URL, and what follows may be put right after it.
     joint: bool,
-    /// Behind a URL that passed, while it may go on.
+    /// After a URL that passed, while it may continue.
     stretch: Stretch,
     /// The same before what is held.
     kept: Stretch,
@@ -95,7 +95,7 @@ pub struct Scanner {
 
 impl Scanner {
     /// A filter for a text from its beginning. `fences` says whether fenced code is believed: not
-    /// where the text goes on from one that is not seen here.
+    /// where the text continues from one that is not seen here.
     #[must_use]
     pub fn new(fences: bool) -> Self {
         Self {
@@ -126,7 +126,7 @@ impl Scanner {
         matches!(self.state, State::Blocked)
     }
 
-    /// Takes the next piece, and appends to `out` what goes on.
+    /// Takes the next piece, and appends to `out` what continues.
     pub fn push(&mut self, text: &str, out: &mut String, judge: &mut Judged<'_>) {
         let mut at = 0;
         while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
@@ -143,7 +143,7 @@ impl Scanner {
         }
     }
 
-    /// The text is over, or other text follows that may be shown right behind it: what is held
+    /// The text is over, or other text follows that may be shown right after it: what is held
     /// comes out.
     pub fn pause(&mut self, out: &mut String, judge: &mut Judged<'_>) {
         let cut = self.reference.is_open();
@@ -233,10 +233,10 @@ impl Scanner {
         let left_out = self.is_left_out(seen, raw);
         let escaped = matches!(self.state, State::Backslash(_));
         self.again = false;
-        if !self.step((seen, raw), left_out, out, judge) {
+        if !self.step(seen, raw, left_out, out, judge) {
             return;
         }
-        let left_out = self.is_left_out_now(left_out, (seen, raw));
+        let left_out = self.is_left_out_now(left_out, seen, raw);
         if let Some(style) = self.context.command().filter(|_| seen == '{') {
             self.tags.begin_list(style);
         }
@@ -253,7 +253,7 @@ impl Scanner {
     /// Takes what is written for tags and lines.
     fn written(&mut self, raw: &str) {
         for next in raw.chars() {
-            // Python-Markdown drops them: what stands around belongs together there.
+            // Python-Markdown drops them: what is around belongs together there.
             if matches!(next, '\u{2}' | '\u{3}') {
                 self.lines.doubt();
                 continue;
@@ -277,7 +277,8 @@ impl Scanner {
     /// What a character does; false when it does not come out, or came up for itself.
     fn step(
         &mut self,
-        (seen, raw): (char, &str),
+        seen: char,
+        raw: &str,
         left_out: bool,
         out: &mut String,
         judge: &mut Judged<'_>,
@@ -290,7 +291,7 @@ impl Scanner {
             self.absurd(raw, out, judge);
             return false;
         }
-        // What is swallowed ends nothing, nor does what only some readers have there.
+        // What is swallowed ends no stretch, nor does what only some readers have there.
         let escaped = matches!(self.state, State::Backslash(_)) || is_reference(raw);
         if !escaped && (!matches!(self.state, State::Swallow) || ends_url(seen)) {
             self.stretch = self.stretch.after(seen);
@@ -306,7 +307,7 @@ impl Scanner {
                 self.state = over;
                 return false;
             }
-            // An escape of CSS, which can stand for a colon or a slash (CSS Syntax section 4.3.7).
+            // An escape of CSS, which can mean a colon or a slash (CSS Syntax section 4.3.7).
             State::Backslash(_) if self.tags.styles() && seen.is_ascii_hexdigit() => {
                 self.absurd(raw, out, judge);
                 return false;
@@ -320,7 +321,7 @@ impl Scanner {
                 self.held.push_str(raw);
             }
             State::Backslash(before) => self.behind_backslash(&before, seen, raw, out),
-            // Some read what it stands for, and others what it is made of.
+            // Some read what it means, and others what it is made of.
             over @ State::Slashes { .. }
                 if is_reference(raw) && (left_out || matches!(seen, '/' | '\\')) =>
             {
@@ -332,24 +333,19 @@ impl Scanner {
                 let (slash, backslash) = (usize::from(seen == '/'), usize::from(seen == '\\'));
                 let (slashes, backslashes) = (slashes + slash, backslashes + backslash);
                 if slash + backslash == 0 && !left_out {
-                    return self.behind_slashes(
-                        (lead, place),
-                        (slashes, backslashes),
-                        (seen, raw),
-                        out,
-                        judge,
-                    );
+                    let opening = Opening { lead, place, slashes, backslashes };
+                    return self.behind_slashes(opening, seen, raw, out, judge);
                 }
                 self.held.push_str(raw);
                 if self.held.len() > AUTHORITY_MAX {
                     let kind = self.kind(place);
-                    let reading = self.reading(lead, (kind, place), "");
+                    let reading = self.reading(lead, kind, place, "");
                     return self.decide(reading, true, out, judge);
                 }
                 self.state = State::Slashes { lead, place, slashes, backslashes };
             }
             State::Authority(reading) => {
-                return self.authority(reading, left_out, (seen, raw), out, judge);
+                return self.authority(reading, left_out, seen, raw, out, judge);
             }
         }
         true
@@ -379,7 +375,7 @@ impl Scanner {
 
     fn www(&self, before: &Context) -> State {
         let place = before.before_word();
-        State::Authority(self.reading(Lead::Www, (self.kind(place), place), "www."))
+        State::Authority(self.reading(Lead::Www, self.kind(place), place, "www."))
     }
 
     /// What a backslash escapes for Markdown; for a reader of URLs it is a slash.
@@ -398,7 +394,7 @@ impl Scanner {
                 }
             }
             _ => {
-                // It goes on with a scheme.
+                // It continues with a scheme.
                 if matches!(seen, '-' | '.' | '+') {
                     self.context.clone_from(before);
                 }

@@ -1,17 +1,17 @@
-//! Runs of bytes that mean nothing here, so that most of a text is passed over quickly.
+//! Runs of bytes without a meaning here, so that most of a text is passed over quickly.
 
-/// Controls up to here are left out by some readers wherever they stand.
+/// Controls up to here are left out by some readers wherever they are.
 const DROPPED_MAX: u8 = 3;
 /// Bytes that are looked at together.
 const STEP: usize = 16;
 
-/// Bytes at the front that mean nothing here.
+/// Bytes at the front that have no meaning here.
 pub(super) fn plain(text: &str) -> usize {
     let bytes = text.as_bytes();
     let (mut at, mut wide) = (0, true);
     while let Some(step) = bytes.get(at..).and_then(<[u8]>::first_chunk::<STEP>) {
         let (speaks, stops, words) = looked_at(step);
-        // A full stop speaks behind `www`, which may stand in the step before.
+        // A full stop speaks after `www`, which may be in the step before.
         if speaks || (stops && (words || wide)) {
             let end = at + STEP;
             at = silent(bytes, at, end);
@@ -26,33 +26,37 @@ pub(super) fn plain(text: &str) -> usize {
     silent(bytes, at, bytes.len())
 }
 
-/// Whether something in it speaks, whether a full stop stands in it, and whether a `w` does. All of
+/// 1 for equal bytes, 0 for others: the loop below has no branches.
+fn equal(byte: u8, other: u8) -> u8 {
+    u8::from(byte == other)
+}
+
+/// Whether something in it speaks, whether a full stop is in it, and whether a `w` does. All of
 /// them are looked at, whatever the first ones say: so they are looked at together.
 fn looked_at(step: &[u8; STEP]) -> (bool, bool, bool) {
     let (mut speaks, mut stops, mut words) = (0, 0, 0);
     for byte in step {
-        let is = |other: u8| u8::from(*byte == other);
-        speaks |= is(b':')
-            | is(b'/')
-            | is(b'\\')
-            | is(b'&')
-            | is(b'<')
-            | is(b'>')
-            | is(b'[')
-            | is(b']')
-            | is(b'`')
-            | is(b'{')
-            | is(b'$')
-            | is(b'\n')
-            | is(b'\r')
+        speaks |= equal(*byte, b':')
+            | equal(*byte, b'/')
+            | equal(*byte, b'\\')
+            | equal(*byte, b'&')
+            | equal(*byte, b'<')
+            | equal(*byte, b'>')
+            | equal(*byte, b'[')
+            | equal(*byte, b']')
+            | equal(*byte, b'`')
+            | equal(*byte, b'{')
+            | equal(*byte, b'$')
+            | equal(*byte, b'\n')
+            | equal(*byte, b'\r')
             | u8::from(*byte <= DROPPED_MAX);
-        stops |= is(b'.');
+        stops |= equal(*byte, b'.');
         words |= u8::from(*byte | 0x20 == b'w');
     }
     (speaks != 0, stops != 0, words != 0)
 }
 
-/// Goes on from `at` up to the first byte before `end` that means something.
+/// Continues from `at` up to the first byte before `end` that means something.
 fn silent(bytes: &[u8], mut at: usize, end: usize) -> usize {
     while let Some(byte) = bytes.get(at).filter(|_| at < end) {
         if SPEAKS[usize::from(*byte)] {

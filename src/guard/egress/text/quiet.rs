@@ -1,5 +1,5 @@
-//! Text in which nothing is open: runs in which nothing speaks, and what speaks elsewhere but leads
-//! nowhere where it stands.
+//! Text without an open construct: runs in which no character speaks, and what speaks elsewhere but
+//! leads nowhere at its place.
 
 use super::Scanner;
 use super::letters::joins;
@@ -8,10 +8,10 @@ use super::state::State;
 use super::userinfo::Stretch;
 
 impl Scanner {
-    /// Whether a run in which nothing speaks is seen as it is by everything here.
+    /// Whether a run in which no character speaks is seen as it is by every part here.
     pub(super) fn is_quiet(&self) -> bool {
         let open = self.reference.is_open() || self.joint || self.stretch != Stretch::Closed;
-        // What stands behind a bracket may be a destination, in which some leave out more.
+        // What is after a bracket may be a destination, in which some leave out more.
         let place = self.context.is_cut()
             || self.context.is_behind_bracket()
             || self.context.in_destination();
@@ -43,7 +43,7 @@ impl Scanner {
         at
     }
 
-    /// Whether what speaks does nothing here but stand before what follows.
+    /// Whether what speaks has no effect here except as what is before the next character.
     fn leads_nowhere(&self, next: u8) -> bool {
         match next {
             b'[' | b'`' | b'$' | b'\n' | b'\r' => true,

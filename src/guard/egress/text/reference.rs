@@ -5,7 +5,7 @@
 /// zeros before a number are not.
 const BYTES_MAX: usize = 64;
 
-/// What the names of ASCII characters stand for, and of those that URL readers leave out.
+/// What the names of ASCII characters mean, and of those that URL readers leave out.
 const NAMES: &[(&str, char)] = &[
     ("Tab", '\t'),
     ("NewLine", '\n'),
@@ -63,7 +63,7 @@ const OPEN: [&str; 7] = ["GT", "LT", "QUOT", "gt", "lt", "nbsp", "quot"];
 #[derive(Clone, Debug, Default)]
 pub(super) struct Reference {
     raw: String,
-    /// What stands behind the ampersand; `amp;` leaves nothing, so that what is written twice over
+    /// What is after the ampersand; empty after `amp;`, so that what is written twice over
     /// is read as well.
     body: String,
 }
@@ -71,13 +71,13 @@ pub(super) struct Reference {
 /// What a character makes of a reference.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It goes on.
+    /// It continues.
     On,
-    /// It stands for a character, and the one that was taken belongs to it.
+    /// It means a character, and the one that was taken belongs to it.
     Whole(char, String),
-    /// It stood for a character, and the one that was taken does not belong to it.
+    /// It meant a character, and the one that was taken does not belong to it.
     Before(char, String),
-    /// It stood for a character without its semicolon, for some; what it is followed by, and the
+    /// It meant a character without its semicolon, for some; what it is followed by, and the
     /// one that was taken, does not belong to it.
     Open(char, String, String),
     /// It was none: its text. The character that was taken does not belong to it.
@@ -123,7 +123,7 @@ impl Reference {
             return self.before(next);
         }
         self.raw.push(next);
-        // Zeros before a number are without end, and say nothing.
+        // Zeros before a number are without end, and have no meaning.
         if !(next == '0' && matches!(self.body.as_str(), "#" | "#x")) {
             self.body.push(next.to_ascii_lowercase_of_x(&self.body));
         }
@@ -161,7 +161,7 @@ impl Reference {
         }
     }
 
-    /// Something follows that does not belong to it, unless it stands for an ampersand, which
+    /// Something follows that does not belong to it, unless it means an ampersand, which
     /// begins another one.
     fn before(&mut self, next: char) -> Taken {
         if self.seen() == Some('&')
@@ -183,22 +183,22 @@ impl Reference {
         std::mem::take(&mut self.raw)
     }
 
+    /// The character of a reference by number, without its leading zeros.
+    fn numbered(&self, digits: &str, radix: u32) -> Option<char> {
+        if digits.is_empty() {
+            // No digits but zeros, if any: they mean U+FFFD.
+            return self.raw.ends_with('0').then_some('\u{fffd}');
+        }
+        let code = u32::from_str_radix(digits, radix).unwrap_or(u32::MAX);
+        Some(char::from_u32(code).unwrap_or('\u{fffd}'))
+    }
+
     fn seen(&self) -> Option<char> {
-        let number = |digits: &str, radix| {
-            if digits.is_empty() {
-                // Nothing but zeros, if anything: they stand for U+FFFD.
-                return self.raw.ends_with('0').then_some('\u{fffd}');
-            }
-            u32::from_str_radix(digits, radix)
-                .map(|code| char::from_u32(code).unwrap_or('\u{fffd}'))
-                .ok()
-                .or(Some('\u{fffd}'))
-        };
         if let Some(digits) = self.body.strip_prefix("#x") {
-            return number(digits, 16);
+            return self.numbered(digits, 16);
         }
         if let Some(digits) = self.body.strip_prefix('#') {
-            return number(digits, 10);
+            return self.numbered(digits, 10);
         }
         NAMES.iter().find(|(name, _)| *name == self.body).map(|(_, seen)| *seen)
     }

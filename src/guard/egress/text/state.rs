@@ -6,19 +6,29 @@ use super::lines::Lines;
 
 #[derive(Clone, Debug, Default)]
 pub(super) enum State {
-    /// Nothing is held.
+    /// No text is held.
     #[default]
     Idle,
-    /// A backslash, and what stands before it.
+    /// A backslash, and what is before it.
     Backslash(Box<Context>),
     /// A scheme and its colon, or the first of two slashes: slashes and backslashes since.
     Slashes { lead: Lead, place: Place, slashes: usize, backslashes: usize },
     /// An authority.
     Authority(Box<Reading>),
-    /// The rest of a URL that has given way.
+    /// The rest of a URL that was replaced.
     Swallow,
-    /// Nothing comes out any more.
+    /// No text comes out any more.
     Blocked,
+}
+
+/// What is before an authority.
+pub(super) struct Opening {
+    pub(super) lead: Lead,
+    pub(super) place: Place,
+    /// The number of slashes.
+    pub(super) slashes: usize,
+    /// The number of backslashes.
+    pub(super) backslashes: usize,
 }
 
 /// An authority while it is read.
@@ -29,7 +39,7 @@ pub(super) struct Reading {
     pub(super) read: String,
     /// Inside brackets.
     pub(super) bracket: bool,
-    /// Behind a backslash.
+    /// After a backslash.
     pub(super) backslash: bool,
     /// Something was left out of it, at which some readers cut it (HTML section 4.8.4, `srcset`).
     pub(super) cut: bool,
@@ -39,7 +49,7 @@ pub(super) struct Reading {
     pub(super) before: Before,
 }
 
-/// What stood before an authority, and where in what is held it begins.
+/// What was before an authority, and where in what is held it begins.
 #[derive(Clone, Debug)]
 pub(super) struct Before {
     pub(super) context: Context,
@@ -47,7 +57,7 @@ pub(super) struct Before {
     pub(super) from: usize,
 }
 
-/// A colon behind a scheme.
+/// A colon after a scheme.
 pub(super) fn scheme(before: &Context) -> State {
     let scheme = before.scheme().unwrap_or_default();
     let lead = Lead::Scheme(before.second().unwrap_or(scheme).to_owned());

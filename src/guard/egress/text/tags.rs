@@ -1,4 +1,4 @@
-//! Whether a place in a text can be inside an HTML tag, however a reader takes what stands before
+//! Whether a place in a text can be inside an HTML tag, however a reader takes what is before
 //! it (WHATWG HTML section 13.2.5).
 //!
 //! Which `<` opens a tag, and which quote a value, depends on what Markdown makes of the text. So
@@ -12,14 +12,14 @@ mod at {
     /// Before an attribute's name.
     pub(super) const BEFORE: u16 = 2;
     pub(super) const NAME: u16 = 4;
-    /// Behind an attribute's name and blanks.
+    /// After an attribute's name and blanks.
     pub(super) const AFTER: u16 = 8;
-    /// Behind an equals sign.
+    /// After an equals sign.
     pub(super) const VALUE: u16 = 16;
     pub(super) const UNQUOTED: u16 = 32;
     pub(super) const DOUBLE: u16 = 64;
     pub(super) const SINGLE: u16 = 128;
-    /// Behind a value in quotes.
+    /// After a value in quotes.
     pub(super) const BEHIND: u16 = 256;
     pub(super) const QUOTED: u16 = DOUBLE | SINGLE;
     pub(super) const VALUES: u16 = VALUE | UNQUOTED | DOUBLE | SINGLE;
@@ -31,7 +31,7 @@ mod at {
 const NAME_MAX: usize = 15;
 /// Elements whose text is raw, or lasts beyond blank lines (CommonMark section 4.6, kind 1).
 const RAW: [&str; 6] = ["pre", "script", "style", "textarea", "svg", "math"];
-/// Elements that lead elsewhere: for some readers their tags go on behind a blank line.
+/// Elements that lead elsewhere: for some readers their tags continue after a blank line.
 const LEADING: [&str; 30] = [
     "applet", "bgsound", "tfoot", "thead", "a", "area", "audio", "base", "body", "button", "embed",
     "form", "frame", "iframe", "image", "img", "input", "link", "meta", "object", "param",
@@ -56,12 +56,12 @@ const STYLES: [&str; 11] = [
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tags {
     readings: u16,
-    /// Those behind a `>` that ends the tag for some: a blank line ends it for the others.
+    /// Those after a `>` that ends the tag for some: a blank line ends it for the others.
     late: u16,
     after_lt: bool,
     naming: bool,
     name: String,
-    /// A `<` stood where a tag was possible already: which one it belongs to is not sure.
+    /// A `<` was where a tag was possible already: which one it belongs to is not sure.
     nested: bool,
     word: String,
     word_over: bool,
@@ -70,28 +70,28 @@ pub(super) struct Tags {
     style: bool,
     /// The tag has an attribute that is a style sheet.
     styled: bool,
-    /// It is one of an element that leads elsewhere, or stands in one.
+    /// It is one of an element that leads elsewhere, or is in one.
     leads: bool,
     /// A value in quotes went on to another line: to some readers of Markdown the tag is over
     /// there, and to browsers it is not, and what is a `>` to these may be written as a reference.
     lingers: bool,
-    /// A `>` at the beginning of a line stands directly before: the mark of a block quote, or the
+    /// A `>` at the beginning of a line is directly before: the mark of a block quote, or the
     /// end of the tag.
     marked: bool,
-    /// A brace stands open on this line; directly behind what attributes can belong to.
+    /// A brace is open on this line; directly after what attributes can belong to.
     brace: Option<bool>,
-    /// What stands in it can be attributes.
+    /// What is in it can be attributes.
     list: bool,
     /// Only up to the brace that closes it.
     loose: bool,
-    /// Nothing stands in it so far but what such lists are made of.
+    /// It has only what such lists are made of so far.
     bare: bool,
     /// The last character.
     last: char,
 }
 
-/// Where a reading can be behind a character. Readers differ in what an equals sign is where no
-/// name stands before it.
+/// Where a reading can be after a character. Readers differ in what an equals sign is where no
+/// name is before it.
 fn behind(reading: u16, next: char, ends: bool) -> u16 {
     let blank = matches!(next, ' ' | '\t' | '\n' | '\r' | '\u{c}');
     match reading {
@@ -145,7 +145,7 @@ fn behind(reading: u16, next: char, ends: bool) -> u16 {
     }
 }
 
-/// Where any of some readings can be behind a character.
+/// Where any of some readings can be after a character.
 fn all_behind(readings: u16, next: char, ends: bool) -> u16 {
     let of = at::ALL.into_iter().filter(|reading| readings & reading != 0);
     of.fold(0, |now, reading| now | behind(reading, next, ends))
@@ -162,7 +162,7 @@ impl Tags {
         self.raw
     }
 
-    /// Whether nothing of what follows matters until the next `<` or `{`.
+    /// Whether no text that follows matters until the next `<` or `{`.
     pub(super) const fn is_idle(&self) -> bool {
         !self.possible() && !self.after_lt && self.brace.is_none()
     }
@@ -172,12 +172,12 @@ impl Tags {
         self.any() & at::VALUES == 0 && !self.list
     }
 
-    /// Whether a URL can stand here: in a value, or in a style sheet.
+    /// Whether a URL can be here: in a value, or in a style sheet.
     pub(super) const fn holds_value(&self) -> bool {
         !self.value_over() || self.style
     }
 
-    /// Whether what stands here is surely where a click on a link leads.
+    /// Whether what is here is surely where a click on a link leads.
     pub(super) fn is_link(&self) -> bool {
         let link = matches!(self.name.as_str(), "a" | "area") && self.attribute == "href";
         link && !self.nested && !self.raw && !self.styled && !self.list
@@ -189,7 +189,7 @@ impl Tags {
         self.any() != 0 && self.word == "srcdoc"
     }
 
-    /// A blank line: what Markdown writes behind it ends a tag, but no value in quotes, and not for
+    /// A blank line: what Markdown writes after it ends a tag, but no value in quotes, and not for
     /// every reader.
     pub(super) fn blank_line(&mut self) {
         if self.raw {
@@ -210,7 +210,7 @@ impl Tags {
         self.style || self.styled
     }
 
-    /// A brace that is said to hold a place, or a style sheet.
+    /// A brace that holds a place, or a style sheet, by what is before it.
     pub(super) const fn begin_list(&mut self, style: bool) {
         self.list = true;
         self.styled |= style;
@@ -226,7 +226,7 @@ impl Tags {
         self.readings | self.late
     }
 
-    /// Behind a `>` that ends the tag for some.
+    /// After a `>` that ends the tag for some.
     const fn end_for_some(&mut self) {
         self.late |= self.readings & !at::QUOTED;
         self.readings &= at::QUOTED;
@@ -234,7 +234,7 @@ impl Tags {
 
     /// Takes the next character as it is written.
     pub(super) fn take(&mut self, next: char) {
-        // Blanks stand behind the mark of a block quote.
+        // Blanks are after the mark of a block quote.
         if std::mem::take(&mut self.marked) && !matches!(next, ' ' | '\t') {
             self.end_for_some();
         }
@@ -273,12 +273,12 @@ impl Tags {
         self.braces(next);
     }
 
-    /// Takes a run in which nothing speaks.
+    /// Takes a run in which no character speaks.
     pub(super) fn ran(&mut self, run: &str) {
         self.last = run.chars().next_back().unwrap_or(self.last);
     }
 
-    /// Whether a `>` ends the tag for every reader. Some write what stands behind such marks as a
+    /// Whether a `>` ends the tag for every reader. Some write what is after such marks as a
     /// reference.
     fn is_end(&self) -> bool {
         let mark =
@@ -286,8 +286,8 @@ impl Tags {
         !self.lingers && !mark
     }
 
-    /// A name and an equals sign between braces on one line are attributes, behind a link or code,
-    /// and anywhere if a quote follows: formulas have equals signs there too, and what stands there
+    /// A name and an equals sign between braces on one line are attributes, after a link or code,
+    /// and anywhere if a quote follows: formulas have equals signs there too, and what is there
     /// counts up to the brace that closes them.
     fn braces(&mut self, next: char) {
         let named = self.last.is_alphanumeric() || matches!(self.last, '-' | '_');

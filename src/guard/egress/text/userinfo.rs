@@ -1,4 +1,4 @@
-//! Where a URL goes on for its readers behind what ends its authority here: all that stands before
+//! Where a URL continues for its readers after what ends its authority here: all that is before
 //! an `@` is no host to them (URL Standard section 4.4, authority state).
 
 use super::authority::Lead;
@@ -17,18 +17,18 @@ pub(super) enum Stretch {
     Schemeless,
     /// A destination of Markdown, up to a blank.
     Destination,
-    /// Behind a `<`: blanks belong to it for some, and what is behind its `>` for others.
+    /// After a `<`: blanks belong to it for some, and what is after its `>` for others.
     Either,
     /// Between `<` and `>`: blanks belong to it.
     Angle,
-    /// A style sheet: a string of it goes on to the end of the line.
+    /// A style sheet: a string of it continues to the end of the line.
     Style,
     /// A tag: up to the end of a value.
     Tag,
 }
 
 impl Stretch {
-    /// What is open behind the slashes, or the authority, of a URL at `place`.
+    /// What is open after the slashes, or the authority, of a URL at `place`.
     pub(super) fn behind(place: Place, lead: &Lead, tags: &Tags) -> Self {
         if place.is_angle() || place.is_autolink() {
             Self::Either
@@ -59,13 +59,13 @@ impl Stretch {
         all.into_iter().find(|one| *one == self || *one == other).unwrap_or_default()
     }
 
-    /// What is open where the next character comes. Behind a value it is what it would be out in
+    /// What is open where the next character comes. After a value it is what it would be out in
     /// the text: to some the tag is none.
     pub(super) fn until(self, tags: &Tags) -> Self {
         if self == Self::Tag && tags.value_over() { Self::Bare } else { self }
     }
 
-    /// What is open behind `seen`.
+    /// What is open after `seen`.
     pub(super) const fn after(self, seen: char) -> Self {
         let line = matches!(seen, '\n' | '\r');
         let blank = line || matches!(seen, ' ' | '\t');
