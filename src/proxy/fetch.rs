@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::audit::store::entry::Committed;
+use crate::audit::store::entry::{Committed, FetchedPart};
 use crate::guard::admit::Call;
 use crate::guard::egress::destination::{Destination, Scheme};
 use crate::guard::egress::fetch_quota::{FetchQuota, QuotaReservation};
@@ -208,11 +208,12 @@ impl Gateway {
         // host.
         for (wanted, content) in fetches.wanted.iter().zip(&contents) {
             if let Some(entry) = exchange.entry() {
-                entry.fetched(
-                    (&wanted.reach.path, &wanted.reach.target),
-                    &content.media_type,
-                    &content.bytes,
-                );
+                entry.fetched(FetchedPart {
+                    path: &wanted.reach.path,
+                    target: &wanted.reach.target,
+                    media_type: &content.media_type,
+                    content: &content.bytes,
+                });
             }
         }
         self.metrics.fetched(contents.iter().map(|content| content.bytes.len() as u64).sum());
