@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::audit::store::entry::Committed;
+use crate::audit::store::entry::{Committed, FetchedPart};
 use crate::guard::admit::Call;
 use crate::guard::egress::destination::{Destination, Scheme};
 use crate::guard::egress::fetch_quota::{FetchQuota, QuotaReservation};
@@ -214,11 +214,12 @@ impl Gateway {
         for (wanted, content) in zip(&fetches.wanted, &contents) {
             bytes += content.bytes.len() as u64;
             if let Some(entry) = exchange.entry() {
-                entry.fetched(
-                    (&wanted.reach.path, &wanted.reach.target),
-                    &content.media_type,
-                    &content.bytes,
-                );
+                entry.fetched(FetchedPart {
+                    path: &wanted.reach.path,
+                    target: &wanted.reach.target,
+                    media_type: &content.media_type,
+                    content: &content.bytes,
+                });
             }
         }
         self.metrics.fetched(bytes);

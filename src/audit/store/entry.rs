@@ -9,21 +9,22 @@ mod counted;
 mod nameless;
 mod open_requests;
 mod refusal_counter;
+mod refused;
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dashmap::mapref::multiple::RefMulti;
 use tokio::sync::oneshot;
 
 use crate::audit::format::event::{Event, Written};
 use crate::audit::format::key::RecordKeyId;
 use crate::audit::format::request::{
     Admission, BodyDigest, FetchedContent, Forwards, ModelDigest, OutboundReference, Outcome,
-    RefusedRequest, RequestContext, Server, Used,
+    RequestContext, Server, Used,
 };
+use crate::audit::store::locked::locked;
 use crate::audit::store::log::{Appended, Log, LogFault};
 use crate::audit::store::vault::Vault;
 use crate::clock::Clock;
@@ -100,6 +101,48 @@ pub struct Entry {
     held: Option<AdmissionGuard>,
 }
 
+/// Content that the gateway fetched for a request.
+#[derive(Clone, Copy)]
+pub struct FetchedPart<'f> {
+    /// The path of its URL in the body.
+    pub path: &'f str,
+    /// Its URL.
+    pub target: &'f str,
+    /// Its media type.
+    pub media_type: &'f str,
+    /// Its bytes.
+    pub content: &'f [u8],
+}
+
+/// The parts of an [`Entry`] that are known before its admission is written.
+struct NewEntry {
+    recorder: AuditRecorder,
+    about: RequestContext,
+    digest_key: [u8; 16],
+    held: AdmissionGuard,
+}
+
+impl NewEntry {
+    /// The open entry of the admission with that record and index. Its request counts as open from
+    /// here on.
+    fn admitted(self, record: String, index: u64) -> Entry {
+        let Self { recorder, about, digest_key, held } = self;
+        recorder.0.open.admissions.insert(about.request, (index, about.clone()));
+        Entry {
+            record,
+            recorder,
+            about: Some(about),
+            admission: index,
+            digest_key,
+            digest: Some(KeyedDigest::new(&digest_key)),
+            bytes: 0,
+            fetched: Vec::new(),
+            forwarded: None,
+            held: Some(held),
+        }
+    }
+}
+
 /// A recorded refusal of an authenticated caller. Only [`AuditRecorder`] makes one.
 pub struct RecordedRefusal {
     refusal: Refusal,
@@ -151,6 +194,18 @@ fn refusal_of(fault: &LogFault) -> Refusal {
     refusal.because(fault)
 }
 
+/// The result that the log's thread sent. Where the thread ended without one, the refusal of
+/// [`LogFault::Stopped`].
+fn answer_of<T>(
+    sent: Result<Result<T, LogFault>, oneshot::error::RecvError>,
+) -> Result<T, Refusal> {
+    match sent {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(fault)) => Err(refusal_of(&fault)),
+        Err(_) => Err(refusal_of(&LogFault::Stopped)),
+    }
+}
+
 impl Entry {
     /// The record of its admission: `<origin>#<index>`.
     #[must_use]
@@ -158,16 +213,19 @@ impl Entry {
         &self.record
     }
 
-    /// Adds fetched content: its path in the body, its URL, its media type, and its bytes.
-    pub fn fetched(&mut self, (path, target): (&str, &str), media_type: &str, content: &[u8]) {
+    /// Adds fetched content.
+    pub fn fetched(&mut self, part: FetchedPart<'_>) {
         let content = BodyDigest {
-            bytes: content.len() as u64,
-            digest: KeyedDigest::of(&self.digest_key, content),
+            bytes: part.content.len() as u64,
+            digest: KeyedDigest::of(&self.digest_key, part.content),
         };
-        let target_digest = KeyedDigest::of(&self.digest_key, target.as_bytes());
-        let (path, target, media_type) =
-            (path.to_owned(), target.to_owned(), media_type.to_owned());
-        self.fetched.push(FetchedContent { path, target, target_digest, media_type, content });
+        self.fetched.push(FetchedContent {
+            path: part.path.to_owned(),
+            target: part.target.to_owned(),
+            target_digest: KeyedDigest::of(&self.digest_key, part.target.as_bytes()),
+            media_type: part.media_type.to_owned(),
+            content,
+        });
     }
 
     /// Stores the digest of the body that is sent after the fetched content was inserted.
@@ -195,7 +253,7 @@ impl Entry {
     /// Records the outcome. A second call has no effect.
     fn end(&mut self, ending: Ending) -> Closing {
         let (answer, answered) = oneshot::channel();
-        let Some((about, digest)) = self.about.take().zip(self.digest.take()) else {
+        let (Some(about), Some(digest)) = (self.about.take(), self.digest.take()) else {
             return Closing(answered);
         };
         let (open, request) = (Arc::clone(&self.recorder.0.open), about.request);
@@ -288,8 +346,7 @@ impl AuditRecorder {
     async fn append(&self, event: Event) -> Result<Appended, Refusal> {
         let (answer, answered) = oneshot::channel();
         self.write(event, answer);
-        let appended = answered.await.unwrap_or(Err(LogFault::Stopped));
-        appended.map_err(|fault| refusal_of(&fault))
+        answer_of(answered.await)
     }
 
     /// A random key for the digests of one record.
@@ -323,31 +380,20 @@ impl AuditRecorder {
                 digest: KeyedDigest::of(&admission.digest_key, body),
             });
         }
-        let open = admission.about.clone();
-        // The outcome has its own digest key, so its digests differ from those of the admission.
-        let digest_key = self.0.digest_keys.next();
-        let own = self.clone();
-        let entry = move |record, index| {
-            own.0.open.admissions.insert(open.request, (index, open.clone()));
-            Entry {
-                record,
-                recorder: own,
-                about: Some(open),
-                admission: index,
-                digest_key,
-                digest: Some(KeyedDigest::new(&digest_key)),
-                bytes: 0,
-                fetched: Vec::new(),
-                forwarded: None,
-                held: Some(held),
-            }
+        let new = NewEntry {
+            recorder: self.clone(),
+            about: admission.about.clone(),
+            // The outcome has its own digest key, so its digests differ from those of the
+            // admission.
+            digest_key: self.0.digest_keys.next(),
+            held,
         };
         let event = Event::Admission(Box::new(admission));
         if is_armed(Failpoint::AdmissionNotAwaited) {
             self.write(event, oneshot::channel().0);
             return Ok(DurableAdmission {
                 committed: Committed::new(value),
-                entry: entry(String::new(), 0),
+                entry: new.admitted(String::new(), 0),
             });
         }
         let (answer, answered) = oneshot::channel();
@@ -356,11 +402,10 @@ impl AuditRecorder {
         self.0.log.append_with(event, None, move |appended| {
             drop(answer.send(appended.map(|appended| {
                 metrics.audit_record("admission");
-                entry(name_of(&appended), appended.index)
+                new.admitted(name_of(&appended), appended.index)
             })));
         });
-        let entry =
-            answered.await.unwrap_or(Err(LogFault::Stopped)).map_err(|fault| refusal_of(&fault))?;
+        let entry = answer_of(answered.await)?;
         Ok(DurableAdmission { committed: Committed::new(value), entry })
     }
 
@@ -389,11 +434,12 @@ impl AuditRecorder {
     /// The outcomes `unknown` of all open requests, where this process ends without real ones.
     #[must_use]
     pub fn unknown(&self) -> Vec<Written> {
-        let of = |row: RefMulti<'_, RequestId, (u64, RequestContext)>| {
+        let mut outcomes = Vec::new();
+        for row in self.0.open.admissions.iter() {
             let (index, about) = row.value();
-            unknown(about.clone(), *index, self.0.digest_keys.next())
-        };
-        self.0.open.admissions.iter().filter_map(of).collect()
+            outcomes.extend(unknown(about.clone(), *index, self.0.digest_keys.next()));
+        }
+        outcomes
     }
 
     /// The outcome `unknown` of an admission that another process records. It has no index.
@@ -414,71 +460,6 @@ impl AuditRecorder {
         self.0.log.want_checkpoint();
     }
 
-    /// Records a refusal of an authenticated caller. Returns when it is durable or counted. If the
-    /// log cannot be written, the result is that refusal instead.
-    pub async fn record_refusal(
-        &self,
-        refusal: Refusal,
-        about: RequestContext,
-        ms: u64,
-    ) -> RecordedRefusal {
-        if self.is_nameless(refusal.code, &about) {
-            self.count_unauthenticated(&about.request, &refusal, about.peer);
-            return RecordedRefusal {
-                refusal: self.ready().err().unwrap_or(refusal),
-                record: None,
-            };
-        }
-        let now = self.0.clock.now();
-        let caller = Arc::clone(&about.caller);
-        let (whose, code) = ((&caller.agent, &caller.principal), refusal.code);
-        self.0.refusal_counter.tell(RememberedRefusal::of(
-            &about.request,
-            &refusal,
-            Some(caller.agent.as_str().to_owned()),
-            None,
-            now,
-        ));
-        // The counter limits the records: a caller must not fill the disk with refusals.
-        if !self.0.refusal_counter.agent(whose, code, now) {
-            return match self.ready() {
-                Ok(()) => RecordedRefusal { refusal, record: None },
-                Err(refusal) => RecordedRefusal { refusal, record: None },
-            };
-        }
-        let refused = RefusedRequest {
-            about,
-            stage: refusal.code.stage().as_str(),
-            code: refusal.code.as_str(),
-            detail: refusal.detail.clone(),
-            param: refusal.param.clone(),
-            status: refusal.code.status(),
-            ms,
-        };
-        match self.append(Event::Refusal(Box::new(refused))).await {
-            Ok(appended) => RecordedRefusal { refusal, record: Some(name_of(&appended)) },
-            Err(refusal) => {
-                // The refusal has no record. The next summary counts it.
-                self.0.refusal_counter.count(whose, code);
-                RecordedRefusal { refusal, record: None }
-            }
-        }
-    }
-
-    /// Closes the entry of a request that is refused after its admission. Returns when durable.
-    pub async fn close_refused(
-        &self,
-        entry: Entry,
-        ending: Ending,
-        refusal: Refusal,
-    ) -> RecordedRefusal {
-        let record = Some(entry.record.clone());
-        match entry.close(ending).await {
-            Ok(_) => RecordedRefusal { refusal, record },
-            Err(refusal) => RecordedRefusal { refusal, record },
-        }
-    }
-
     /// Records an event of the gateway itself, without waiting.
     pub fn note(&self, event: Event) {
         let (answer, _) = oneshot::channel();
@@ -488,7 +469,7 @@ impl AuditRecorder {
     /// Removes a record key that another process has destroyed. Returns the principal.
     #[must_use]
     pub fn drop_key(&self, id: &RecordKeyId) -> Option<Principal> {
-        let mut vault = self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vault = locked(self.0.log.vault());
         vault.drop_key(id)?.parse().ok()
     }
 

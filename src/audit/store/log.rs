@@ -12,6 +12,7 @@
 mod cache;
 mod checkpoint_files;
 mod compare;
+mod current;
 mod epoch;
 mod fault;
 mod fold;
@@ -27,6 +28,7 @@ pub mod remains;
 mod reserve;
 mod settings;
 mod shortage;
+mod steps;
 mod succeed;
 mod sweep;
 mod turn;
@@ -195,7 +197,10 @@ impl Log {
     /// The time that the oldest record without a checkpoint has waited; zero where no record waits.
     #[must_use]
     pub fn checkpoint_age(&self) -> Duration {
-        self.0.own().map_or(Duration::ZERO, |shared| shared.checkpoint_age())
+        match self.0.own() {
+            Some(shared) => shared.checkpoint_age(),
+            None => Duration::ZERO,
+        }
     }
 
     /// Requests a checkpoint soon, even for few records.
@@ -231,7 +236,8 @@ impl Log {
     pub fn append_blocking(&self, event: Event, by: Option<String>) -> Result<Appended, LogFault> {
         let (answer, answered) = mpsc::sync_channel(1);
         self.append_with(event, by, move |sealed| drop(answer.send(sealed)));
-        answered.recv().unwrap_or(Err(LogFault::Stopped))
+        let Ok(appended) = answered.recv() else { return Err(LogFault::Stopped) };
+        appended
     }
 
     /// Records `event`, and calls `then` when it is durable or known to have failed. On success,

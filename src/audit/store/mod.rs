@@ -5,6 +5,8 @@
 #[cfg(feature = "gateway")]
 pub mod entry;
 #[cfg(feature = "gateway")]
+mod locked;
+#[cfg(feature = "gateway")]
 pub mod log;
 #[cfg(feature = "gateway")]
 pub mod retain;

@@ -37,7 +37,7 @@ pub enum RetainFault {
     #[error(transparent)]
     Log(#[from] LogFault),
     /// The log does not verify. After a prune, the defect would look like a result of the prune.
-    #[error("the log does not verify, and nothing is taken away: {0}")]
+    #[error("the log does not verify, so no record was removed: {0}")]
     Damaged(VerifyFault),
     /// A file cannot be read or written.
     #[error(transparent)]
@@ -54,7 +54,7 @@ pub enum RetainFault {
     #[error(transparent)]
     Copy(#[from] CopyFault),
     /// A copy does not verify.
-    #[error("the copy in {} does not verify, and nothing is taken away: {fault}", to.display())]
+    #[error("the copy in {} does not verify, so no record was removed: {fault}", to.display())]
     BadCopy {
         /// The folder of the copy.
         to: PathBuf,
@@ -82,8 +82,10 @@ pub fn is_clock_doubtful(settings: &LogSettings, clock: &dyn Clock) -> Result<bo
     let mut newest = None;
     if let Some(last) = epochs.last() {
         let _ = reader::each(last, last.signed.saturating_sub(1), |found| {
-            newest =
-                Envelope::read(found.bytes).and_then(|envelope| envelope.moment()).ok().or(newest);
+            // A record whose time cannot be read does not count.
+            if let Ok(at) = Envelope::read(found.bytes).and_then(|envelope| envelope.moment()) {
+                newest = Some(at);
+            }
             ControlFlow::Continue(())
         })?;
     }
@@ -124,10 +126,6 @@ pub fn prune(
     said: PruneReason,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<PruneResult, RetainFault> {
-    let keys = |path: &Path| {
-        let text = fs::read_to_string(path).map_err(durable::DiskFault::of("read", path))?;
-        read_vkeys(&text).map_err(|fault| RetainFault::Keys { path: path.to_owned(), fault })
-    };
     // This check comes first: copies that root writes would belong to root.
     settings.is_own()?;
     let kept = i64::try_from(keep.keep.as_millis()).unwrap_or(i64::MAX);
@@ -135,7 +133,7 @@ pub fn prune(
     let pruning = Pruning::begin(settings)?;
     let old = pruning.old(before)?;
     let Some(last) = old.last() else { return Ok(PruneResult::default()) };
-    let known = keys(&settings.vkeys)?;
+    let known = read_keys(&settings.vkeys)?;
     let wanted =
         VerifyTarget { dir: &settings.dir, keys: &known, head: Some(&settings.head), since: None };
     verify(&wanted, &mut progress).map_err(RetainFault::Damaged)?;
@@ -162,8 +160,14 @@ pub fn prune(
         pruning.take_away(epoch)?;
     }
     drop(pruning);
-    after(settings, &keys(&settings.vkeys)?, progress)?;
+    after(settings, &read_keys(&settings.vkeys)?, progress)?;
     Ok(PruneResult { epochs: old, appended: Some(appended) })
+}
+
+/// Reads the log's public keys.
+fn read_keys(path: &Path) -> Result<Vec<LogKeys>, RetainFault> {
+    let text = fs::read_to_string(path).map_err(durable::DiskFault::of("read", path))?;
+    read_vkeys(&text).map_err(|fault| RetainFault::Keys { path: path.to_owned(), fault })
 }
 
 /// Verifies the log after the prune.
@@ -173,7 +177,8 @@ fn after(
     progress: impl FnMut(u64, u64),
 ) -> Result<(), RetainFault> {
     let wanted = VerifyTarget { dir: &settings.dir, keys, head: Some(&settings.head), since: None };
-    verify(&wanted, progress).map(|_| ()).map_err(RetainFault::Damaged)
+    verify(&wanted, progress).map_err(RetainFault::Damaged)?;
+    Ok(())
 }
 
 /// Copies an epoch to a folder in `to`. An existing copy must be of the same epoch: then an earlier

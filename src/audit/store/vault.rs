@@ -69,10 +69,10 @@ struct KeySlot {
 impl KeySlot {
     /// Encodes the slot; the result is wiped when it is dropped.
     fn encode(&self) -> Zeroizing<[u8; SLOT_BYTES]> {
-        let key = self
-            .key
-            .as_ref()
-            .map_or_else(|| DESTROYED.to_owned(), |key| URL_SAFE_NO_PAD.encode(**key));
+        let key = match &self.key {
+            Some(key) => URL_SAFE_NO_PAD.encode(**key),
+            None => DESTROYED.to_owned(),
+        };
         let text = Zeroizing::new(format!(
             "{TITLE}\n{}\n{}\n{}\n{key}\n",
             self.id, self.made, self.principal
@@ -100,6 +100,12 @@ impl KeySlot {
         // in one step.
         (slot.encode().as_slice() == bytes).then_some(slot)
     }
+}
+
+/// A slot whose key and name were removed from memory.
+struct ErasedSlot {
+    place: usize,
+    principal: String,
 }
 
 /// The record keys, and their open file where they may be changed.
@@ -148,7 +154,7 @@ impl Vault {
         let file = options.open(path).map_err(durable::DiskFault::of("open", path))?;
         // A new file needs a sync of its folder. Otherwise a power failure could remove the name,
         // and with it all keys.
-        if let Some(folder) = path.parent().filter(|_| is_new) {
+        if is_new && let Some(folder) = path.parent() {
             disk.sync_dir(folder).map_err(durable::DiskFault::of("sync", folder))?;
         }
         let mut vault = Self::read(path)?;
@@ -159,7 +165,7 @@ impl Vault {
     /// The identity of the file, where the keys may be changed.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
-        self.open.as_ref().map(|open| &open.identity)
+        Some(&self.open.as_ref()?.identity)
     }
 
     /// Reads the keys, without the right to change them.
@@ -263,8 +269,10 @@ impl Vault {
                 place
             }
         };
-        let slot = self.slots.get(place).ok_or(VaultFault::Unknown)?;
-        Ok((slot.id, slot.key.as_deref().ok_or(VaultFault::Unknown)?))
+        let Some(KeySlot { id, key: Some(key), .. }) = self.slots.get(place) else {
+            return Err(VaultFault::Unknown);
+        };
+        Ok((*id, &**key))
     }
 
     /// Returns when all new and destroyed keys are durable in the file at their path. It may be
@@ -296,10 +304,8 @@ impl Vault {
     /// The id of a principal's record key, where it has one.
     #[must_use]
     pub fn id_of(&self, principal: &str) -> Option<RecordKeyId> {
-        self.by_principal
-            .get(principal)
-            .and_then(|place| self.slots.get(*place))
-            .map(|slot| slot.id)
+        let place = self.by_principal.get(principal)?;
+        Some(self.slots.get(*place)?.id)
     }
 
     /// Destroys the key `id`: overwrites it, and returns when that is durable.
@@ -307,30 +313,30 @@ impl Vault {
     /// # Errors
     /// When there is no such key, or it cannot be overwritten.
     pub fn destroy(&mut self, id: &RecordKeyId) -> Result<(), VaultFault> {
-        let place = *self.by_id.get(id).ok_or(VaultFault::Unknown)?;
-        let slot = self.slots.get_mut(place).ok_or(VaultFault::Unknown)?;
-        slot.key = None;
-        // The name is removed too: the slot keeps only the id.
-        let principal = std::mem::take(&mut slot.principal);
-        self.gone.insert(self.hashing.hash_one(&principal));
-        if self.by_principal.get(&principal) == Some(&place) {
-            self.by_principal.remove(&principal);
-        }
-        self.write(place)?;
+        let Some(erased) = self.erase(id) else { return Err(VaultFault::Unknown) };
+        self.gone.insert(self.hashing.hash_one(&erased.principal));
+        self.write(erased.place)?;
         self.sync()
     }
 
     /// Removes the key `id` from memory, after the process that writes the log has destroyed it.
     /// Returns the principal.
     pub fn drop_key(&mut self, id: &RecordKeyId) -> Option<String> {
+        Some(self.erase(id)?.principal)
+    }
+
+    /// Removes the key `id` and its principal's name from memory. `None` where there is no such
+    /// slot.
+    fn erase(&mut self, id: &RecordKeyId) -> Option<ErasedSlot> {
         let place = *self.by_id.get(id)?;
         let slot = self.slots.get_mut(place)?;
         slot.key = None;
+        // The name is removed too: the slot keeps only the id.
         let principal = std::mem::take(&mut slot.principal);
         if self.by_principal.get(&principal) == Some(&place) {
             self.by_principal.remove(&principal);
         }
-        Some(principal)
+        Some(ErasedSlot { place, principal })
     }
 
     /// The principals with keys, and their keys' ids.
@@ -344,9 +350,11 @@ impl Vault {
 
 impl Opener for Vault {
     fn held(&self, id: &RecordKeyId) -> KeyLookup<'_> {
-        match self.by_id.get(id).and_then(|place| self.slots.get(*place)) {
+        let Some(place) = self.by_id.get(id) else { return KeyLookup::Missing };
+        match self.slots.get(*place) {
             None => KeyLookup::Missing,
-            Some(slot) => slot.key.as_deref().map_or(KeyLookup::Destroyed, KeyLookup::Key),
+            Some(KeySlot { key: None, .. }) => KeyLookup::Destroyed,
+            Some(KeySlot { key: Some(key), .. }) => KeyLookup::Key(key),
         }
     }
 }

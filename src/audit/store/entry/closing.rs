@@ -28,7 +28,8 @@ impl Future for Closing {
         if is_armed(Failpoint::OutcomeNotAwaited) {
             return Poll::Ready(Ok(RecordedAnswer(String::new())));
         }
-        Pin::new(&mut self.0).poll(cx).map(|answer| match answer {
+        let Poll::Ready(answer) = Pin::new(&mut self.0).poll(cx) else { return Poll::Pending };
+        Poll::Ready(match answer {
             Ok(Ok(appended)) => Ok(RecordedAnswer(name_of(&appended))),
             Ok(Err(fault)) => Err(refusal_of(&fault)),
             // The sender was dropped without a result: the log's thread has ended.

@@ -1,9 +1,8 @@
 //! Refusals without a name, because the name was forgotten.
 
-use std::sync::PoisonError;
-
 use super::AuditRecorder;
 use crate::audit::format::request::RequestContext;
+use crate::audit::store::locked::locked;
 use crate::refusal::Code;
 
 impl AuditRecorder {
@@ -21,8 +20,10 @@ impl AuditRecorder {
                 | Code::AgentQuarantined
         );
         // In a plain log every record keeps its name, and no key is needed.
-        let is_encrypted = self.0.log.is_encrypted();
-        let vault = || self.0.log.vault().lock().unwrap_or_else(PoisonError::into_inner);
-        stopped && is_encrypted && vault().id_of(about.caller.principal.as_str()).is_none()
+        if !stopped || !self.0.log.is_encrypted() {
+            return false;
+        }
+        let vault = locked(self.0.log.vault());
+        vault.id_of(about.caller.principal.as_str()).is_none()
     }
 }

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::audit::format::event::Event;
 use crate::audit::format::request::{ROWS_MAX, RefusalCount, RefusalCounts as Counted};
+use crate::audit::store::locked::locked;
 use crate::clock::Timestamp;
 use crate::id::{AgentName, Principal, RequestId};
 use crate::refusal::{Code, Refusal};
@@ -71,6 +72,13 @@ impl RememberedRefusal {
     }
 }
 
+/// The agent of a refused request, and the principal that it acts for.
+#[derive(Clone, Copy)]
+pub(super) struct RefusedCaller<'c> {
+    pub(super) agent: &'c AgentName,
+    pub(super) principal: &'c Principal,
+}
+
 /// Counts by code and by caller. A caller is a principal with an agent, or a network.
 #[derive(Default)]
 struct Counts {
@@ -84,6 +92,13 @@ struct Whose {
     principal: Option<Principal>,
     /// The agent or the network.
     name: String,
+}
+
+impl Whose {
+    /// The row of an authenticated caller.
+    fn of(caller: RefusedCaller<'_>) -> Self {
+        Self { principal: Some(caller.principal.clone()), name: caller.agent.as_str().to_owned() }
+    }
 }
 
 impl Counts {
@@ -187,6 +202,7 @@ fn root(agent: &AgentName) -> &str {
 }
 
 impl RefusalCounter {
+    /// A counter without counts, whose first period begins at `now`.
     pub(super) fn new(now: Timestamp) -> Self {
         Self(Mutex::new(CounterState {
             since: now,
@@ -199,17 +215,13 @@ impl RefusalCounter {
         }))
     }
 
+    /// Locks the state.
     fn lock(&self) -> MutexGuard<'_, CounterState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Whether this refusal gets its own record. If not, it is counted now.
-    pub(super) fn agent(
-        &self,
-        (agent, principal): (&AgentName, &Principal),
-        code: Code,
-        now: Timestamp,
-    ) -> bool {
+    pub(super) fn agent(&self, caller: RefusedCaller<'_>, code: Code, now: Timestamp) -> bool {
         let inner = &mut *self.lock();
         // The minute begins with its first refusal, not with the clock's minute.
         if inner.minute.plus(MINUTE) <= now {
@@ -217,27 +229,24 @@ impl RefusalCounter {
             inner.recorded.clear();
             inner.recorded_root.clear();
         }
-        let key = (agent.as_str().to_owned(), code);
+        let root = root(caller.agent);
+        let key = (caller.agent.as_str().to_owned(), code);
         let (own, all) =
-            (inner.recorded.get(&key).copied(), inner.recorded_root.get(root(agent)).copied());
+            (inner.recorded.get(&key).copied(), inner.recorded_root.get(root).copied());
         // The map of the minute is bounded as well: many names must not fill the memory.
         let room = inner.recorded.len() < ROWS || own.is_some();
         if room && own.unwrap_or(0) < RECORDED && all.unwrap_or(0) < RECORDED_ROOT {
             inner.recorded.insert(key, own.unwrap_or(0) + 1);
-            inner.recorded_root.insert(root(agent).to_owned(), all.unwrap_or(0) + 1);
+            inner.recorded_root.insert(root.to_owned(), all.unwrap_or(0) + 1);
             return true;
         }
-        inner.agents.count(Whose { principal: Some(principal.clone()), name: key.0 }, code, 1);
+        inner.agents.count(Whose::of(caller), code, 1);
         false
     }
 
     /// Counts a refusal whose record could not be written.
-    pub(super) fn count(&self, (agent, principal): (&AgentName, &Principal), code: Code) {
-        self.lock().agents.count(
-            Whose { principal: Some(principal.clone()), name: agent.as_str().to_owned() },
-            code,
-            1,
-        );
+    pub(super) fn count(&self, caller: RefusedCaller<'_>, code: Code) {
+        self.lock().agents.count(Whose::of(caller), code, 1);
     }
 
     /// Counts a refusal of an unauthenticated caller.
@@ -320,7 +329,9 @@ mod tests {
         let refusal_counter = RefusalCounter::new(NOW);
         let principal: Principal = "team:tests".parse().expect("principal");
         let recorded = |name: &str, code, at| {
-            (0..100).filter(|_| refusal_counter.agent((&agent(name), &principal), code, at)).count()
+            let agent = agent(name);
+            let caller = RefusedCaller { agent: &agent, principal: &principal };
+            (0..100).filter(|_| refusal_counter.agent(caller, code, at)).count()
         };
         assert_eq!(recorded("a/b", Code::RateExceeded, NOW), 10);
         assert_eq!(recorded("a/b", Code::ModelNotFound, NOW), 10);

@@ -67,12 +67,10 @@ pub(super) fn check(checkpoint_files: &[Identity]) -> Result<(), LogFault> {
 /// Checks that the folders of `before` are the same as in `now`. A replaced folder would contain
 /// only the newest tiles.
 pub(super) fn same_folders(before: &[Identity], now: &[Identity]) -> Result<(), LogFault> {
-    match before
-        .iter()
-        .filter(|file| file.grows())
-        .find(|folder| !now.iter().any(|file| file.is_same(folder)))
-    {
-        Some(folder) => Err(LogFault::Changed(Changed::Replaced(folder.path().to_owned()))),
-        None => Ok(()),
+    for folder in before {
+        if folder.grows() && !now.iter().any(|file| file.is_same(folder)) {
+            return Err(LogFault::Changed(Changed::Replaced(folder.path().to_owned())));
+        }
     }
+    Ok(())
 }

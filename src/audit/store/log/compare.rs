@@ -16,11 +16,8 @@ use crate::merkle::proof::tree_at;
 /// # Errors
 /// When the log cannot be read.
 pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>>, ReadFault> {
-    let cache = if path.exists() { Cache::open(path, true) } else { None };
-    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp)))
-    else {
-        return Ok(None);
-    };
+    let Some(cache) = Cache::existing(path) else { return Ok(None) };
+    let Some(stamp) = cache.stamp() else { return Ok(None) };
     let mut found = Vec::new();
     let Some(last) =
         epochs.iter().find(|epoch| epoch.number == stamp.epoch && epoch.signed >= stamp.size)
@@ -44,7 +41,10 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
         Ok(read) => read?,
         Err(error) => return Ok(Some(vec![format!("the cache cannot be read: {error}")])),
     }
-    for epoch in epochs.iter().filter(|epoch| epoch.number <= stamp.epoch) {
+    for epoch in epochs {
+        if epoch.number > stamp.epoch {
+            continue;
+        }
         if is_pruned(&epoch.folder) {
             // The log has only hashes of these records, so there is no comparison.
             kept.retain(|(number, _), _| *number != epoch.number);
@@ -68,8 +68,9 @@ pub fn cache_against(path: &Path, epochs: &[Epoch]) -> Result<Option<Vec<String>
             ControlFlow::Continue(())
         })?;
     }
-    found.extend(kept.keys().map(|(epoch, index)| {
-        format!("{}#{index}: the cache has it, and the log has not", epoch_name(*epoch))
-    }));
+    for (epoch, index) in kept.keys() {
+        let epoch = epoch_name(*epoch);
+        found.push(format!("{epoch}#{index}: the cache has it, and the log has not"));
+    }
     Ok(Some(found))
 }

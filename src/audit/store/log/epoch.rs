@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{LogFault, LogSettings};
 use crate::audit::format::event::{Event, Left, Previous};
 use crate::audit::format::head::{HEAD_BYTES, HeadNote};
-use crate::audit::format::note::{Checkpoint, LogKeys, LogSigner, peek, read_vkeys};
+use crate::audit::format::note::{Checkpoint, LogKeys, LogSigner, NoteFault, peek, read_vkeys};
 use crate::audit::read::tiles::{self, epoch_name};
 use crate::durable::{self, Identity};
 use crate::merkle::Tree;
@@ -51,8 +51,10 @@ impl EpochFolder {
         &self,
         settings: &LogSettings,
     ) -> Result<Option<Identity>, LogFault> {
-        let drawn = settings.signing_key.is_none();
-        Ok(drawn.then(|| Identity::growing(&self.key_path(settings))).transpose()?)
+        if settings.signing_key.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(Identity::growing(&self.key_path(settings))?))
     }
 
     /// Its signing keys. They are generated where the epoch is `new` and has none.
@@ -80,7 +82,7 @@ impl EpochFolder {
                 Err(error) => return Err(durable::DiskFault::of("read", &path)(error).into()),
             },
         };
-        LogSigner::read(&text).map_err(|fault| LogFault::Note { path, fault })
+        LogSigner::read(&text).map_err(|fault| LogFault::note(&path, fault))
     }
 
     /// Writes the public keys to the file that verifiers read.
@@ -95,14 +97,14 @@ impl EpochFolder {
         if !text.contains(&lines) {
             // Old lines of this epoch are replaced: a start that was interrupted may have published
             // keys that were never used.
-            let rest: String = text
-                .lines()
-                .filter(|line| !line.starts_with(&format!("{}+", self.origin)))
-                .fold(String::new(), |mut rest, line| {
+            let own = format!("{}+", self.origin);
+            let mut rest = String::new();
+            for line in text.lines() {
+                if !line.starts_with(&own) {
                     rest.push_str(line);
                     rest.push('\n');
-                    rest
-                });
+                }
+            }
             durable::write_atomic(path, format!("{rest}{lines}").as_bytes(), 0o644)?;
         }
         Ok(())
@@ -110,12 +112,13 @@ impl EpochFolder {
 
     /// The published public keys of that epoch.
     pub(super) fn known_keys(&self, settings: &LogSettings) -> Result<LogKeys, LogFault> {
-        let fault = |fault| LogFault::Note { path: settings.vkeys.clone(), fault };
-        let text = fs::read_to_string(&settings.vkeys)
-            .map_err(durable::DiskFault::of("read", &settings.vkeys))?;
-        let keys = read_vkeys(&text).map_err(fault)?;
-        let own = keys.into_iter().find(|keys| keys.origin == self.origin);
-        own.ok_or_else(|| fault(crate::audit::format::note::NoteFault::NoKeys(self.origin.clone())))
+        let path = &settings.vkeys;
+        let text = fs::read_to_string(path).map_err(durable::DiskFault::of("read", path))?;
+        let keys = read_vkeys(&text).map_err(|fault| LogFault::note(path, fault))?;
+        match keys.into_iter().find(|keys| keys.origin == self.origin) {
+            Some(own) => Ok(own),
+            None => Err(LogFault::note(path, NoteFault::NoKeys(self.origin.clone()))),
+        }
     }
 }
 
@@ -138,21 +141,38 @@ pub(super) fn begun(settings: &LogSettings, epoch: &EpochFolder) -> Result<Event
 /// there is none.
 pub(super) fn last_known(settings: &LogSettings, epoch: &EpochFolder) -> Checkpoint {
     let in_folder = tiles::checkpoint_note(&epoch.folder).ok().flatten();
-    let in_head = fs::read(&settings.head)
-        .ok()
-        .filter(|bytes| bytes.len() == HEAD_BYTES)
-        .and_then(|bytes| HeadNote::decode(&bytes));
+    let in_head = note_in_head(settings);
     // After a loss, the public keys may be missing too.
     let keys = epoch.known_keys(settings).ok();
-    let opened =
-        |note: &str| keys.as_ref().map_or_else(|| peek(note).ok(), |keys| keys.open(note).ok());
-    let found = in_folder
-        .iter()
-        .chain(in_head.iter().map(|note| &note.note))
-        .filter_map(|note| opened(note));
-    let found = found.filter(|checkpoint| checkpoint.origin == epoch.origin);
-    let nothing = || Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
-    found.max_by_key(|checkpoint| checkpoint.size).unwrap_or_else(nothing)
+    let mut newest = Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
+    for note in [in_folder, in_head].into_iter().flatten() {
+        let opened = match &keys {
+            Some(keys) => keys.open(&note),
+            None => peek(&note),
+        };
+        if let Ok(checkpoint) = opened
+            && checkpoint.origin == epoch.origin
+            && checkpoint.size >= newest.size
+        {
+            newest = checkpoint;
+        }
+    }
+    newest
+}
+
+/// The note in the head, where the head can be read and has its full length.
+fn note_in_head(settings: &LogSettings) -> Option<String> {
+    let bytes = fs::read(&settings.head).ok()?;
+    if bytes.len() != HEAD_BYTES {
+        return None;
+    }
+    Some(HeadNote::decode(&bytes)?.note)
+}
+
+/// The number of the newest epoch that has a folder.
+pub(super) fn newest_epoch(settings: &LogSettings) -> Result<Option<u32>, LogFault> {
+    let Some((number, _)) = tiles::epochs(&settings.dir)?.pop() else { return Ok(None) };
+    Ok(Some(number))
 }
 
 /// Makes the folders of a log, private to its user.

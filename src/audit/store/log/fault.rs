@@ -8,9 +8,8 @@ use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::HeadFault;
 use crate::audit::format::journal::SegmentFault;
 use crate::audit::format::note::NoteFault;
-use crate::audit::read::tiles::TileFault;
+use crate::audit::read::tiles::{TileFault, epoch_name};
 use crate::audit::store::vault::VaultFault;
-
 use crate::crypto::EntropyFault;
 use crate::durable;
 
@@ -40,17 +39,17 @@ pub enum LogFault {
     },
     /// A folder of the data folder is a symbolic link.
     #[error(
-        "{} is a symbolic link: nothing was done, because whoever made it chooses what is written \
-            where; put the folder itself there (to keep the log on another disk, set data \
-            = \"DIR\" to a folder there, or mount the disk)",
+        "{} is a symbolic link: no change was made, because the user who made the link chooses \
+            where files are written; put the folder itself there (to keep the log on another disk, \
+            set data = \"DIR\" to a folder there, or mount the disk)",
         .0.display()
     )]
     Symlink(PathBuf),
     /// A folder of the data folder has another owner than the data folder itself.
     #[error(
-        "{} belongs to uid {owner}, and {} to uid {data_owner}: nothing was done, because it is \
-            not clear whose log this is; look at what is in it, then give both to the gateway's \
-            user (chown -R)",
+        "{} belongs to uid {owner}, and {} to uid {data_owner}: no change was made, because it is \
+            not clear whose log this is; check the content, then give both to the gateway's user \
+            (chown -R)",
         path.display(),
         data.display()
     )]
@@ -94,7 +93,7 @@ pub enum LogFault {
     },
     /// The log has fewer records than it has acknowledged.
     #[error(
-        "the log ends behind record {size}, but {acknowledged} were acknowledged: records have \
+        "the log ends after record {size}, but {acknowledged} were acknowledged: records have \
             been lost or taken away: {ADVICE}"
     )]
     Behind {
@@ -163,15 +162,14 @@ pub enum LogFault {
     /// A start after a loss was interrupted. It began a new epoch, but the record of the loss is
     /// missing.
     #[error(
-        "something of {0} is lost, and an epoch that says so was not finished: token-shield audit \
-            begin --after-loss --reason … again"
+        "a part of {0} is lost, and the epoch that records the loss was not finished: run \
+            token-shield audit begin --after-loss --reason … again"
     )]
     LossUnsaid(String),
     /// The cache covers more records than the log has.
     #[error(
-        "the log ends before record {size} of {epoch}, which the cache of its books has seen: an \
-            older log was put in its place (token-shield audit begin --after-loss --reason … \
-            accepts that)"
+        "the log ends before record {size} of {epoch}, which its cache contains: an older log \
+            has replaced this log (token-shield audit begin --after-loss --reason … accepts that)"
     )]
     CacheAhead {
         /// The epoch that the cache covers last.
@@ -181,7 +179,7 @@ pub enum LogFault {
     },
     /// The records of an epoch were pruned, and the cache lacks those that the state needs.
     #[error(
-        "the records of {epoch} were pruned, and {} does not have what the books need of them: \
+        "the records of {epoch} were pruned, and {} does not have those that the state needs: \
             restore that file, or put the folder {epoch}/tile back from where token-shield audit \
             prune moved it",
         cache.display()
@@ -221,7 +219,7 @@ pub enum LogFault {
     #[error(transparent)]
     Entropy(#[from] EntropyFault),
     /// Only the reserve is left on the disk. New work is refused; a later retry can succeed.
-    #[error("the disk is full: nothing new is recorded until there is room again")]
+    #[error("the disk is full: no new work is recorded until there is room again")]
     Low,
     /// The event has a name that does not fit into a record. It was not written.
     #[error("the event cannot be recorded: {0}")]
@@ -263,6 +261,16 @@ fn held_by(lock: &Path) -> String {
 }
 
 impl LogFault {
+    /// The fault of a record, by its epoch's number and its index.
+    pub(super) fn record(epoch: u32, index: u64, fault: RecordFault) -> Self {
+        Self::Record { epoch: epoch_name(epoch), index, fault }
+    }
+
+    /// The fault of a checkpoint or a key in the file `path`.
+    pub(super) fn note(path: &Path, fault: NoteFault) -> Self {
+        Self::Note { path: path.to_owned(), fault }
+    }
+
     /// The fault of a step that counts as not done: a shortage that can pass, or a fault that ends
     /// the log.
     pub(crate) fn of_step(fault: durable::DiskFault) -> Self {
@@ -323,7 +331,7 @@ impl LogFault {
             | Self::Vault(VaultFault::Disk(fault)) => fault,
             _ => return None,
         };
-        fault.passes().then_some(fault)
+        if fault.passes() { Some(fault) } else { None }
     }
 
     /// The resource that is short, where the log waits for it.

@@ -30,9 +30,7 @@ impl Fold {
         vault: &Vault,
     ) -> Result<(), LogFault> {
         let record = Record::decode(bytes, vault);
-        let record =
-            record.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
-        self.records.extend(record);
+        self.records.extend(record.map_err(|fault| LogFault::record(epoch, index, fault))?);
         Ok(())
     }
 
@@ -40,14 +38,10 @@ impl Fold {
     /// where time goes back.
     fn last(&mut self, bytes: &[u8], epoch: u32, index: u64) -> Result<(), LogFault> {
         let at = Envelope::read(bytes).and_then(|envelope| envelope.moment());
-        let at = at.map_err(|fault| LogFault::Record { epoch: epoch_name(epoch), index, fault })?;
+        let at = at.map_err(|fault| LogFault::record(epoch, index, fault))?;
         // The times of records never decrease; the verifier requires the same.
         if at < self.at {
-            return Err(LogFault::Record {
-                epoch: epoch_name(epoch),
-                index,
-                fault: RecordFault::Earlier,
-            });
+            return Err(LogFault::record(epoch, index, RecordFault::Earlier));
         }
         self.at = at;
         Ok(())
@@ -65,6 +59,13 @@ struct EpochTree {
     lost: bool,
 }
 
+impl EpochTree {
+    /// The tree of an epoch without a known loss.
+    const fn new(number: u32, tiles: Tiles, pruned: bool) -> Self {
+        Self { number, tiles, pruned, lost: false }
+    }
+}
+
 /// The trees of all epochs up to the one that continues, with the sizes of their verified
 /// checkpoints.
 fn trees(
@@ -74,31 +75,32 @@ fn trees(
     pending: &[Vec<u8>],
 ) -> Result<Vec<EpochTree>, LogFault> {
     let mut found: Vec<EpochTree> = Vec::new();
-    let tree = |number, tiles, pruned| EpochTree { number, tiles, pruned, lost: false };
-    for (number, folder) in
-        tiles::epochs(&settings.dir)?.into_iter().filter(|(number, _)| *number < epoch.number)
-    {
+    for (number, folder) in tiles::epochs(&settings.dir)? {
+        if number >= epoch.number {
+            continue;
+        }
         let before = EpochFolder::new(settings, number)?;
         let Some(note) = tiles::checkpoint_note(&folder)? else { continue };
         let keys = before.known_keys(settings)?;
         let path = folder.join("checkpoint");
-        let checkpoint = keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?;
-        found.push(tree(number, Tiles::new(&folder, checkpoint.size), tiles::is_pruned(&folder)));
+        let checkpoint = keys.open(&note).map_err(|fault| LogFault::note(&path, fault))?;
+        let tiles = Tiles::new(&folder, checkpoint.size);
+        found.push(EpochTree::new(number, tiles, tiles::is_pruned(&folder)));
     }
-    found.push(tree(epoch.number, Tiles::new(&epoch.folder, signed), false));
+    found.push(EpochTree::new(epoch.number, Tiles::new(&epoch.folder, signed), false));
     // An epoch's first record states whether a part of the previous epoch was lost. The epoch that
     // begins now has no record yet.
-    let begins_lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
+    let begins_lossy = settings.confirmed_loss().is_some();
     let mut says_loss = false;
     for tree in found.iter_mut().rev() {
         tree.lost = says_loss;
         // A lost epoch may lack its bundles without a prune, so it does not count as pruned.
         tree.pruned &= !says_loss;
-        let first = tree
-            .tiles
-            .record(0)
-            .ok()
-            .or_else(|| pending.first().filter(|_| tree.number == epoch.number).cloned());
+        let first = match tree.tiles.record(0) {
+            Ok(first) => Some(first),
+            Err(_) if tree.number == epoch.number => pending.first().cloned(),
+            Err(_) => None,
+        };
         says_loss = match first {
             Some(first) => super::prune::says_loss(&first),
             None => begins_lossy && tree.number == epoch.number,
@@ -118,9 +120,8 @@ pub(super) fn fold(
     let signed = checkpointer.size();
     let mut fold = Fold { records: Vec::new(), at: Timestamp(0) };
     let mut trees = trees(settings, epoch, signed, pending)?;
-    let lossy = settings.begin.as_ref().is_some_and(|begin| begin.after_loss);
-    let from =
-        cached(checkpointer.cache.as_mut(), &mut trees, &mut fold, (vault, lossy), settings)?;
+    let lossy = settings.confirmed_loss().is_some();
+    let from = cached(checkpointer.cache.as_mut(), &mut trees, &mut fold, vault, settings)?;
     // After a confirmed loss, the cache counts as it is. In every other case it must cover each
     // pruned epoch.
     if !lossy || from.is_none() {
@@ -146,10 +147,8 @@ pub(super) fn fold(
                 Err(fault) => return Err(fault.into()),
             };
             let envelope = Envelope::read(&bytes);
-            let transient = envelope
-                .map_err(|fault| LogFault::Record { epoch: epoch_name(tree.number), index, fault })?
-                .is_transient();
-            if !transient {
+            let envelope = envelope.map_err(|fault| LogFault::record(tree.number, index, fault))?;
+            if !envelope.is_transient() {
                 fold.take(tree.number, index, &bytes, vault)?;
                 new.push((index, bytes));
             }
@@ -163,8 +162,7 @@ pub(super) fn fold(
                 Err(_) if tree.lost => [0; 32],
                 Err(fault) => return Err(fault.into()),
             };
-            let records = new.iter().map(|(index, bytes)| (*index, bytes.as_slice()));
-            cache.add(tree.number, records, &Checkpoint { origin: String::new(), size, root });
+            cache.add(tree.number, new, &Checkpoint { origin: String::new(), size, root });
         }
         match tree.tiles.record(size.saturating_sub(1)) {
             _ if size == 0 => {}
@@ -199,12 +197,12 @@ fn reaches(trees: &[EpochTree], from: u32, settings: &LogSettings) -> Result<(),
 }
 
 /// Takes the records from the cache, if it is of this log, and returns how far it covers the log.
-/// Where a part of the log is `lost`, the cache's records of it still count, so revocations stay.
+/// After a confirmed loss, the cache's records of the lost part still count, so revocations stay.
 fn cached(
     cache: Option<&mut Cache>,
     trees: &mut [EpochTree],
     fold: &mut Fold,
-    (vault, lost): (&Vault, bool),
+    vault: &Vault,
     settings: &LogSettings,
 ) -> Result<Option<(u32, u64)>, LogFault> {
     let Some(cache) = cache else { return Ok(None) };
@@ -225,7 +223,7 @@ fn cached(
             Err(_) if tree.lost => {}
             Err(fault) => return Err(fault.into()),
         },
-        None if lost => {}
+        None if settings.confirmed_loss().is_some() => {}
         // A shorter log with an intact cache is a rollback, for example by an old backup. It could
         // undo a revocation.
         None => return Err(LogFault::CacheAhead { epoch, size: stamp.size }),

@@ -11,15 +11,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::cache::Cache;
+use super::cache::{Cache, is_control};
 use super::epoch::EpochFolder;
 use super::queue::{CheckpointerEnd, SharedQueue};
 use super::shortage::LogThread;
+use super::steps::{step, write_synced};
 use super::{LogFault, LogSettings, checkpoint_files};
-use crate::audit::format::envelope::Envelope;
 use crate::audit::format::head::HeadNote;
 use crate::audit::format::note::{Checkpoint, LogSigner};
-use crate::durable::{self, Disk, Identity};
+use crate::durable::{Disk, Identity};
 use crate::failpoint::{Failpoint, is_armed};
 use crate::merkle::tile::{Edge, Tile, bundle_push, tile_bytes};
 
@@ -73,19 +73,59 @@ pub(super) struct Checkpointer {
 }
 
 /// A file of a checkpoint, and its content.
-type Planned = (Tile, Vec<u8>);
+struct PlannedFile {
+    tile: Tile,
+    bytes: Vec<u8>,
+}
+
+/// The point from which a checkpointer continues an epoch.
+pub(super) struct CheckpointStart {
+    /// The head's file.
+    pub(super) head: File,
+    /// The number of notes in the head.
+    pub(super) notes: u64,
+    /// The right edge of the tree.
+    pub(super) edge: Edge,
+    /// The records of the bundle that is not full.
+    pub(super) bundle: Vec<u8>,
+}
+
+/// Adds `records` to a tree with that right edge. Returns the files that this fills, and the
+/// partial ones at the new edge.
+fn plan(edge: &mut Edge, bundle: &mut Vec<u8>, records: &[Vec<u8>]) -> Vec<PlannedFile> {
+    let mut planned = Vec::new();
+    for record in records {
+        bundle_push(bundle, record);
+        for full in edge.push(record) {
+            if full.level == 0 {
+                let tile = Tile { level: None, index: full.index, width: 256 };
+                planned.push(PlannedFile { tile, bytes: std::mem::take(bundle) });
+            }
+            let tile = Tile { level: Some(full.level), index: full.index, width: 256 };
+            planned.push(PlannedFile { tile, bytes: tile_bytes(&full.hashes) });
+        }
+    }
+    for (tile, hashes) in edge.partial() {
+        planned.push(PlannedFile { tile, bytes: tile_bytes(hashes) });
+    }
+    for tile in Tile::partial(edge.size()) {
+        if tile.level.is_none() {
+            planned.push(PlannedFile { tile, bytes: bundle.clone() });
+        }
+    }
+    planned
+}
 
 impl Checkpointer {
-    /// Continues `epoch` from the right edge of its tree, with the head's file and its number of
-    /// notes.
+    /// Continues `epoch` from `start`.
     pub(super) fn new(
         settings: &LogSettings,
         epoch: &EpochFolder,
         disk: Arc<dyn Disk>,
         signer: LogSigner,
-        (head, notes): (File, u64),
-        (edge, bundle): (Edge, Vec<u8>),
+        start: CheckpointStart,
     ) -> Self {
+        let CheckpointStart { head, notes, edge, bundle } = start;
         Self {
             disk,
             epoch: epoch.folder.clone(),
@@ -118,22 +158,7 @@ impl Checkpointer {
         // A signature over lost records would hide the loss.
         checkpoint_files::check(&self.checkpoint_files)?;
         let (mut edge, mut bundle) = (self.edge.clone(), self.bundle.clone());
-        let mut planned: Vec<Planned> = Vec::new();
-        for record in records {
-            bundle_push(&mut bundle, record);
-            for full in edge.push(record) {
-                if full.level == 0 {
-                    let tile = Tile { level: None, index: full.index, width: 256 };
-                    planned.push((tile, std::mem::take(&mut bundle)));
-                }
-                let tile = Tile { level: Some(full.level), index: full.index, width: 256 };
-                planned.push((tile, tile_bytes(&full.hashes)));
-            }
-        }
-        let partial = edge.partial().map(|(tile, hashes)| (tile, tile_bytes(hashes)));
-        planned.extend(partial);
-        let ragged = Tile::partial(edge.size()).into_iter().filter(|tile| tile.level.is_none());
-        planned.extend(ragged.map(|tile| (tile, bundle.clone())));
+        let mut planned = plan(&mut edge, &mut bundle, records);
         let checkpoint =
             Checkpoint { origin: self.origin.clone(), size: edge.size(), root: edge.tree().root() };
         let note = match note {
@@ -149,8 +174,8 @@ impl Checkpointer {
         // A rewrite of a tile with the same name would make it empty for a moment. A crash then
         // would damage a checkpoint that needs it.
         let before = Tile::partial(self.edge.size());
-        let now: BTreeSet<Tile> = planned.iter().map(|(tile, _)| *tile).collect();
-        planned.retain(|(tile, _)| !before.contains(tile));
+        let now: BTreeSet<Tile> = planned.iter().map(|file| file.tile).collect();
+        planned.retain(|file| !before.contains(&file.tile));
         // A fault for tests: a checkpoint that is visible before its tiles.
         if is_armed(Failpoint::CheckpointBeforeTiles) {
             self.publish(&note)?;
@@ -158,21 +183,22 @@ impl Checkpointer {
         // Crash here: the head has a note that the checkpoint has not. A start writes the following
         // files again, from the journal.
         self.release(&[]);
-        let published = self.write_files(&planned).and_then(|written| {
-            // Crash here: tiles that no checkpoint covers yet. A start writes them again.
-            self.publish(&note)?;
-            Ok(written)
-        });
-        let written = published.inspect_err(|fault| {
-            if fault.shortage().is_some() {
-                self.give_up(&planned);
-                self.release(&self.checkpoint_files);
+        let written = match self.write_and_publish(&planned, &note) {
+            Ok(written) => written,
+            Err(fault) => {
+                if fault.shortage().is_some() {
+                    self.give_up(&planned);
+                    self.release(&self.checkpoint_files);
+                }
+                return Err(fault);
             }
-        })?;
+        };
         // Crash here: partial tiles of the previous checkpoint, and a journal that begins too
         // early. A start removes both.
-        for tile in before.into_iter().filter(|tile| !now.contains(tile)) {
-            self.patiently(|| self.take_away(tile))?;
+        for tile in before {
+            if !now.contains(&tile) {
+                self.patiently(|| self.take_away(tile))?;
+            }
         }
         // Checked while the journal still has a second copy of the records.
         self.checkpoint_files = self.patiently(|| {
@@ -205,45 +231,70 @@ impl Checkpointer {
     }
 
     /// Removes the partial tiles of a checkpoint that failed. The next checkpoint has others.
-    fn give_up(&self, planned: &[Planned]) {
-        for (tile, _) in planned.iter().filter(|(tile, _)| tile.width < 256) {
-            // The next start removes a tile that stays.
-            let _ = self.take_away(*tile);
+    fn give_up(&self, planned: &[PlannedFile]) {
+        for file in planned {
+            if file.tile.width < 256 {
+                // The next start removes a tile that stays.
+                let _ = self.take_away(file.tile);
+            }
         }
     }
 
     /// Writes the note into the head, in the slot that the older note has, and syncs it.
     fn keep_note(&mut self, note: &str) -> Result<(), LogFault> {
         let kept = HeadNote { note: note.to_owned(), write: self.notes + 1 };
-        let write = self.disk.write(&self.head, &kept.encode(), kept.offset());
-        write.and_then(|()| self.disk.sync(&self.head)).map_err(step("write", &self.head_path))?;
+        write_synced(&*self.disk, &self.head, &kept.encode(), kept.offset())
+            .map_err(step("write", &self.head_path))?;
         self.notes += 1;
         Ok(())
     }
 
+    /// Writes the files of a checkpoint, and then the checkpoint with the note. Returns the files'
+    /// identities.
+    fn write_and_publish(
+        &self,
+        planned: &[PlannedFile],
+        note: &str,
+    ) -> Result<Vec<Identity>, LogFault> {
+        let written = self.write_files(planned)?;
+        // Crash here: tiles that no checkpoint covers yet. A start writes them again.
+        self.publish(note)?;
+        Ok(written)
+    }
+
     /// Writes the files of a checkpoint. Returns their identities.
-    fn write_files(&self, planned: &[Planned]) -> Result<Vec<Identity>, LogFault> {
+    fn write_files(&self, planned: &[PlannedFile]) -> Result<Vec<Identity>, LogFault> {
         let mut folders = BTreeSet::new();
         let mut open = Vec::with_capacity(planned.len());
-        for (tile, bytes) in planned {
+        for PlannedFile { tile, bytes } in planned {
             let path = self.epoch.join(tile.path());
             self.make_folders(&path, &mut folders)?;
-            let written = self
-                .disk
-                .create(&path)
-                .and_then(|file| self.disk.write(&file, bytes, 0).map(|()| file));
-            open.push((written.map_err(step("write", &path))?, path));
+            let file = self.create_with(&path, bytes).map_err(step("write", &path))?;
+            open.push((file, path));
         }
         // All writes are issued before the first sync, so that the disk can do them together.
-        for (file, path) in open.iter().filter(|_| !is_armed(Failpoint::TilesNotSynced)) {
-            self.disk.sync(file).map_err(step("sync", path))?;
+        for (file, path) in &open {
+            if !is_armed(Failpoint::TilesNotSynced) {
+                self.disk.sync(file).map_err(step("sync", path))?;
+            }
         }
-        for folder in folders.into_iter().filter(|_| !is_armed(Failpoint::NamesNotSynced)) {
-            self.disk.sync_dir(&folder).map_err(step("sync", &folder))?;
+        for folder in folders {
+            if !is_armed(Failpoint::NamesNotSynced) {
+                self.disk.sync_dir(&folder).map_err(step("sync", &folder))?;
+            }
         }
-        open.iter()
-            .map(|(file, path)| Identity::of(file, path).map_err(LogFault::of_step))
-            .collect()
+        let mut written = Vec::with_capacity(open.len());
+        for (file, path) in &open {
+            written.push(Identity::of(file, path).map_err(LogFault::of_step)?);
+        }
+        Ok(written)
+    }
+
+    /// Creates a file with that content, without a sync.
+    fn create_with(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
+        let file = self.disk.create(path)?;
+        self.disk.write(&file, bytes, 0)?;
+        Ok(file)
     }
 
     /// Makes the folders from the epoch's folder down to `path`. Adds all folders with new names to
@@ -251,16 +302,17 @@ impl Checkpointer {
     fn make_folders(&self, path: &Path, folders: &mut BTreeSet<PathBuf>) -> Result<(), LogFault> {
         let above: Vec<&Path> =
             path.ancestors().skip(1).take_while(|folder| *folder != self.epoch).collect();
-        if let Some(parent) = above.first()
-            && !parent.is_dir()
-        {
+        let Some(parent) = above.first() else { return Ok(()) };
+        if !parent.is_dir() {
             for folder in above.iter().rev() {
                 self.disk.make_dir(folder).map_err(step("make", folder))?;
             }
             folders.insert(self.epoch.clone());
-            folders.extend(above.iter().map(|folder| (*folder).to_owned()));
+            for folder in &above {
+                folders.insert((*folder).to_owned());
+            }
         }
-        folders.extend(above.first().map(|parent| (*parent).to_owned()));
+        folders.insert((*parent).to_owned());
         Ok(())
     }
 
@@ -269,11 +321,10 @@ impl Checkpointer {
         let (temporary, path) = (self.tmp.join("checkpoint"), self.epoch.join("checkpoint"));
         // The folder has only temporary files. It is made again if it was removed.
         self.disk.make_dir(&self.tmp).map_err(step("make", &self.tmp))?;
-        let written = self.disk.create(&temporary).and_then(|file| {
-            self.disk.write(&file, note.as_bytes(), 0)?;
-            self.disk.sync(&file)
-        });
-        written.map_err(step("write", &temporary))?;
+        let file =
+            self.create_with(&temporary, note.as_bytes()).map_err(step("write", &temporary))?;
+        self.disk.sync(&file).map_err(step("write", &temporary))?;
+        drop(file);
         self.disk.rename(&temporary, &path).map_err(step("replace", &path))?;
         // The checkpoint is visible from here on, so its files stay: a failed sync is retried, and
         // the tiles are not removed.
@@ -304,15 +355,13 @@ impl Checkpointer {
         // The cache comes last: a crash before this only makes the next start read more of the log.
         let Some(cache) = &mut self.cache else { return };
         let first = checkpoint.size - records.len() as u64;
-        let control = |record: &Vec<u8>| {
-            Envelope::read(record).is_ok_and(|envelope| !envelope.is_transient())
-        };
-        let controls = (first..).zip(records).filter(|(_, record)| control(record));
-        cache.add(
-            self.number,
-            controls.map(|(index, record)| (index, record.as_slice())),
-            checkpoint,
-        );
+        let mut controls = Vec::new();
+        for (index, record) in (first..).zip(records) {
+            if is_control(record) {
+                controls.push((index, record));
+            }
+        }
+        cache.add(self.number, controls, checkpoint);
     }
 
     /// Syncs the cache at the end of the thread.
@@ -321,10 +370,4 @@ impl Checkpointer {
             cache.settle();
         }
     }
-}
-
-/// The fault of a step that may be retried where a resource is short.
-fn step(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogFault {
-    let fault = durable::DiskFault::of(doing, path);
-    move |error| LogFault::of_step(fault(error))
 }

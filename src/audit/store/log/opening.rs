@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use super::epoch::{EpochFolder, first_record, last_known, make_folders};
+use super::epoch::{EpochFolder, first_record, last_known, make_folders, newest_epoch};
 use super::recover::{Carried, Opened, resume, take_lock};
 use super::{LogFault, LogSettings, NewEpoch, succeed};
 use crate::audit::read::tiles;
@@ -19,11 +19,7 @@ pub(super) fn open(
     carried: Carried,
 ) -> Result<Opened, LogFault> {
     // The epochs are listed by folder, and the newest is compared with the head below.
-    let newest = if settings.dir.is_dir() {
-        tiles::epochs(&settings.dir)?.last().map(|(number, _)| *number)
-    } else {
-        None
-    };
+    let newest = if settings.dir.is_dir() { newest_epoch(settings)? } else { None };
     // The newest folder may be missing completely. The head then still names its epoch.
     let newest = newest.max(succeed::epoch_of_head(settings));
     settings.may_begin(newest.is_none())?;
@@ -32,7 +28,7 @@ pub(super) fn open(
     if succeed::abandoned(settings, &epoch)? {
         epoch = EpochFolder::new(settings, epoch.number - 1)?;
     }
-    let lossy = settings.begin.as_ref().filter(|begin| begin.after_loss);
+    let lossy = settings.confirmed_loss();
     // A start after a loss was interrupted before its first record. It must be repeated with the
     // operator's confirmation, or the loss would stay unrecorded.
     if let Some(lost) = succeed::unsaid(settings, &epoch)? {
@@ -79,7 +75,9 @@ fn after_loss(
     })?;
     let reason = format!("after-loss: {}", asked.reason);
     opened.first = vec![(first_record(&last, &reason, left), asked.by.clone())];
-    opened.first.extend(saved.iter().map(|record| (record.event.clone(), record.by.clone())));
+    for record in &saved {
+        opened.first.push((record.event.clone(), record.by.clone()));
+    }
     opened.recovered.records.extend(saved);
     Ok(opened)
 }

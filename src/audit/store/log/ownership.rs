@@ -1,21 +1,20 @@
 //! The owner of the log: this process, another process, or, for a moment, none.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, ThreadId};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::current::{Begun, Current};
 use super::listeners::{FailureListener, LogListeners, RecordListener, SyncObserver};
 pub use super::queue::Then;
 use super::queue::{QueuedEvent, SharedQueue};
 use super::recover::Carried;
 use super::shortage::{COMMANDS_WAIT, until_enough};
-use super::{
-    LogFault, LogSettings, LogState, QUEUE_MAX, Recovered, integrate, opening, recover, writer,
-};
+use super::{LogFault, LogSettings, LogState, QUEUE_MAX, Recovered, opening};
 use crate::audit::format::{event::Event, record::Record};
+use crate::audit::store::locked::locked;
 use crate::audit::store::vault::Vault;
 use crate::clock::Clock;
 use crate::durable::{self, Disk};
@@ -32,9 +31,6 @@ pub trait Remote: Send + Sync {
     fn process(&self) -> u32;
 }
 
-/// The first records of an epoch, each with the operator who requested it.
-type First = Vec<(Event, Option<String>)>;
-
 /// The process that writes the log.
 enum LogOwner {
     Own,
@@ -43,15 +39,6 @@ enum LogOwner {
     Away(Arc<dyn Remote>),
     /// No process: the log cannot be opened again.
     Gone(LogFault),
-}
-
-/// The epoch that this process writes, or wrote last.
-#[derive(Clone)]
-pub(super) struct Current {
-    pub(super) shared: Arc<SharedQueue>,
-    writer: ThreadId,
-    pub(super) origin: Arc<str>,
-    epoch: PathBuf,
 }
 
 struct Ownership {
@@ -76,62 +63,6 @@ pub(super) struct SharedLog {
     ears: Mutex<LogListeners>,
     /// Whether the process is about to end: then shortages are waited for only briefly.
     closes: AtomicBool,
-}
-
-/// An epoch that was opened and is being written.
-pub(super) struct Begun {
-    pub(super) current: Current,
-    lock: durable::Lock,
-    recovered: Recovered,
-}
-
-/// Locks a mutex, even after a panic of another thread.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No code that can panic runs under these locks, so the data is consistent.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Current {
-    /// Starts the threads of a recovered log.
-    fn start(
-        opened: recover::Opened,
-        dir: &Path,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<(Begun, First), LogFault> {
-        let recover::Opened { files, encryptor, mut checkpointer, begin, lock, recovered, first } =
-            opened;
-        let (origin, epoch) = (Arc::clone(&encryptor.origin), checkpointer.epoch.clone());
-        let shared = Arc::new(SharedQueue::new(Arc::clone(clock), begin));
-        checkpointer.shared = Some(Arc::clone(&shared));
-        let writing = Arc::clone(&shared);
-        let writer = spawn("audit-writer", dir, move || writer::run(&writing, files, &encryptor))?;
-        let checkpointing = Arc::clone(&shared);
-        spawn("audit-signer", dir, move || integrate::run(&checkpointing, checkpointer))?;
-        let watching = Arc::clone(&shared);
-        spawn("audit-watch", dir, move || watching.watch())?;
-        Ok((Begun { current: Self { shared, writer, origin, epoch }, lock, recovered }, first))
-    }
-
-    /// Records the first records of an epoch. In one batch, so that a crash leaves all or none.
-    fn append_first(&self, first: First) -> Result<(), LogFault> {
-        let (answer, answered) = mpsc::channel();
-        let waiting = |(event, by): (Event, _)| {
-            let answer = answer.clone();
-            event.fits()?;
-            Ok(QueuedEvent { event, by, then: Box::new(move |sealed| drop(answer.send(sealed))) })
-        };
-        let first = first.into_iter().map(waiting).collect::<Result<Vec<_>, LogFault>>()?;
-        let count = first.len();
-        self.shared.enqueue_all(first);
-        (0..count).try_for_each(|_| answered.recv().unwrap_or(Err(LogFault::Stopped)).map(|_| ()))
-    }
-
-    /// Ends the threads. False where one hangs, or where the caller is the writer's own thread.
-    fn end(&self) -> bool {
-        self.shared.begin_closing();
-        // The callback of a record may drop the last handle. The writer cannot wait for itself.
-        thread::current().id() != self.writer && self.shared.wait_for_writer()
-    }
 }
 
 impl SharedLog {
@@ -201,6 +132,14 @@ impl SharedLog {
         match &place.who {
             LogOwner::Own => Some(Arc::clone(&place.current.shared)),
             LogOwner::Between(_) | LogOwner::Away(_) | LogOwner::Gone(_) => None,
+        }
+    }
+
+    /// Whether this process writes, with that queue.
+    fn is_own(&self, shared: &Arc<SharedQueue>) -> bool {
+        match self.own() {
+            Some(own) => Arc::ptr_eq(&own, shared),
+            None => false,
         }
     }
 
@@ -295,8 +234,7 @@ impl SharedLog {
             // No callback runs under the lock: it may append another event and would then deadlock.
             drop(place);
             let Err(rejected) = shared.enqueue(waiting) else { return };
-            let is_current = || self.own().is_some_and(|own| Arc::ptr_eq(&own, &shared));
-            if !matches!(rejected.fault, LogFault::Closed) || is_current() {
+            if !matches!(rejected.fault, LogFault::Closed) || self.is_own(&shared) {
                 return rejected.tell();
             }
             // The epoch was closed in between. The event is passed to the new owner.
@@ -316,14 +254,20 @@ impl SharedLog {
                 LogOwner::Gone(fault) => return Err(fault.clone()),
             }
             if !place.current.shared.healthy() {
-                return Err(place.current.shared.state().failed.unwrap_or(LogFault::Closed));
+                let Some(fault) = place.current.shared.failed() else {
+                    return Err(LogFault::Closed);
+                };
+                return Err(fault);
             }
             place.who = LogOwner::Between(VecDeque::new());
             place.current.clone()
         };
         let ended = current.end();
-        let fault = current.shared.state().failed.or_else(|| (!ended).then_some(LogFault::Hung));
-        let Some(fault) = fault else { return Ok(current) };
+        let fault = match current.shared.failed() {
+            Some(fault) => fault,
+            None if ended => return Ok(current),
+            None => LogFault::Hung,
+        };
         // The owner is restored, and the log counts as failed. Waiting events get the fault.
         current.shared.fail(fault.clone());
         let left = std::mem::replace(&mut locked(&self.place).who, LogOwner::Own);
@@ -372,29 +316,33 @@ impl SharedLog {
         settings: &LogSettings,
         carried: impl Fn() -> Result<Carried, LogFault>,
     ) -> Result<Begun, LogFault> {
-        let fall_short = |fault: &durable::DiskFault, since: Duration| {
-            let left = {
-                let mut place = locked(&self.place);
-                place.short = Some(fault.clone());
-                let LogOwner::Between(queue) = &mut place.who else { return };
-                let goes = |waiting: &QueuedEvent| {
-                    waiting.event.is_new_work()
-                        || (since >= COMMANDS_WAIT && !waiting.event.is_reserved())
-                };
-                let (go, stay) = std::mem::take(queue).into_iter().partition(goes);
-                *queue = stay;
-                go
-            };
-            let fault = LogFault::of_step(fault.clone());
-            tell(LogOwner::Between(left), &fault);
+        until_enough(
+            &*self.clock,
+            || self.open(settings, carried()?),
+            |fault, since| self.falls_short(fault, since),
+            || self.closes.load(Ordering::SeqCst),
+        )
+    }
+
+    /// Stores a shortage that has lasted for `since`, and fails the held events that may not wait
+    /// for its end.
+    fn falls_short(&self, fault: &durable::DiskFault, since: Duration) {
+        let left = {
+            let mut place = locked(&self.place);
+            place.short = Some(fault.clone());
+            let LogOwner::Between(queue) = &mut place.who else { return };
+            let (stay, go) = std::mem::take(queue)
+                .into_iter()
+                .partition(|waiting| waiting.waits(since < COMMANDS_WAIT));
+            *queue = stay;
+            go
         };
-        let closes = || self.closes.load(Ordering::SeqCst);
-        until_enough(&*self.clock, || self.open(settings, carried()?), fall_short, closes)
+        tell(LogOwner::Between(left), &LogFault::of_step(fault.clone()));
     }
 
     /// The log cannot be opened again. No process writes it any more, and all waiting events fail.
     pub(super) fn gone(&self, fault: &LogFault) {
-        tracing::error!(%fault, "the audit log could not be opened again: nothing can be recorded \
+        tracing::error!(%fault, "the audit log could not be opened again: no event can be recorded \
             any more");
         let left = std::mem::replace(&mut locked(&self.place).who, LogOwner::Gone(fault.clone()));
         tell(left, fault);
@@ -408,21 +356,25 @@ impl SharedLog {
         self.closes.store(true, Ordering::SeqCst);
     }
 
+    /// Ends the epoch, so that another process can continue the log.
     pub(super) fn pause(&self) -> Result<(), LogFault> {
         let _turn = locked(&self.turn);
-        self.stop().map(|_| ())
+        self.stop()?;
+        Ok(())
     }
 
     /// A copy of the lock's descriptor.
     pub(super) fn lock(&self) -> Result<durable::Lock, LogFault> {
-        let lock = locked(&self.lock);
-        Ok(lock.as_ref().ok_or(LogFault::Closed)?.duplicate()?)
+        let held = locked(&self.lock);
+        let Some(lock) = held.as_ref() else { return Err(LogFault::Closed) };
+        Ok(lock.duplicate()?)
     }
 
     fn take_lock(&self) -> Option<durable::Lock> {
         locked(&self.lock).take()
     }
 
+    /// Continues after [`SharedLog::pause`]. Returns the records that may be the other process's.
     pub(super) fn resume(&self) -> Result<Vec<Record>, LogFault> {
         let _turn = locked(&self.turn);
         let since = {
@@ -435,13 +387,20 @@ impl SharedLog {
             }
         };
         let settings = self.settings.clone().going_on();
-        let carried = || Ok(Carried { lock: Some(self.lock()?), vault: None });
-        let mut begun =
-            self.open_again(&settings, carried).inspect_err(|fault| self.gone(fault))?;
-        // Inclusive: a record of the other process can have the same millisecond.
-        let records = std::mem::take(&mut begun.recovered.records);
+        let opened =
+            self.open_again(&settings, || Ok(Carried { lock: Some(self.lock()?), vault: None }));
+        let mut begun = match opened {
+            Ok(begun) => begun,
+            Err(fault) => {
+                self.gone(&fault);
+                return Err(fault);
+            }
+        };
+        let mut records = std::mem::take(&mut begun.recovered.records);
         self.go_on(begun);
-        Ok(records.into_iter().filter(|record| record.at >= since).collect())
+        // Inclusive: a record of the other process can have the same millisecond.
+        records.retain(|record| record.at >= since);
+        Ok(records)
     }
 
     pub(super) fn leave(&self, remote: Arc<dyn Remote>) {
@@ -454,6 +413,7 @@ impl SharedLog {
         });
     }
 
+    /// Ends the epoch where this process writes it, and releases the lock.
     pub(super) fn close(&self) -> Result<(), LogFault> {
         let _turn = locked(&self.turn);
         let current = {
@@ -471,7 +431,10 @@ impl SharedLog {
             // A write may still be in progress, so the lock stays until the process ends.
             std::mem::forget(lock);
         }
-        current.shared.state().failed.map_or(Ok(()), Err)
+        match current.shared.failed() {
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
     }
 }
 
@@ -487,14 +450,4 @@ fn tell(left: LogOwner, fault: &LogFault) {
     if let LogOwner::Between(queue) = left {
         queue.into_iter().for_each(|waiting| (waiting.then)(Err(fault.clone())));
     }
-}
-
-/// Starts a thread of the log. A limit of threads is reported as a fault of the folder.
-fn spawn(
-    name: &str,
-    dir: &Path,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<ThreadId, LogFault> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
-    Ok(thread.map_err(durable::DiskFault::of("start a thread for", dir))?.thread().id())
 }

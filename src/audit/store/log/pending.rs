@@ -18,6 +18,11 @@ pub(super) const SHORT_EVERY: Duration = Duration::from_millis(100);
 /// The maximum of bytes that wait for a checkpoint. At this limit the journal waits too.
 pub(super) const PENDING_BYTES_MAX: usize = 64 << 20;
 
+/// The number of bytes of all these records.
+pub(super) fn bytes_of(records: &[Vec<u8>]) -> usize {
+    records.iter().map(Vec::len).sum()
+}
+
 /// Durable records that no checkpoint covers yet.
 #[derive(Default)]
 pub(super) struct Pending {

@@ -41,12 +41,14 @@ impl<'s> Pruning<'s> {
     /// # Errors
     /// When a gateway has the lock.
     pub fn begin(settings: &'s LogSettings) -> Result<Self, LogFault> {
-        let (newest, folder) =
-            tiles::epochs(&settings.dir)?.pop().unwrap_or_else(|| (0, settings.dir.clone()));
+        let (newest, folder) = match tiles::epochs(&settings.dir)?.pop() {
+            Some(newest) => newest,
+            None => (0, settings.dir.clone()),
+        };
         let lock = folder.join("lock");
         let lock = durable::Lock::take(&lock)?.ok_or(LogFault::Locked(lock))?;
         sweep(settings)?;
-        let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
+        let cache = Cache::existing(&settings.cache);
         let pruning = Self { settings, cache, _lock: lock };
         pruning.keep_remains(newest)?;
         Ok(pruning)
@@ -56,10 +58,9 @@ impl<'s> Pruning<'s> {
     fn keep_remains(&self, newest: u32) -> Result<(), LogFault> {
         let reach = self.reach(newest)?;
         for (number, folder) in tiles::epochs(&self.settings.dir)? {
-            let is_missing = || !remains::is_whole(&remains::file(&self.settings.cache, number));
             if number < reach
                 && tiles::is_pruned(&folder)
-                && is_missing()
+                && !remains::is_whole(&remains::file(&self.settings.cache, number))
                 && let Some(records) = self.cached(number)
             {
                 remains::write(self.settings, number, &records)?;
@@ -125,15 +126,17 @@ impl<'s> Pruning<'s> {
         let Some(note) = tiles::checkpoint_note(folder)? else { return Ok(0) };
         let keys = EpochFolder::new(self.settings, number)?.known_keys(self.settings)?;
         let path = folder.join("checkpoint");
-        Ok(keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?.size)
+        Ok(keys.open(&note).map_err(|fault| LogFault::note(&path, fault))?.size)
     }
 
     /// The number of the epoch in which the cache ends. It covers all epochs before. 0 where the
     /// cache is not of this log.
     fn reach(&self, newest: u32) -> Result<u32, LogFault> {
-        let stamp =
-            self.cache.as_ref().and_then(Cache::stamp).filter(|stamp| stamp.epoch <= newest);
-        let Some(stamp) = stamp else { return Ok(0) };
+        let Some(cache) = &self.cache else { return Ok(0) };
+        let Some(stamp) = cache.stamp() else { return Ok(0) };
+        if stamp.epoch > newest {
+            return Ok(0);
+        }
         let folder = self.settings.dir.join(epoch_name(stamp.epoch));
         let size = self.signed(stamp.epoch, &folder)?;
         let same = size >= stamp.size
@@ -154,11 +157,14 @@ impl<'s> Pruning<'s> {
         let mut tiles = Tiles::new(folder, size);
         for index in 0..size {
             let bytes = tiles.record(index)?;
-            let fault = |fault| LogFault::Record { epoch: epoch_name(number), index, fault };
-            let envelope = Envelope::read(&bytes).map_err(fault)?;
+            let envelope =
+                Envelope::read(&bytes).map_err(|fault| LogFault::record(number, index, fault))?;
             // The record of a loss stays in the log, so that every verifier can find it.
-            let loss = envelope.kind == "epoch" && says_loss(&bytes);
-            if loss || envelope.moment().map_err(fault)? >= before {
+            if envelope.kind == "epoch" && says_loss(&bytes) {
+                return Ok(false);
+            }
+            let at = envelope.moment().map_err(|fault| LogFault::record(number, index, fault))?;
+            if at >= before {
                 return Ok(false);
             }
             if !envelope.is_transient() && kept.get(&index) != Some(&bytes) {
@@ -175,10 +181,12 @@ impl<'s> Pruning<'s> {
     /// When a file cannot be removed.
     pub fn take_away(&self, old: &Old) -> Result<(), LogFault> {
         // The remains file is written first. Without it no cache could be rebuilt.
-        let records = self.cached(old.number).ok_or_else(|| LogFault::Pruned {
-            epoch: epoch_name(old.number),
-            cache: self.settings.cache.clone(),
-        })?;
+        let Some(records) = self.cached(old.number) else {
+            return Err(LogFault::Pruned {
+                epoch: epoch_name(old.number),
+                cache: self.settings.cache.clone(),
+            });
+        };
         remains::write(self.settings, old.number, &records)?;
         let tmp = self.settings.dir.join("tmp");
         durable::make_private_dir(&tmp)?;
@@ -206,34 +214,43 @@ pub(super) fn says_loss(record: &[u8]) -> bool {
 /// Removes the moved records, and the full tiles of hashes. The checkpoint's root is computed
 /// without these tiles.
 fn finish(temporary: &Path, epoch: &Path, size: u64) -> Result<(), LogFault> {
-    let gone = |path: &Path, done: io::Result<()>| match done {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            // A missing file was removed by an earlier, interrupted run.
-            Err(durable::DiskFault::of("remove", path)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    };
     for level in 0..7_u8 {
         for index in 0..(size >> (8 * (u32::from(level) + 1))) {
             let path = epoch.join(Tile { level: Some(level), index, width: WIDTH }.path());
-            gone(&path, fs::remove_file(&path))?;
+            removed(&path, fs::remove_file(&path))?;
         }
     }
     // The folder is removed last: while it exists, the run counts as interrupted.
-    Ok(gone(temporary, fs::remove_dir_all(temporary))?)
+    Ok(removed(temporary, fs::remove_dir_all(temporary))?)
+}
+
+/// The result of the removal of `path`. A missing file was removed by an earlier, interrupted run.
+fn removed(path: &Path, done: io::Result<()>) -> Result<(), durable::DiskFault> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(durable::DiskFault::of("remove", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// The size that an epoch's checkpoint states; 0 where it cannot be decoded. Its signature is not
+/// checked.
+fn stated_size(epoch: &Path) -> Result<u64, LogFault> {
+    let Some(note) = tiles::checkpoint_note(epoch)? else { return Ok(0) };
+    let Ok(checkpoint) = peek(&note) else { return Ok(0) };
+    Ok(checkpoint.size)
 }
 
 /// Finishes a run that was interrupted.
 fn sweep(settings: &LogSettings) -> Result<(), LogFault> {
-    for (number, folder) in
-        tiles::epochs(&settings.dir)?.into_iter().filter(|(_, folder)| tiles::is_pruned(folder))
-    {
+    for (number, folder) in tiles::epochs(&settings.dir)? {
+        if !tiles::is_pruned(&folder) {
+            continue;
+        }
         let temporary = settings.dir.join("tmp").join(format!("pruned-{}", epoch_name(number)));
         if temporary.exists() {
-            let size = tiles::checkpoint_note(&folder)?
-                .and_then(|note| peek(&note).ok())
-                .map_or(0, |checkpoint| checkpoint.size);
-            finish(&temporary, &folder, size)?;
+            finish(&temporary, &folder, stated_size(&folder)?)?;
         }
     }
     Ok(())

@@ -1,46 +1,31 @@
 //! The state that a log's threads share: waiting events, the current batch, and the status.
 
 mod ends;
+mod events;
 mod patience;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use super::pending::{CHECKPOINT_EVERY, PENDING_BYTES_MAX, Pending, ROOM_EVERY, SHORT_EVERY};
+use super::pending::{
+    CHECKPOINT_EVERY, PENDING_BYTES_MAX, Pending, ROOM_EVERY, SHORT_EVERY, bytes_of,
+};
 use super::reserve::Reserve;
 use super::shortage::{LogThread, Shortages};
 use super::vkeys::Vkeys;
 use super::{Appended, CHECKPOINT_MAX, LogFault, LogState, QUEUE_MAX, SYNC_SLOW};
-use crate::audit::format::event::Event;
 use crate::audit::format::record::Record;
+use crate::audit::store::locked::{locked, wait, wait_at_most, wait_while};
 use crate::clock::{Clock, Timestamp};
 use crate::durable;
 use crate::failpoint::{Failpoint, is_armed};
 
 pub(super) use ends::{CheckpointerEnd, WriterEnd};
-
-/// The callback that gets the result of an event.
-pub type Then = Box<dyn FnOnce(Result<Appended, LogFault>) + Send>;
-
-pub(super) struct QueuedEvent {
-    pub(super) event: Event,
-    pub(super) by: Option<String>,
-    pub(super) then: Then,
-}
-
-/// An event that the queue does not accept.
-pub(super) struct Rejected {
-    pub(super) waiting: QueuedEvent,
-    pub(super) fault: LogFault,
-}
-
-impl Rejected {
-    pub(super) fn tell(self) {
-        (self.waiting.then)(Err(self.fault));
-    }
-}
+pub use events::Then;
+use events::tell_all;
+pub(super) use events::{QueuedEvent, Rejected};
 
 type BoxedSyncObserver = Box<dyn Fn(Duration, usize) + Send + Sync>;
 type BoxedRecordListener = Box<dyn Fn(&Record) + Send + Sync>;
@@ -89,6 +74,18 @@ impl QueueState {
     pub(super) const fn over(&self) -> bool {
         (self.ended && self.checkpointer_ended) || self.state.failed.is_some()
     }
+
+    /// Whether the log has failed because a step does not return.
+    const fn hangs(&self) -> bool {
+        matches!(self.state.failed, Some(LogFault::Hung))
+    }
+
+    /// Whether the writer has no work now. Memory stays bounded: the journal waits for the next
+    /// checkpoint.
+    fn is_idle(&self) -> bool {
+        let wait = self.queue.is_empty() || self.pending.bytes > PENDING_BYTES_MAX;
+        wait && !self.closing && self.state.failed.is_none()
+    }
 }
 
 /// A recovered log: the initial values of the queue.
@@ -125,7 +122,7 @@ impl SharedQueue {
             at,
         } = begin;
         let since = (!pending.is_empty()).then(|| clock.monotonic());
-        let bytes = pending.iter().map(Vec::len).sum();
+        let bytes = bytes_of(&pending);
         let not_before = clock.monotonic() + CHECKPOINT_EVERY;
         let pending = Pending { records: pending, bytes, since, ragged, not_before, wanted: false };
         let inner = QueueState {
@@ -170,13 +167,17 @@ impl SharedQueue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // No code that can panic runs under the lock.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.inner)
     }
 
     pub(super) fn state(&self) -> LogState {
         let inner = self.lock();
         LogState { short: inner.shortages.any().cloned(), ..inner.state.clone() }
+    }
+
+    /// The fault that ended the log, where it has failed.
+    pub(super) fn failed(&self) -> Option<LogFault> {
+        self.lock().state.failed.clone()
     }
 
     pub(super) fn waiting(&self) -> usize {
@@ -217,7 +218,9 @@ impl SharedQueue {
             && !is_armed(Failpoint::FullDiskIgnored)
         {
             LogFault::Low
-        } else if let Some(fault) = inner.shortages.any().filter(|_| waiting.event.is_new_work()) {
+        } else if waiting.event.is_new_work()
+            && let Some(fault) = inner.shortages.any()
+        {
             LogFault::of_step(fault.clone())
         // A reserved event is accepted above the limit: its admission was counted already.
         } else if inner.queue.len() >= QUEUE_MAX && !waiting.event.is_reserved() {
@@ -240,17 +243,12 @@ impl SharedQueue {
 
     /// Waits for work, and takes all of it. `None` at a failure, or at a close without work.
     pub(super) fn take(&self) -> Option<VecDeque<QueuedEvent>> {
-        let idle = |inner: &mut QueueState| {
-            // Memory stays bounded: the journal waits for the next checkpoint.
-            let wait = inner.queue.is_empty() || inner.pending.bytes > PENDING_BYTES_MAX;
-            wait && !inner.closing && inner.state.failed.is_none()
-        };
         let mut inner = self.lock();
         if inner.queue.is_empty() {
             // No event waits, so the shortage ends here. The next event shows whether it continues.
             inner.ends_shortage(LogThread::Writer);
         }
-        let mut inner = self.wake.wait_while(inner, idle).unwrap_or_else(PoisonError::into_inner);
+        let mut inner = wait_while(&self.wake, inner, |inner| inner.is_idle());
         let work = std::mem::take(&mut inner.queue);
         (!work.is_empty() && inner.state.failed.is_none()).then_some(work)
     }
@@ -261,11 +259,7 @@ impl SharedQueue {
         if let Some(fault) = inner.state.failed.clone() {
             // The log failed after these events were taken. Only this code can answer them.
             drop(inner);
-            let thens = batch.into_iter().map(|(then, _)| then);
-            for then in thens.chain(rest.into_iter().map(|waiting| waiting.then)) {
-                then(Err(fault.clone()));
-            }
-            return;
+            return tell_all(batch, rest, &fault);
         }
         for waiting in rest.into_iter().rev() {
             inner.queue.push_front(waiting);
@@ -278,20 +272,18 @@ impl SharedQueue {
     pub(super) fn written(&self, size: u64, records: Vec<Vec<u8>>) {
         let mut inner = self.lock();
         inner.ends_shortage(LogThread::Writer);
-        let took = inner
-            .writing_since
-            .take()
-            .map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since));
+        let took = self.time_since(inner.writing_since.take());
         let batch = std::mem::take(&mut inner.answering);
-        let Some((_, last)) = batch.last().filter(|_| inner.state.failed.is_none()) else {
+        let Some((_, last)) = batch.last() else { return };
+        if inner.state.failed.is_some() {
             return;
-        };
+        }
         let at = last.at;
         inner.state = LogState { size, at, sync_last: took, ..inner.state.clone() };
         let now = self.clock.monotonic();
         let pending = &mut inner.pending;
         pending.since.get_or_insert(now);
-        pending.bytes += records.iter().map(Vec::len).sum::<usize>();
+        pending.bytes += bytes_of(&records);
         pending.records.extend(records);
         // The lock is released before the callbacks: they may append another event.
         drop(inner);
@@ -301,7 +293,9 @@ impl SharedQueue {
         }
         for (then, sealed) in batch {
             // The listener runs first, so that the state is current when the sender continues.
-            if let Some(tell) = self.listener.get().filter(|_| sealed.record.event.is_control()) {
+            if sealed.record.event.is_control()
+                && let Some(tell) = self.listener.get()
+            {
                 tell(&sealed.record);
             }
             then(Ok(sealed));
@@ -318,8 +312,8 @@ impl SharedQueue {
         if inner.state.failed.is_some() || (inner.ended && inner.checkpointer_ended) {
             return;
         }
-        tracing::error!(%fault, size = inner.state.size, "the audit log has failed: nothing can be \
-            recorded any more");
+        tracing::error!(%fault, size = inner.state.size, "the audit log has failed: no event can \
+            be recorded any more");
         inner.state.failed = Some(fault.clone());
         let batch = std::mem::take(&mut inner.answering);
         let queue = std::mem::take(&mut inner.queue);
@@ -331,13 +325,7 @@ impl SharedQueue {
         if let Some(tell) = self.failure.get() {
             tell();
         }
-        for then in batch
-            .into_iter()
-            .map(|(then, _)| then)
-            .chain(queue.into_iter().map(|waiting| waiting.then))
-        {
-            then(Err(fault.clone()));
-        }
+        tell_all(batch, queue, &fault);
     }
 
     /// Refuses further events, and wakes the writer for the last batch.
@@ -348,16 +336,11 @@ impl SharedQueue {
 
     /// Waits until the writer and the checkpointer have ended. False where one of them hangs.
     pub(super) fn wait_for_writer(&self) -> bool {
-        let running = |inner: &mut QueueState| {
-            !inner.ended && !matches!(inner.state.failed, Some(LogFault::Hung))
-        };
-        drop(self.over.wait_while(self.lock(), running).unwrap_or_else(PoisonError::into_inner));
+        drop(wait_while(&self.over, self.lock(), |inner| !inner.ended && !inner.hangs()));
         // Also after a failure: the lock must stay while a checkpoint is being written.
-        let checkpointing = |inner: &mut QueueState| {
-            !inner.checkpointer_ended && !matches!(inner.state.failed, Some(LogFault::Hung))
-        };
-        let waited = self.over.wait_timeout_while(self.lock(), CHECKPOINT_MAX, checkpointing);
-        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let inner = wait_at_most(&self.over, self.lock(), CHECKPOINT_MAX, |inner| {
+            !inner.checkpointer_ended && !inner.hangs()
+        });
         inner.ended && inner.checkpointer_ended
     }
 
@@ -368,29 +351,22 @@ impl SharedQueue {
             if inner.state.failed.is_some() {
                 return None;
             }
-            let wait = inner.pending.due_in(self.clock.monotonic(), inner.ended);
-            match wait {
+            let due_in = inner.pending.due_in(self.clock.monotonic(), inner.ended);
+            match due_in {
                 None if inner.ended => return None,
-                None => {
-                    inner = self.checkpoint_due.wait(inner).unwrap_or_else(PoisonError::into_inner)
-                }
-                Some(wait) if wait.is_zero() => {
+                Some(time) if time.is_zero() => {
                     inner.pending.since = None;
                     inner.pending.wanted = false;
                     inner.checkpoint_since = Some(self.clock.monotonic());
                     return Some(std::mem::take(&mut inner.pending.records));
                 }
-                Some(wait) => {
-                    inner = self
-                        .checkpoint_due
-                        .wait_timeout(inner, wait)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
-                }
+                None | Some(_) => inner = wait(&self.checkpoint_due, inner, due_in),
             }
         }
     }
 
+    /// Marks the first `signed` records as covered by a checkpoint. `ragged` is the number of bytes
+    /// of the bundle that is not full.
     pub(super) fn checkpointed(&self, signed: u64, ragged: usize) {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -398,7 +374,7 @@ impl SharedQueue {
         inner.checkpoint_since = None;
         inner.ends_shortage(LogThread::Checkpointer);
         inner.pending.ragged = ragged;
-        inner.pending.bytes = inner.pending.records.iter().map(Vec::len).sum();
+        inner.pending.bytes = bytes_of(&inner.pending.records);
         inner.pending.not_before = now + CHECKPOINT_EVERY;
         drop(inner);
         // The journal may have waited for this: see [`PENDING_BYTES_MAX`].
@@ -437,12 +413,12 @@ impl SharedQueue {
     pub(super) fn give_room(&self, fault: &durable::DiskFault) -> bool {
         let mut inner = self.lock();
         if !inner.state.low {
-            tracing::error!(%fault, "the disk is full: nothing new is admitted until there is room \
+            tracing::error!(%fault, "the disk is full: no new work is admitted until there is room \
                 again");
         }
         inner.state.low = true;
         drop(inner);
-        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reserve = locked(&self.reserve);
         let given = reserve.give();
         self.lock().state.reserve_bytes = reserve.bytes();
         given
@@ -451,7 +427,7 @@ impl SharedQueue {
     /// Refills the reserve. The log accepts new work again when the reserve is whole.
     pub(super) fn take_room(&self) {
         let low = self.lock().state.low;
-        let mut reserve = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reserve = locked(&self.reserve);
         let whole = low && reserve.fill();
         let free = reserve.free();
         let mut inner = self.lock();
@@ -468,10 +444,18 @@ impl SharedQueue {
         self.lock().writing_since = Some(self.clock.monotonic());
     }
 
+    /// The time that the oldest record without a checkpoint has waited; zero where no record waits.
     pub(super) fn checkpoint_age(&self) -> Duration {
         let inner = self.lock();
-        let since = inner.checkpoint_since.or(inner.pending.since);
-        since.map_or(Duration::ZERO, |since| self.clock.monotonic().saturating_sub(since))
+        self.time_since(inner.checkpoint_since.or(inner.pending.since))
+    }
+
+    /// The time since that monotonic time; zero where there is none.
+    fn time_since(&self, since: Option<Duration>) -> Duration {
+        match since {
+            Some(since) => self.clock.monotonic().saturating_sub(since),
+            None => Duration::ZERO,
+        }
     }
 
     pub(super) fn want_checkpoint(&self) {
@@ -483,8 +467,11 @@ impl SharedQueue {
     pub(super) fn trimmable(&self, signed: u64) -> Vec<PathBuf> {
         let mut inner = self.lock();
         let mut found = Vec::new();
-        while inner.segments.get(1).is_some_and(|(first, _)| *first <= signed) {
-            found.extend(inner.segments.pop_front().map(|(_, segment)| segment.path().to_owned()));
+        while let Some((first, _)) = inner.segments.get(1)
+            && *first <= signed
+        {
+            let Some((_, segment)) = inner.segments.pop_front() else { break };
+            found.push(segment.path().to_owned());
         }
         found
     }

@@ -1,27 +1,28 @@
 //! Resuming an epoch: checks that all acknowledged records are there, and repairs what a crash has
 //! left after them.
 
+mod heads;
 mod segments;
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use super::epoch::{EpochFolder, begun, make_folders};
+use super::epoch::{EpochFolder, begun, make_folders, newest_epoch};
 use super::fold::{Fold, fold};
-use super::integrate::Checkpointer;
+use super::integrate::{CheckpointStart, Checkpointer};
 use super::queue::RecoveredLog;
 use super::reserve::Reserve;
 use super::vkeys::Vkeys;
 use super::writer::{LogFiles, RecordEncryptor, Segment};
 use super::{LogFault, LogSettings};
 use crate::audit::format::event::Event;
-use crate::audit::format::head::{Head, HeadFault, HeadNote};
+use crate::audit::format::head::HeadNote;
 use crate::audit::format::journal::AcknowledgedTree;
 use crate::audit::format::note::{Checkpoint, LogKeys};
 use crate::audit::format::record::Record;
 use crate::audit::read::tiles::{self, Tiles};
+use crate::audit::store::locked::locked;
 use crate::audit::store::vault::Vault;
 use crate::clock::Timestamp;
 use crate::crypto::Draws;
@@ -29,7 +30,8 @@ use crate::durable::{self, Disk, Identity};
 use crate::merkle::Tree;
 use crate::merkle::proof::tree_at;
 use crate::merkle::tile::{Edge, WIDTH, bundle_push};
-use segments::{Last, read_journal};
+use heads::{StoredHead, open_head, read_heads};
+use segments::read_journal;
 
 /// The content of a log when it was opened.
 #[derive(Clone, Debug)]
@@ -56,8 +58,8 @@ impl std::fmt::Display for Torn {
         let Self { segment, offset, bytes } = self;
         write!(
             out,
-            "an unfinished write of {bytes} bytes was cut off {} at byte {offset}; nothing in it \
-                was acknowledged",
+            "an unfinished write of {bytes} bytes was cut off {} at byte {offset}; none of its \
+                records was acknowledged",
             segment.display()
         )
     }
@@ -82,12 +84,6 @@ pub(super) struct Carried {
     pub(super) lock: Option<durable::Lock>,
     /// The record keys.
     pub(super) vault: Option<Arc<Mutex<Vault>>>,
-}
-
-/// The content of the head's file.
-struct StoredHead {
-    head: Head,
-    note: Option<HeadNote>,
 }
 
 /// Continues `epoch` as it was left, or begins the first epoch.
@@ -120,27 +116,20 @@ pub(super) fn resume(
     let keys = signer.public(&epoch.origin)?;
     let basis = CheckpointState::read(epoch, &heads, found, &keys, settings)?;
     let read = read_journal(&paths, &basis, &heads, settings)?;
-    let torn = read.last.as_ref().and_then(Last::torn);
     // The keys are published only after these checks: other programs rely on them.
     epoch.publish(&keys, settings)?;
-    let segment = read.last.map_or_else(
+    let (torn, segment) = match read.last {
+        Some(last) => (last.torn(), last.mend(&**disk)?),
         // No segment: a new epoch, or a crash while the epoch was being closed.
-        || Segment::create(&**disk, &journal, basis.signed.size),
-        |last| last.mend(&**disk),
-    )?;
+        None => (None, Segment::create(&**disk, &journal, basis.signed.size)?),
+    };
     let mut segments = read.segments;
     segments.push((read.last_first, segment.identity.clone()));
     let (head_file, head) = open_head(&**disk, &settings.head)?;
     let head_identity = Identity::of(&head_file, &settings.head)?;
-    let notes = heads.note.as_ref().map_or(0, |note| note.write);
-    let mut checkpointer = Checkpointer::new(
-        settings,
-        epoch,
-        Arc::clone(disk),
-        signer,
-        (head, notes),
-        (basis.edge, basis.bundle),
-    );
+    let (edge, bundle) = (basis.edge, basis.bundle);
+    let start = CheckpointStart { head, notes: heads.notes(), edge, bundle };
+    let mut checkpointer = Checkpointer::new(settings, epoch, Arc::clone(disk), signer, start);
     let mut files = LogFiles {
         disk: Arc::clone(disk),
         journal,
@@ -161,8 +150,7 @@ pub(super) fn resume(
     let pending = finish(&mut checkpointer, read.pending, basis.unfinished)?;
     open_cache(settings, &mut checkpointer)?;
     super::sweep::sweep(&checkpointer)?;
-    let Fold { records, at } =
-        fold(settings, epoch, &mut checkpointer, &pending, &lock_of(&vault))?;
+    let Fold { records, at } = fold(settings, epoch, &mut checkpointer, &pending, &locked(&vault))?;
     // Only now, because the interrupted checkpoint and the sweep change these files.
     look_at_checkpoint(&mut checkpointer)?;
     let mut watched = watched(settings, epoch, &vault)?;
@@ -175,21 +163,13 @@ pub(super) fn resume(
     Ok(Opened { files, encryptor, checkpointer, begin, lock, recovered, first })
 }
 
-/// The head's file in its full length, and a copy for the checkpointer.
-fn open_head(disk: &dyn Disk, path: &Path) -> Result<(File, File), LogFault> {
-    let file = open_for_writing(path)?;
-    grow_head(disk, &file, path)?;
-    let copy = file.try_clone().map_err(durable::DiskFault::of("open", path))?;
-    Ok((file, copy))
-}
-
 /// The files of keys that must not change while the log is open.
 fn watched(
     settings: &LogSettings,
     epoch: &EpochFolder,
     vault: &Mutex<Vault>,
 ) -> Result<Vec<Identity>, LogFault> {
-    let mut watched: Vec<Identity> = lock_of(vault).identity().cloned().into_iter().collect();
+    let mut watched: Vec<Identity> = locked(vault).identity().cloned().into_iter().collect();
     watched.extend(epoch.key_identity(settings)?);
     Ok(watched)
 }
@@ -306,8 +286,8 @@ fn take_reserve(settings: &LogSettings, disk: &Arc<dyn Disk>) -> Result<(Reserve
     let low = !reserve.fill();
     if low {
         let (bytes, whole, free) = (reserve.bytes(), reserve.whole_bytes(), reserve.free());
-        let why = "the disk of the audit log is full: its reserve is not whole, and nothing new is \
-            admitted";
+        let why = "the disk of the audit log is full: its reserve is not whole, and no new work \
+            is admitted";
         tracing::error!(bytes, whole, ?free, "{why}");
     }
     Ok((reserve, low))
@@ -318,18 +298,13 @@ fn take_reserve(settings: &LogSettings, disk: &Arc<dyn Disk>) -> Result<(Reserve
 fn finish(
     checkpointer: &mut Checkpointer,
     mut pending: Vec<Vec<u8>>,
-    unfinished: Option<(String, u64)>,
+    unfinished: Option<UnfinishedCheckpoint>,
 ) -> Result<Vec<Vec<u8>>, LogFault> {
-    let Some((note, size)) = unfinished else { return Ok(pending) };
+    let Some(UnfinishedCheckpoint { note, size }) = unfinished else { return Ok(pending) };
     let count = usize::try_from(size - checkpointer.size()).unwrap_or(usize::MAX);
     let later = pending.split_off(count.min(pending.len()));
     checkpointer.sign_checkpoint(&pending, Some(&note))?;
     Ok(later)
-}
-
-/// Locks the record keys.
-fn lock_of(vault: &Mutex<Vault>) -> MutexGuard<'_, Vault> {
-    vault.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes the epoch's lock.
@@ -346,7 +321,7 @@ pub(super) fn adopt(settings: &LogSettings, file: File) -> Result<durable::Lock,
 
 /// The path of the newest epoch's lock.
 pub(super) fn lock_path(settings: &LogSettings) -> Result<PathBuf, LogFault> {
-    let newest = tiles::epochs(&settings.dir)?.last().map_or(1, |(number, _)| *number);
+    let newest = newest_epoch(settings)?.unwrap_or(1);
     Ok(lock_file(&EpochFolder::new(settings, newest)?))
 }
 
@@ -355,59 +330,12 @@ fn lock_file(epoch: &EpochFolder) -> PathBuf {
     epoch.folder.join("lock")
 }
 
-/// Reads the head. Creates it for a log that is `new`.
-fn read_heads(
-    settings: &LogSettings,
-    epoch: &EpochFolder,
-    new: bool,
-) -> Result<StoredHead, LogFault> {
-    let path = &settings.head;
-    match fs::read(path) {
-        Ok(mut bytes) => {
-            // Older heads had no room for checkpoints.
-            if bytes.len() == 2 * crate::audit::format::head::SLOT_BYTES {
-                bytes.resize(crate::audit::format::head::HEAD_BYTES, 0);
-            }
-            let head = Head::decode(&bytes)
-                .map_err(|fault| LogFault::HeadDamaged { path: path.clone(), fault })?;
-            // The origin names the epoch. Another name means another log, or a gateway that was
-            // renamed.
-            if head.origin != epoch.origin {
-                return Err(LogFault::Origin {
-                    found: head.origin,
-                    expected: epoch.origin.clone(),
-                });
-            }
-            if head.size == 0 && head.root != Tree::new().root() {
-                return Err(LogFault::HeadDamaged { path: path.clone(), fault: HeadFault });
-            }
-            Ok(StoredHead { head, note: HeadNote::decode(&bytes) })
-        }
-        // The head is the first file of a log, so only a log without records has none.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && new && epoch.number == 1 => {
-            let head =
-                Head { origin: epoch.origin.clone(), size: 0, root: Tree::new().root(), write: 1 };
-            durable::write_new(path, &head.first_file(), 0o600)?;
-            // Crash here: a head that acknowledges no record, and no segment. The next start
-            // continues from here.
-            Ok(StoredHead { head, note: None })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(LogFault::HeadMissing(path.clone()))
-        }
-        Err(error) => Err(durable::DiskFault::of("read", path)(error).into()),
-    }
-}
-
-/// Extends a head from a version without checkpoints.
-fn grow_head(disk: &dyn Disk, file: &File, path: &Path) -> Result<(), LogFault> {
-    let length = file.metadata().map_err(durable::DiskFault::of("look at", path))?.len();
-    let whole = crate::audit::format::head::HEAD_BYTES as u64;
-    if length < whole {
-        let grown = disk.allocate(file, whole).and_then(|()| disk.sync(file));
-        grown.map_err(durable::DiskFault::of("write", path))?;
-    }
-    Ok(())
+/// A checkpoint that is in the head but not in the folder.
+struct UnfinishedCheckpoint {
+    /// The signed note in the head.
+    note: String,
+    /// The number of records that it covers.
+    size: u64,
 }
 
 /// The part of an epoch that its checkpoint covers.
@@ -416,8 +344,7 @@ struct CheckpointState {
     signed: Checkpoint,
     edge: Edge,
     bundle: Vec<u8>,
-    /// A checkpoint that is in the head but not in the folder, with its size.
-    unfinished: Option<(String, u64)>,
+    unfinished: Option<UnfinishedCheckpoint>,
     /// Signed or acknowledged sizes with their roots. The journal's tree must match each of them.
     marks: Vec<AcknowledgedTree>,
 }
@@ -431,20 +358,27 @@ impl CheckpointState {
         keys: &LogKeys,
         settings: &LogSettings,
     ) -> Result<Self, LogFault> {
-        let empty = Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() };
-        let path = epoch.folder.join("checkpoint");
-        let open = |note: &str, path: &Path| {
-            keys.open(note).map_err(|fault| LogFault::Note { path: path.to_owned(), fault })
+        let signed = match found {
+            Some(note) => {
+                let path = epoch.folder.join("checkpoint");
+                keys.open(&note).map_err(|fault| LogFault::note(&path, fault))?
+            }
+            None => Checkpoint { origin: epoch.origin.clone(), size: 0, root: Tree::new().root() },
         };
-        let signed = found.map_or(Ok(empty), |note| open(&note, &path))?;
-        let noted = heads
-            .note
-            .as_ref()
-            .map(|note| Ok::<_, LogFault>((&note.note, open(&note.note, &settings.head)?)))
-            .transpose()?;
-        // The head's note is written before the tiles, so a larger one means an interrupted
-        // checkpoint.
-        let unfinished = noted.as_ref().filter(|(_, checkpoint)| checkpoint.size > signed.size);
+        let mut marks = vec![
+            AcknowledgedTree { size: heads.head.size, root: heads.head.root },
+            AcknowledgedTree { size: signed.size, root: signed.root },
+        ];
+        let mut unfinished = None;
+        if let Some(HeadNote { note, .. }) = &heads.note {
+            let noted = keys.open(note).map_err(|fault| LogFault::note(&settings.head, fault))?;
+            // The head's note is written before the tiles, so a larger one means an interrupted
+            // checkpoint.
+            if noted.size > signed.size {
+                unfinished = Some(UnfinishedCheckpoint { note: note.clone(), size: noted.size });
+            }
+            marks.push(AcknowledgedTree { size: noted.size, root: noted.root });
+        }
         let tiles = Tiles::new(&epoch.folder, signed.size);
         let edge = Edge::load(signed.size, |tile| tiles.hashes(tile))?;
         // The signature alone is no proof of the tiles; the root is.
@@ -453,17 +387,20 @@ impl CheckpointState {
         }
         let mut bundle = Vec::new();
         if !signed.size.is_multiple_of(WIDTH) {
-            tiles
-                .bundle(signed.size / WIDTH)?
-                .iter()
-                .for_each(|record| bundle_push(&mut bundle, record));
+            for record in &tiles.bundle(signed.size / WIDTH)? {
+                bundle_push(&mut bundle, record);
+            }
         }
-        let mark = |size, root| AcknowledgedTree { size, root };
-        let mut marks =
-            vec![mark(heads.head.size, heads.head.root), mark(signed.size, signed.root)];
-        marks.extend(noted.as_ref().map(|(_, checkpoint)| mark(checkpoint.size, checkpoint.root)));
-        let unfinished = unfinished.map(|(note, checkpoint)| ((*note).clone(), checkpoint.size));
         Ok(Self { folder: epoch.folder.clone(), signed, edge, bundle, unfinished, marks })
+    }
+
+    /// The number of records that are signed or acknowledged.
+    fn acknowledged(&self) -> u64 {
+        let mut most = 0;
+        for mark in &self.marks {
+            most = mark.size.max(most);
+        }
+        most
     }
 
     /// The tree over the first `size` records. The checkpoint covers all of them.

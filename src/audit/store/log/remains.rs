@@ -89,10 +89,9 @@ pub(super) fn write(
 
 /// The numbers and folders of the pruned epochs.
 fn pruned(settings: &LogSettings) -> Result<Vec<(u32, PathBuf)>, LogFault> {
-    Ok(tiles::epochs(&settings.dir)?
-        .into_iter()
-        .filter(|(_, folder)| tiles::is_pruned(folder))
-        .collect())
+    let mut epochs = tiles::epochs(&settings.dir)?;
+    epochs.retain(|(_, folder)| tiles::is_pruned(folder));
+    Ok(epochs)
 }
 
 /// Whether only the cache has some records that the state needs.
@@ -115,21 +114,19 @@ pub(super) fn fill(settings: &LogSettings, cache: &mut Cache) -> Result<(), LogF
         let path = file(&settings.cache, *number);
         let bytes = fs::read(&path).map_err(durable::DiskFault::of("read", &path))?;
         // A file that became damaged after `are_missing` checked it.
-        let damaged = || durable::DiskFault::of("read", &path)(io::ErrorKind::InvalidData.into());
-        let records = decode(&bytes).ok_or_else(damaged)?;
+        let Some(records) = decode(&bytes) else {
+            let error = io::ErrorKind::InvalidData.into();
+            return Err(durable::DiskFault::of("read", &path)(error).into());
+        };
         let path = folder.join("checkpoint");
         let note = tiles::checkpoint_note(folder)?.unwrap_or_default();
         let keys = EpochFolder::new(settings, *number)?.known_keys(settings)?;
-        let checkpoint = keys.open(&note).map_err(|fault| LogFault::Note { path, fault })?;
-        cache.add(
-            *number,
-            records.iter().map(|(index, bytes)| (*index, bytes.as_slice())),
-            &checkpoint,
-        );
+        let checkpoint = keys.open(&note).map_err(|fault| LogFault::note(&path, fault))?;
+        cache.add(*number, records, &checkpoint);
     }
     // The cache now covers all pruned epochs. The fold continues with the next epoch.
     let behind = Checkpoint { origin: String::new(), size: 0, root: Tree::new().root() };
-    cache.add(last + 1, std::iter::empty(), &behind);
+    cache.add(last + 1, Records::new(), &behind);
     tracing::info!(
         through = epoch_name(*last),
         "the cache of the log was made anew from what is left of pruned epochs"

@@ -32,7 +32,9 @@ impl Reserve {
         let mut reserve = Self { disk, path: path.to_owned(), file, whole, left };
         // A reserve above the disk's size could never be whole, and the log would never accept new
         // work.
-        if let Some(disk) = reserve.disk_bytes().filter(|disk| whole > *disk) {
+        if let Some(disk) = reserve.disk_bytes()
+            && whole > disk
+        {
             return Err(LogFault::ReserveTooLarge { path: path.to_owned(), reserve: whole, disk });
         }
         // A smaller reserve in the config frees the difference at once.

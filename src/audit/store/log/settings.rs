@@ -82,6 +82,12 @@ impl LogSettings {
         }
     }
 
+    /// The new epoch to begin, where the operator confirms with it that a part of the log is lost.
+    pub(super) fn confirmed_loss(&self) -> Option<&NewEpoch> {
+        let begin = self.begin.as_ref()?;
+        if begin.after_loss { Some(begin) } else { None }
+    }
+
     /// Checks that a log is begun only where the settings allow it.
     pub(super) fn may_begin(&self, begins: bool) -> Result<(), LogFault> {
         if begins && self.existing { Err(LogFault::None(self.dir.clone())) } else { Ok(()) }
@@ -111,7 +117,10 @@ impl LogSettings {
             let (path, data) = (path.clone(), data.to_owned());
             return Err(LogFault::TwoOwners { path, owner: *owner, data, data_owner: found.uid() });
         }
-        let uid = folders.first().map_or(found.uid(), |(_, owner)| *owner);
+        let uid = match folders.first() {
+            Some((_, owner)) => *owner,
+            None => found.uid(),
+        };
         Ok(Some(FolderOwner { uid, gid: found.gid() }))
     }
 
@@ -125,7 +134,10 @@ impl LogSettings {
         // The effective user owns the files that this process creates.
         let own = rustix::process::geteuid();
         let owners = if own.is_root() {
-            self.owner()?.map(|owner| (self.data().to_owned(), owner.uid)).into_iter().collect()
+            match self.owner()? {
+                Some(owner) => vec![(self.data().to_owned(), owner.uid)],
+                None => Vec::new(),
+            }
         } else {
             self.folder_owners()?
         };
@@ -137,7 +149,10 @@ impl LogSettings {
 
     /// The data folder: the parent of the folder of the epochs.
     fn data(&self) -> &Path {
-        self.dir.parent().filter(|data| !data.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        match self.dir.parent() {
+            Some(data) if !data.as_os_str().is_empty() => data,
+            Some(_) | None => Path::new("."),
+        }
     }
 
     /// The existing folders in the data folder, each with its owner. A folder that the caller may

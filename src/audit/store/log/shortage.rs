@@ -50,7 +50,8 @@ impl Shortages {
 
     /// The fault of a current shortage.
     pub(super) fn any(&self) -> Option<&durable::DiskFault> {
-        self.writer.as_ref().or(self.checkpointer.as_ref()).map(|shortage| &shortage.fault)
+        let shortage = self.writer.as_ref().or(self.checkpointer.as_ref())?;
+        Some(&shortage.fault)
     }
 }
 
@@ -72,14 +73,18 @@ pub(super) fn until_enough<T>(
     let mut waited = false;
     loop {
         let done = step();
-        let Some(fault) = done.as_ref().err().and_then(LogFault::shortage_at_open) else {
+        let shortage = match &done {
+            Ok(_) => None,
+            Err(fault) => fault.shortage_at_open(),
+        };
+        let Some(fault) = shortage else {
             if waited && done.is_ok() {
                 tracing::info!("the log has what was short");
             }
             return done;
         };
         if !waited {
-            tracing::error!(%fault, "the log cannot be opened for what is short: nothing new is \
+            tracing::error!(%fault, "the log cannot be opened for what is short: no new work is \
                 admitted meanwhile");
         }
         waited = true;

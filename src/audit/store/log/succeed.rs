@@ -8,9 +8,10 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::cache::Cache;
+use super::cache::{Cache, is_control};
 use super::epoch::{EpochFolder, first_record};
 use super::recover::{Carried, Opened, resume};
+use super::steps::write_synced;
 use super::{LogFault, LogSettings, NewEpoch};
 use crate::audit::format::envelope::Envelope;
 use crate::audit::format::event::{Event, Left};
@@ -47,11 +48,7 @@ pub(super) fn why(
         opened.begin.pending.first().cloned().unwrap_or_default()
     };
     let began = Envelope::read(&first).and_then(|envelope| envelope.moment());
-    let began = began.map_err(|fault| LogFault::Record {
-        epoch: tiles::epoch_name(epoch.number),
-        index: 0,
-        fault,
-    })?;
+    let began = began.map_err(|fault| LogFault::record(epoch.number, 0, fault))?;
     let over = NewEpoch { reason: "its time is over".to_owned(), by: None, after_loss: false };
     Ok((began.plus(settings.epoch_max) <= now).then_some(over))
 }
@@ -105,8 +102,7 @@ pub(super) fn begin(settings: &LogSettings, next: &EpochFolder) -> Result<(), Lo
 
 /// Removes the folder of an epoch that was made but never begun. True if it did so.
 pub(super) fn abandoned(settings: &LogSettings, newest: &EpochFolder) -> Result<bool, LogFault> {
-    let Ok(bytes) = fs::read(&settings.head) else { return Ok(false) };
-    let Ok(head) = Head::decode(&bytes) else { return Ok(false) };
+    let Some(head) = readable_head(settings) else { return Ok(false) };
     // The head is replaced only after the folder exists. A head of the previous epoch therefore
     // means an interrupted begin.
     if newest.number == 1 || head.origin != EpochFolder::new(settings, newest.number - 1)?.origin {
@@ -122,29 +118,31 @@ pub(super) fn abandoned(settings: &LogSettings, newest: &EpochFolder) -> Result<
     Ok(true)
 }
 
+/// The head, where it can be read.
+fn readable_head(settings: &LogSettings) -> Option<Head> {
+    Head::decode(&fs::read(&settings.head).ok()?).ok()
+}
+
 /// The number of the epoch in the head, where the head is readable and of this log.
 pub(super) fn epoch_of_head(settings: &LogSettings) -> Option<u32> {
-    let head = Head::decode(&fs::read(&settings.head).ok()?).ok()?;
+    let head = readable_head(settings)?;
     let number = head.origin.strip_prefix(&settings.name)?.strip_prefix("/e")?.parse().ok()?;
-    EpochFolder::new(settings, number)
-        .ok()
-        .filter(|epoch| epoch.origin == head.origin)
-        .map(|epoch| epoch.number)
+    let epoch = EpochFolder::new(settings, number).ok()?;
+    if epoch.origin == head.origin { Some(number) } else { None }
 }
 
 /// The size and root of the readable part of a lost epoch; `None` where it does not verify.
 pub(super) fn left(settings: &LogSettings, lost: &EpochFolder) -> Option<Left> {
-    let keys = fs::read_to_string(&settings.vkeys).ok().and_then(|text| read_vkeys(&text).ok())?;
-    let seen = verify(
-        &VerifyTarget { dir: &settings.dir, keys: &keys, head: None, since: None },
-        |_, _| (),
-    );
-    let last = seen
-        .inspect_err(
-            |fault| tracing::warn!(%fault, "what is left of the lost epoch does not verify"),
-        )
-        .ok()?
-        .pop()?;
+    let keys = read_vkeys(&fs::read_to_string(&settings.vkeys).ok()?).ok()?;
+    let target = VerifyTarget { dir: &settings.dir, keys: &keys, head: None, since: None };
+    let mut seen = match verify(&target, |_, _| ()) {
+        Ok(seen) => seen,
+        Err(fault) => {
+            tracing::warn!(%fault, "what is left of the lost epoch does not verify");
+            return None;
+        }
+    };
+    let last = seen.pop()?;
     (last.origin == lost.origin).then(|| Left { size: last.size, root: STANDARD.encode(last.root) })
 }
 
@@ -172,9 +170,15 @@ pub(super) fn saved(settings: &LogSettings, lost: &EpochFolder) -> Vec<Record> {
     if let Err(fault) = read {
         tracing::warn!(%fault, "of the lost epoch's journal only a part was read");
     }
-    let records =
-        found.into_values().filter_map(|bytes| Record::decode(&bytes, &vault).ok().flatten());
-    records.filter(|record| changes_books(&record.event)).collect()
+    let mut records = Vec::new();
+    for bytes in found.into_values() {
+        if let Ok(Some(record)) = Record::decode(&bytes, &vault)
+            && changes_books(&record.event)
+        {
+            records.push(record);
+        }
+    }
+    records
 }
 
 /// The number of records under the epoch's checkpoint before the first unreadable one. Readable
@@ -187,10 +191,11 @@ fn still_readable(epoch: &reader::Epoch, found: &mut BTreeMap<u64, Vec<u8>>) -> 
         match tiles.bundle(bundle) {
             Err(_) => until = until.or(Some(first)),
             Ok(records) if until.is_some() => {
-                let control = |record: &Vec<u8>| {
-                    Envelope::read(record).is_ok_and(|envelope| !envelope.is_transient())
-                };
-                found.extend((first..).zip(records).filter(|(_, record)| control(record)));
+                for (index, record) in (first..).zip(records) {
+                    if is_control(&record) {
+                        found.insert(index, record);
+                    }
+                }
             }
             Ok(_) => {}
         }
@@ -206,11 +211,8 @@ fn seen_by_cache(
     from: u64,
     found: &mut BTreeMap<u64, Vec<u8>>,
 ) -> u64 {
-    let cache = if settings.cache.exists() { Cache::open(&settings.cache, true) } else { None };
-    let Some((cache, stamp)) = cache.and_then(|cache| cache.stamp().map(|stamp| (cache, stamp)))
-    else {
-        return 0;
-    };
+    let Some(cache) = Cache::existing(&settings.cache) else { return 0 };
+    let Some(stamp) = cache.stamp() else { return 0 };
     let read = cache.controls(|epoch, index, bytes| {
         if epoch == lost.number && index >= from {
             found.insert(index, bytes.to_vec());
@@ -229,11 +231,9 @@ pub(super) fn unsaid(
     settings: &LogSettings,
     newest: &EpochFolder,
 ) -> Result<Option<EpochFolder>, LogFault> {
-    let is_acknowledged = || {
-        let head = fs::read(&settings.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
-        head.is_some_and(|head| head.origin == newest.origin && head.size > 0)
-    };
-    if newest.number == 1 || tiles::checkpoint_note(&newest.folder)?.is_some() || is_acknowledged()
+    if newest.number == 1
+        || tiles::checkpoint_note(&newest.folder)?.is_some()
+        || is_acknowledged(settings, newest)
     {
         return Ok(None);
     }
@@ -252,6 +252,12 @@ pub(super) fn unsaid(
     Ok((!closed && before.folder.is_dir()).then_some(before))
 }
 
+/// Whether the head acknowledges a record of that epoch.
+fn is_acknowledged(settings: &LogSettings, epoch: &EpochFolder) -> bool {
+    let Some(head) = readable_head(settings) else { return false };
+    head.origin == epoch.origin && head.size > 0
+}
+
 /// Writes a lost epoch's journal again as it reads, and syncs it. After a failed sync, the bytes
 /// that were read may exist only in memory.
 pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &EpochFolder) -> Result<(), LogFault> {
@@ -262,9 +268,7 @@ pub(super) fn write_again(disk: &Arc<dyn Disk>, lost: &EpochFolder) -> Result<()
             .write(true)
             .open(path)
             .map_err(durable::DiskFault::of("open", path))?;
-        disk.write(&file, &bytes, 0)
-            .and_then(|()| disk.sync(&file))
-            .map_err(durable::DiskFault::of("write", path))?;
+        write_synced(&**disk, &file, &bytes, 0).map_err(durable::DiskFault::of("write", path))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Removes, at a start, the partial tiles that a crash has left at the tree's right edge.
 
+use std::ffi::OsStr;
 use std::fs;
 
 use super::LogFault;
@@ -22,11 +23,9 @@ pub(super) fn sweep(checkpointer: &Checkpointer) -> Result<(), LogFault> {
                 .join(Tile { level, index: thousand * 1000, width: WIDTH }.path());
             let Some(folder) = first.parent() else { continue };
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-                let name = entry.file_name();
-                let index =
-                    name.to_str().and_then(|name| name.strip_suffix(".p")?.parse::<u64>().ok());
-                if let Some(index) = index {
-                    sweep_one(checkpointer, (level, thousand * 1000 + index), &current)?;
+                if let Some(index) = index_of(&entry.file_name()) {
+                    let full = Tile { level, index: thousand * 1000 + index, width: WIDTH };
+                    sweep_one(checkpointer, full, &current)?;
                 }
             }
         }
@@ -34,16 +33,21 @@ pub(super) fn sweep(checkpointer: &Checkpointer) -> Result<(), LogFault> {
     Ok(())
 }
 
-/// Removes the partial tiles of one tile index.
-fn sweep_one(
-    checkpointer: &Checkpointer,
-    (level, index): (Option<u8>, u64),
-    current: &[Tile],
-) -> Result<(), LogFault> {
-    let folder = checkpointer.epoch.join(Tile { level, index, width: WIDTH }.path() + ".p");
+/// The index within its thousand, from the name of a folder of partial tiles: `007.p`.
+fn index_of(folder: &OsStr) -> Option<u64> {
+    folder.to_str()?.strip_suffix(".p")?.parse().ok()
+}
+
+/// The width of a partial tile, which is its file's name.
+fn width_of(file: &OsStr) -> Option<u64> {
+    file.to_str()?.parse().ok()
+}
+
+/// Removes the partial tiles of the index that the tile `full` has.
+fn sweep_one(checkpointer: &Checkpointer, full: Tile, current: &[Tile]) -> Result<(), LogFault> {
+    let folder = checkpointer.epoch.join(full.path() + ".p");
     for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-        let width = entry.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
-        let tile = Tile { level, index, width };
+        let tile = Tile { width: width_of(&entry.file_name()).unwrap_or(0), ..full };
         if !current.contains(&tile) {
             checkpointer.take_away(tile)?;
         }

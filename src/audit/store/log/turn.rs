@@ -12,9 +12,11 @@
 
 use std::sync::Arc;
 
-use super::ownership::{Begun, SharedLog, locked};
+use super::current::Begun;
+use super::ownership::SharedLog;
 use super::recover::Carried;
 use super::{Log, LogFault, LogSettings, NewEpoch};
+use crate::audit::store::locked::locked;
 
 impl Log {
     /// Closes the epoch that is being written, and begins the next with new keys. Returns its
@@ -29,9 +31,13 @@ impl Log {
         let _turn = locked(&open.turn);
         // From here to `go_on` or `gone`, new events wait in `LogOwner::Between`.
         open.stop()?;
-        let (begun, fault) = open
-            .next(NewEpoch { reason, by, after_loss: false })
-            .inspect_err(|fault| open.gone(fault))?;
+        let (begun, fault) = match open.next(NewEpoch { reason, by, after_loss: false }) {
+            Ok(next) => next,
+            Err(fault) => {
+                open.gone(&fault);
+                return Err(fault);
+            }
+        };
         let origin = Arc::clone(&begun.current.origin);
         open.go_on(begun);
         fault.map_or(Ok(origin), Err)
@@ -42,18 +48,26 @@ impl SharedLog {
     /// Opens the epoch after the one that has ended. Where that fails, opens the ended epoch again,
     /// and returns the fault with it.
     fn next(&self, asked: NewEpoch) -> Result<(Begun, Option<LogFault>), LogFault> {
-        // Carries a copy of the lock, so that the lock is never free in between.
-        let carried =
-            || Ok(Carried { lock: Some(self.lock()?), vault: Some(Arc::clone(self.vault())) });
         let settings = LogSettings { begin: Some(asked), ..self.settings().clone() };
-        match carried().and_then(|carried| self.open(&settings, carried)) {
+        match self.open_carried(&settings) {
             Ok(begun) => Ok((begun, None)),
             Err(fault) => {
                 tracing::error!(%fault, "the next epoch of the audit log could not be begun");
                 // Without `begin`: the ended epoch continues, whatever its age.
                 let settings = self.settings().clone().going_on();
-                Ok((self.open_again(&settings, carried)?, Some(fault)))
+                Ok((self.open_again(&settings, || self.carried())?, Some(fault)))
             }
         }
+    }
+
+    /// Opens the log with the lock and the record keys of the epoch that has ended.
+    fn open_carried(&self, settings: &LogSettings) -> Result<Begun, LogFault> {
+        self.open(settings, self.carried()?)
+    }
+
+    /// The parts that the next opening takes over. A copy of the lock is one of them, so that the
+    /// lock is never free in between.
+    fn carried(&self) -> Result<Carried, LogFault> {
+        Ok(Carried { lock: Some(self.lock()?), vault: Some(Arc::clone(self.vault())) })
     }
 }

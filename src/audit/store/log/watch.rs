@@ -2,20 +2,28 @@
 
 use std::fs;
 use std::io;
-use std::sync::PoisonError;
 use std::thread;
 use std::time::Duration;
 
 use super::pending::ROOM_EVERY;
-use super::queue::{QueueState, SharedQueue};
+use super::queue::SharedQueue;
 use super::{CHECKPOINT_MAX, LogFault, SYNC_MAX};
-use crate::durable::{self, Changed};
+use crate::audit::store::locked::wait_at_most;
+use crate::durable::{Changed, Identity};
 use crate::merkle::tile::{Tile, WIDTH};
 
 /// The interval of the checks of the files and the running sync.
 const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// Full tiles that each check covers: all of a million records within 16 seconds.
 const TILES_AT_ONCE: u64 = 64;
+
+/// Whether a step that began at `since` has run for longer than `most`. All times are monotonic.
+fn is_longer(since: Option<Duration>, now: Duration, most: Duration) -> bool {
+    match since {
+        Some(since) => now.saturating_sub(since) > most,
+        None => false,
+    }
+}
 
 impl SharedQueue {
     /// The watch's loop. Files that another program changes, and a sync that does not return, fail
@@ -24,21 +32,18 @@ impl SharedQueue {
         let _end = WatchEnd(self);
         let (mut looked, mut place) = (None, 0);
         loop {
-            let running = |inner: &mut QueueState| !inner.over();
-            let waited = self.over.wait_timeout_while(self.lock(), WATCH_EVERY, running);
-            let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let inner = wait_at_most(&self.over, self.lock(), WATCH_EVERY, |inner| !inner.over());
             if inner.over() {
                 return;
             }
             // The files are copied, and checked without the lock: a check may block on a slow disk.
             let now = self.clock.monotonic();
-            let longer = |since: Option<Duration>, most| {
-                since.is_some_and(|since| now.saturating_sub(since) > most)
-            };
-            let hung = longer(inner.writing_since, SYNC_MAX)
-                || longer(inner.checkpoint_since, CHECKPOINT_MAX);
+            let hung = is_longer(inner.writing_since, now, SYNC_MAX)
+                || is_longer(inner.checkpoint_since, now, CHECKPOINT_MAX);
             let mut watched = inner.watched.clone();
-            watched.extend(inner.segments.iter().map(|(_, segment)| segment.clone()));
+            for (_, segment) in &inner.segments {
+                watched.push(segment.clone());
+            }
             watched.extend(inner.checkpoint_files.iter().cloned());
             let signed = inner.state.signed;
             drop(inner);
@@ -46,25 +51,42 @@ impl SharedQueue {
                 looked = Some(now);
                 self.take_room();
             }
-            // A segment that is missing may have been trimmed since the copy.
-            let ours = |file: &durable::Identity| {
-                let inner = self.lock();
-                inner.watched.contains(file)
-                    || inner.checkpoint_files.contains(file)
-                    || inner.segments.iter().any(|(_, segment)| segment == file)
+            let changed = match self.changed_file(&watched) {
+                None => self.missing_tile(signed, &mut place),
+                changed => changed,
             };
-            // A check that fails for a shortage proves no change.
-            let changed = watched.iter().find_map(|file| {
-                file.check().err().filter(|changed| !changed.passes() && ours(file))
-            });
-            let changed = changed.or_else(|| self.missing_tile(signed, &mut place));
             self.vkeys.keep();
             // Reads the clock, so that each step of it is noticed even while no event is recorded.
             let _ = self.clock.now();
-            if let Some(fault) = hung.then_some(LogFault::Hung).or(changed.map(LogFault::from)) {
-                self.fail(fault);
+            if hung {
+                self.fail(LogFault::Hung);
+            } else if let Some(changed) = changed {
+                self.fail(changed.into());
             }
         }
+    }
+
+    /// The change of one of these files that is still a file of the log.
+    fn changed_file(&self, watched: &[Identity]) -> Option<Changed> {
+        for file in watched {
+            // A check that fails for a shortage proves no change.
+            if let Err(changed) = file.check()
+                && !changed.passes()
+                && self.is_ours(file)
+            {
+                return Some(changed);
+            }
+        }
+        None
+    }
+
+    /// Whether that file is still a file of the log. A segment may have been trimmed since the list
+    /// was copied.
+    fn is_ours(&self, file: &Identity) -> bool {
+        let inner = self.lock();
+        inner.watched.contains(file)
+            || inner.checkpoint_files.contains(file)
+            || inner.segments.iter().any(|(_, segment)| segment == file)
     }
 
     /// A full tile or bundle under a checkpoint of `signed` records that is missing. Each call
@@ -76,12 +98,14 @@ impl SharedQueue {
             let bundle = Tile { level: None, index: *place, width: WIDTH };
             // A tile of each level above the bundle, but only full ones: partial tiles are replaced
             // by checkpoints.
-            let above = (0..7_u8).map(|level| (level, *place >> (8 * u32::from(level))));
-            let above =
-                above.filter(|(level, index)| *index < signed >> (8 * (u32::from(*level) + 1)));
-            let above =
-                above.map(|(level, index)| Tile { level: Some(level), index, width: WIDTH });
-            for tile in std::iter::once(bundle).chain(above) {
+            let mut tiles = vec![bundle];
+            for level in 0..7_u8 {
+                let index = *place >> (8 * u32::from(level));
+                if index < signed >> (8 * (u32::from(level) + 1)) {
+                    tiles.push(Tile { level: Some(level), index, width: WIDTH });
+                }
+            }
+            for tile in tiles {
                 let path = self.epoch.join(tile.path());
                 let gone = fs::symlink_metadata(&path)
                     .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);

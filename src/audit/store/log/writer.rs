@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::queue::{QueuedEvent, SharedQueue, WriterEnd};
 use super::shortage::LogThread;
+use super::steps::step;
 use super::{Appended, LogFault};
 use crate::audit::format::envelope::RECORD_BYTES_MAX;
 use crate::audit::format::fault::RecordFault;
@@ -15,6 +16,7 @@ use crate::audit::format::head::Head;
 use crate::audit::format::journal::Builder;
 use crate::audit::format::key::EncryptionKey;
 use crate::audit::format::record::Record;
+use crate::audit::store::locked::locked;
 use crate::audit::store::vault::Vault;
 use crate::crypto::Draws;
 use crate::durable;
@@ -68,22 +70,31 @@ fn write(
     if is_armed(Failpoint::AcknowledgedBeforeSync) {
         shared.written(batch.after.size(), batch.records.clone());
     }
-    let mut ready = || {
-        encryptor.settle()?;
-        shared.begun(files.make_room(batch.bytes.len())?);
-        Ok::<(), LogFault>(())
-    };
+    let length = batch.bytes.len();
     // A full disk takes room from the reserve first. Only when that fails, or another resource is
     // short, do new requests get refused.
-    while let Err(fault) = ready() {
+    while let Err(fault) = prepare(shared, files, encryptor, length) {
         let Some(shortage) = fault.shortage() else { return Err(fault) };
         if !(shortage.is_full() && shared.give_room(shortage)) {
             shared.put_off(shortage);
-            return shared.patiently(LogThread::Writer, ready);
+            return shared
+                .patiently(LogThread::Writer, || prepare(shared, files, encryptor, length));
         }
     }
     files.append(shared, &batch.bytes, &batch.after)?;
     shared.written(files.size(), batch.records);
+    Ok(())
+}
+
+/// Makes the record keys durable, and makes room for a batch of that length.
+fn prepare(
+    shared: &SharedQueue,
+    files: &mut LogFiles,
+    encryptor: &RecordEncryptor,
+    length: usize,
+) -> Result<(), LogFault> {
+    encryptor.settle()?;
+    shared.begun(files.make_room(length)?);
     Ok(())
 }
 
@@ -97,8 +108,9 @@ pub(super) struct RecordEncryptor {
 }
 
 impl RecordEncryptor {
+    /// Locks the record keys.
     fn vault(&self) -> MutexGuard<'_, Vault> {
-        self.vault.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.vault)
     }
 
     /// Syncs new record keys. They must be durable before a record under them, or a crash would
@@ -259,13 +271,7 @@ impl LogFiles {
         // Crash here: the batch is whole, and the head lags. A start keeps the batch.
         // Checked after the sync: a sync of a deleted or replaced file succeeds, but the next start
         // would not find the records.
-        shared.patiently(LogThread::Writer, || {
-            self.last
-                .identity
-                .check()
-                .and_then(|()| self.head_identity.check())
-                .map_err(LogFault::of_change)
-        })?;
+        shared.patiently(LogThread::Writer, || self.check_files())?;
         self.last.end =
             self.last.end.saturating_add(u64::try_from(batch.len()).unwrap_or(u64::MAX));
         self.tree = after.clone();
@@ -278,14 +284,18 @@ impl LogFiles {
     /// start: it writes the bytes of a failed sync again.
     fn put(&self, batch: &[u8]) -> Result<(), LogFault> {
         let path = self.last.identity.path();
-        let fault =
-            |doing| move |error| LogFault::of_step(durable::DiskFault::of(doing, path)(error));
-        self.disk.write(&self.last.file, batch, self.last.end).map_err(fault("write"))?;
+        self.disk.write(&self.last.file, batch, self.last.end).map_err(step("write", path))?;
         if is_armed(Failpoint::JournalNotSynced) {
             return Ok(());
         }
-        let synced = self.disk.sync(&self.last.file).map_err(fault("sync"));
+        let synced = self.disk.sync(&self.last.file).map_err(step("sync", path));
         if is_armed(Failpoint::FailedSyncBelieved) { Ok(()) } else { synced }
+    }
+
+    /// Checks that the segment and the head are still the files that were opened.
+    fn check_files(&self) -> Result<(), LogFault> {
+        self.last.identity.check().map_err(LogFault::of_change)?;
+        self.head_identity.check().map_err(LogFault::of_change)
     }
 
     /// Writes the head for the current tree, without a sync. After a power failure the head may
@@ -297,9 +307,8 @@ impl LogFiles {
             root: self.tree.root(),
             write: self.head.write.saturating_add(1),
         };
-        let fault = durable::DiskFault::of("write", self.head_identity.path());
         let written = self.disk.write(&self.head_file, &head.encode(), head.offset());
-        written.map_err(|error| LogFault::of_step(fault(error)))?;
+        written.map_err(step("write", self.head_identity.path()))?;
         self.head = head;
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! The queue during a shortage: which events wait for its end, and which are refused.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::{QueueState, QueuedEvent, SharedQueue, Then};
+use crate::audit::store::locked::wait_at_most;
 use crate::audit::store::log::LogFault;
 use crate::audit::store::log::shortage::{
     COMMANDS_WAIT, LogThread, PAUSE_FIRST, PAUSE_MAX, PAUSES_AT_CLOSE, Shortage,
@@ -21,7 +21,7 @@ impl QueueState {
         now: Duration,
     ) -> Vec<Then> {
         if self.shortages.any().is_none() && !fault.is_full() {
-            tracing::error!(%fault, "the log waits for what is short: nothing new is admitted \
+            tracing::error!(%fault, "the log waits for what is short: no new work is admitted \
                 meanwhile");
         }
         let shortage = self
@@ -31,14 +31,11 @@ impl QueueState {
         shortage.fault = fault.clone();
         // On a full disk without a reserve, commands fail at once: an operator must free room.
         // Other shortages may pass within `COMMANDS_WAIT`.
-        let commands_wait = !fault.is_full() && now.saturating_sub(shortage.since) < COMMANDS_WAIT;
-        let waits = |waiting: &QueuedEvent| {
-            let event = &waiting.event;
-            event.is_reserved()
-                || !event.is_new_work() && (commands_wait || who == LogThread::Checkpointer)
-        };
-        let (stay, go): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut self.queue).into_iter().partition(waits);
+        let commands_wait = who == LogThread::Checkpointer
+            || (!fault.is_full() && now.saturating_sub(shortage.since) < COMMANDS_WAIT);
+        let (stay, go): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|waiting| waiting.waits(commands_wait));
         self.queue = stay;
         go.into_iter().map(|waiting| waiting.then).collect()
     }
@@ -66,7 +63,10 @@ impl SharedQueue {
         let mut waited = false;
         loop {
             let done = step();
-            let shortage = done.as_ref().err().and_then(LogFault::shortage);
+            let shortage = match &done {
+                Ok(_) => None,
+                Err(fault) => fault.shortage(),
+            };
             let Some(shortage) = shortage else {
                 if waited && done.is_ok() {
                     self.lock().ends_shortage(who);
@@ -104,11 +104,9 @@ impl SharedQueue {
         drop(inner);
         let fault = LogFault::of_step(fault.clone());
         told.into_iter().for_each(|then| then(Err(fault.clone())));
-        let mut inner = self.lock();
-        let goes_on = |inner: &mut QueueState| inner.state.failed.is_none();
         // The condition variable ends the pause early where the log fails.
-        let waited = self.over.wait_timeout_while(inner, pause, goes_on);
-        inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let mut inner =
+            wait_at_most(&self.over, self.lock(), pause, |inner| inner.state.failed.is_none());
         if inner.closing {
             inner.shortages.pauses_at_close += 1;
         }

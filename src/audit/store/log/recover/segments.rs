@@ -3,7 +3,8 @@
 use std::fs::{self, File};
 use std::path::PathBuf;
 
-use super::{CheckpointState, StoredHead, Torn, open_for_writing, u64_of};
+use super::heads::StoredHead;
+use super::{CheckpointState, Torn, open_for_writing, u64_of};
 use crate::audit::format::envelope::{ALWAYS_PLAIN, Envelope};
 use crate::audit::format::fault::RecordFault;
 use crate::audit::format::head::HeadFault;
@@ -32,6 +33,54 @@ pub(super) struct Last {
     walk: journal::SegmentContent,
 }
 
+/// The state of the checks from one segment to the next.
+struct SegmentReader<'j> {
+    basis: &'j CheckpointState,
+    /// The number of records that are signed or acknowledged.
+    acknowledged: u64,
+    /// Whether the log's payloads are encrypted.
+    encrypted: bool,
+    /// The tiles of the records under the checkpoint.
+    under: Tiles,
+}
+
+impl SegmentReader<'_> {
+    /// Reads a segment that follows `tree`, and adds its records without a checkpoint to `pending`.
+    fn walk(
+        &mut self,
+        bytes: &[u8],
+        tree: &Tree,
+        is_last: bool,
+        pending: &mut Vec<Vec<u8>>,
+    ) -> Result<journal::SegmentContent, SegmentFault<RecordFault>> {
+        let basis = self.basis;
+        journal::walk(bytes, tree, &basis.marks, is_last, |index, record| {
+            self.take(index, record, pending)
+        })
+    }
+
+    /// Checks a record. Adds it to `pending` where no checkpoint covers it.
+    fn take(
+        &mut self,
+        index: u64,
+        record: &[u8],
+        pending: &mut Vec<Vec<u8>>,
+    ) -> Result<(), RecordFault> {
+        if index < self.basis.signed.size {
+            return match self.under.record(index) {
+                Ok(covered) if covered == record => Ok(()),
+                Ok(_) | Err(_) => Err(RecordFault::Form),
+            };
+        }
+        // A process with write access to the folder could add such records.
+        if index >= self.acknowledged {
+            own(record, self.encrypted)?;
+        }
+        pending.push(record.to_vec());
+        Ok(())
+    }
+}
+
 /// Reads all segments. Each must continue the tree, and the tree must reach every acknowledged size
 /// with its root.
 pub(super) fn read_journal(
@@ -41,11 +90,14 @@ pub(super) fn read_journal(
     settings: &LogSettings,
 ) -> Result<ReadJournal, LogFault> {
     let signed = basis.signed.size;
-    let first = paths.first().map_or(signed, |(first, _)| *first);
+    let first = match paths.first() {
+        Some((first, _)) => *first,
+        None => signed,
+    };
     if first > signed {
         return Err(LogFault::Gap { signed, first });
     }
-    let acknowledged = basis.marks.iter().map(|mark| mark.size).max().unwrap_or(0);
+    let acknowledged = basis.acknowledged();
     let tree = basis.tree_at(first)?;
     let mut read = ReadJournal {
         tree,
@@ -54,7 +106,8 @@ pub(super) fn read_journal(
         last_first: signed,
         pending: Vec::new(),
     };
-    let mut under = Tiles::new(&basis.folder, signed);
+    let under = Tiles::new(&basis.folder, signed);
+    let mut reader = SegmentReader { basis, acknowledged, encrypted: settings.encrypted, under };
     for (place, (first, path)) in paths.iter().enumerate() {
         if *first != read.tree.size() {
             return Err(LogFault::Stray(path.clone()));
@@ -62,21 +115,7 @@ pub(super) fn read_journal(
         let mut bytes = fs::read(path).map_err(durable::DiskFault::of("read", path))?;
         let is_last = place + 1 == paths.len();
         let before = read.pending.len();
-        let mut walk = |bytes: &[u8], pending: &mut Vec<Vec<u8>>| {
-            journal::walk(bytes, &read.tree, &basis.marks, is_last, |index, bytes| {
-                // A process with write access to the folder could add such records.
-                if index >= signed {
-                    if index >= acknowledged {
-                        own(bytes, settings.encrypted)?;
-                    }
-                    pending.push(bytes.to_vec());
-                } else if !under.record(index).is_ok_and(|record| record == bytes) {
-                    return Err(RecordFault::Form);
-                }
-                Ok(())
-            })
-        };
-        let mut walked = walk(&bytes, &mut read.pending);
+        let mut walked = reader.walk(&bytes, &read.tree, is_last, &mut read.pending);
         if let Err(SegmentFault::Record { fault: RecordFault::Unacknowledged, index, offset }) =
             walked
         {
@@ -87,8 +126,10 @@ pub(super) fn read_journal(
             // Treats the batch as incomplete. It is the last one: its writer waits for it.
             let rest = bytes.split_off(offset);
             read.pending.truncate(before);
-            walked = walk(&bytes, &mut read.pending)
-                .map(|walk| journal::SegmentContent { torn: rest.len(), ..walk });
+            walked = reader.walk(&bytes, &read.tree, is_last, &mut read.pending);
+            if let Ok(walk) = &mut walked {
+                walk.torn = rest.len();
+            }
             bytes.extend(rest);
         }
         let walk = walked.map_err(|fault| LogFault::Damaged { path: path.clone(), fault })?;
