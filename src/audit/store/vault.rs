@@ -52,8 +52,8 @@ pub enum VaultFault {
     Entropy(#[from] EntropyFault),
     /// The record key was destroyed, or never existed.
     #[error(
-        "there is no record key for this principal; records of it were never sealed, or it was \
-            forgotten already"
+        "there is no record key for this principal; its records were never encrypted, or the \
+            key was destroyed already"
     )]
     Unknown,
 }
@@ -253,7 +253,7 @@ impl Vault {
                     // Only a gateway generates keys, and only the gateway build has `tracing`.
                     #[cfg(feature = "gateway")]
                     tracing::warn!(record_key = %id, "a principal that was forgotten is recorded \
-                        again: a token in its name still holds");
+                        again: a token with its name is still valid");
                 }
                 let made = crate::audit::format::payload::moment(now);
                 self.keep(KeySlot { id, made, principal: principal.to_owned(), key: Some(key) });

@@ -14,7 +14,7 @@ use crate::crypto::EntropyFault;
 use crate::durable;
 
 /// The advice to the operator where a part of the log is missing.
-const ADVICE: &str = "restore it from a backup, or say that it is lost: token-shield audit begin \
+const ADVICE: &str = "restore it from a backup, or confirm its loss: token-shield audit begin \
     --after-loss --reason …";
 
 /// The reasons why a record is not in the log, or may not be in it.

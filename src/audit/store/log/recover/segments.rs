@@ -121,7 +121,8 @@ pub(super) fn read_journal(
         {
             tracing::warn!(
                 index,
-                "cut off: it says that records may be missing, and none was removed on its word"
+                "a record was cut off that states a prune: it was not acknowledged, so no record \
+                 was removed"
             );
             // Treats the batch as incomplete. It is the last one: its writer waits for it.
             let rest = bytes.split_off(offset);
