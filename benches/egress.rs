@@ -34,7 +34,9 @@ const LINKS: &str = "See [the map](https://docs.example/map) and ![a \
 const HOSTILE: &str = "http:@)";
 
 const EVENT: &str = "data: \
-    {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\n";
+    {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\
+    \"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"finish_reason\":null}]}\n\
+    \n";
 /// The number of streams whose first event is timed.
 const STREAMS: usize = 100_000;
 /// The bytes that are written between two streams. They replace the content of the processor's

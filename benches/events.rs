@@ -11,17 +11,31 @@ use token_shield::model::response_text::{Channel, ChannelId, TextFilter};
 use token_shield::model::tools::Tools;
 
 const CHUNK: &str = "data: \
-    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\
+    \"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mountains\"},\
+    \"logprobs\":null,\"finish_reason\":null}]}\n\n";
 const ESCAPED: &str = "data: \
-    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" \\\"mountains\\\"\\n\\n\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\
+    \"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" \\\"mountains\\\"\\n\\n\
+    \"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
 const CALL: &str = "data: \
-    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"{\\\"city\\\": \\\"Paris\\\"\"}}]},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+    {\"id\":\"chatcmpl-7f0c9d\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\
+    \"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\
+    \"function\":{\"arguments\":\"{\\\"city\\\": \\\"Paris\\\"\"}}]},\"logprobs\":null,\
+    \"finish_reason\":null}]}\n\n";
 const CALL_BEGINS: &str = "data: \
-    {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":\"\"}}]},\"finish_reason\":null}]}\n\n";
+    {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"call_1\",\
+    \"type\":\"function\",\"function\":{\"name\":\"weather\",\"arguments\":\"\"}}]},\
+    \"finish_reason\":null}]}\n\n";
 const DELTA: &str = "event: content_block_delta\ndata: \
-    {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" mountains\"}}\n\n";
+    {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\
+    \"text\":\" mountains\"}}\n\n";
 const MESSAGE_BEGINS: &str = "event: message_start\ndata: \
-    {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"m\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\nevent: content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
+    {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\
+    \"role\":\"assistant\",\"model\":\"m\",\"content\":[],\"stop_reason\":null,\
+    \"stop_sequence\":null,\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\nevent: \
+    content_block_start\ndata: {\"type\":\"content_block_start\",\"index\":0,\
+    \"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n";
 
 /// Lets every text pass. It checks tools, which these answers do not have.
 struct Texts {
@@ -50,7 +64,10 @@ impl TextFilter for Texts {
 
 /// A chunk with the log probabilities of a token and of the `count` most probable alternatives.
 fn with_logprobs(count: usize) -> String {
-    let one = r#"{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111,117,110,116,97,105,110,115]}"#;
+    let one = concat!(
+        r#"{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111,117,110,116,97,"#,
+        r#"105,110,115]}"#
+    );
     let top = vec![one; count].join(",");
     let entry = format!(
         r#"{{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111],"top_logprobs":[{top}]}}"#

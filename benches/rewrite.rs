@@ -9,9 +9,14 @@ use token_shield::model::{self, BodyChanges, BodyRules, Operation, Profile, Unkn
 
 /// A conversation with a tool and its result, as about `length` bytes of compact JSON.
 fn chat(length: usize) -> Vec<u8> {
-    let mut body = String::from(
-        r#"{"model":"llama-3.1-8b","temperature":0.7,"top_p":0.95,"max_tokens":512,"stream":true,"stop":["\n\n"],"tools":[{"type":"function","function":{"name":"weather","description":"The weather of a place.","parameters":{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer","minimum":1,"maximum":7}},"required":["city"]}}}],"messages":[{"role":"system","content":"You are brief."}"#,
-    );
+    let mut body = String::from(concat!(
+        r#"{"model":"llama-3.1-8b","temperature":0.7,"top_p":0.95,"max_tokens":512,"#,
+        r#""stream":true,"stop":["\n\n"],"tools":[{"type":"function","#,
+        r#""function":{"name":"weather","description":"The weather of a place.","#,
+        r#""parameters":{"type":"object","properties":{"city":{"type":"string"},"#,
+        r#""days":{"type":"integer","minimum":1,"maximum":7}},"required":["city"]}}}],"#,
+        r#""messages":[{"role":"system","content":"You are brief."}"#
+    ));
     let mut turn = 0;
     while body.len() + 400 < length {
         body.push_str(&match turn % 4 {

@@ -112,19 +112,26 @@ impl Script {
     fn new(chunks: usize, pace: Duration) -> Self {
         Self {
             whole: answer(&whole()),
-            models: answer(
-                r#"{"object":"list","data":[{"id":"load","object":"model","created":1790000000,"owned_by":"loadtest"}]}"#,
-            ),
+            models: answer(concat!(
+                r#"{"object":"list","data":[{"id":"load","object":"model","#,
+                r#""created":1790000000,"owned_by":"loadtest"}]}"#
+            )),
             stream_head: b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; \
                 charset=utf-8\r\ncache-control: no-cache\r\n\
                            transfer-encoding: chunked\r\n\r\n"
                 .to_vec(),
             first: chunk(&event(
-                r#"[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]"#,
+                concat!(
+                    r#"[{"index":0,"delta":{"role":"assistant","content":""},"#,
+                    r#""logprobs":null,"finish_reason":null}]"#
+                ),
                 "",
             )),
             middle: chunk(&event(
-                r#"[{"index":0,"delta":{"content":" token"},"logprobs":null,"finish_reason":null}]"#,
+                concat!(
+                    r#"[{"index":0,"delta":{"content":" token"},"logprobs":null,"#,
+                    r#""finish_reason":null}]"#
+                ),
                 "",
             )),
             last: chunk(&event(

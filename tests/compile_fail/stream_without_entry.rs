@@ -5,7 +5,12 @@ use token_shield::proxy::respond::stream;
 use token_shield::proxy::stream::StreamSource;
 use token_shield::proxy::watch::RevocationWatcher;
 
-fn shortcut(exchange: Box<Exchange>, parts: ResponseParts, source: StreamSource, watch: RevocationWatcher) {
+fn shortcut(
+    exchange: Box<Exchange>,
+    parts: ResponseParts,
+    source: StreamSource,
+    watch: RevocationWatcher,
+) {
     drop(stream(exchange, parts, source, watch));
 }
 

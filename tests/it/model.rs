@@ -289,9 +289,10 @@ fn schemas_stay_inside_themselves() {
     passes(
         CHAT,
         "vllm",
-        &tool(
-            r##"{"$defs":{"a":{"type":"string"}},"properties":{"x":{"$ref":"#/$defs/a"},"$ref":{"type":"string"}}}"##,
-        ),
+        &tool(concat!(
+            r##"{"$defs":{"a":{"type":"string"}},"properties":{"x":{"$ref":"#/$defs/a"},"##,
+            r##""$ref":{"type":"string"}}}"##
+        )),
     );
     let at = "tools[0].function.parameters.properties.x.$ref";
     for target in [
@@ -360,16 +361,25 @@ fn what_servers_document_passes() {
     passes(
         CHAT,
         "vllm",
-        &chat(
-            r#","temperature":0.7,"top_k":-1,"min_p":0.1,"repetition_penalty":1.1,"stop_token_ids":[1],"min_tokens":1,"guided_json":{"type":"object"},"structured_outputs":{"choice":["a","b"]},"chat_template_kwargs":{"enable_thinking":false},"prompt_logprobs":1,"logprobs":true,"top_logprobs":5,"bad_words":["x"],"return_token_ids":true,"truncate_prompt_tokens":-1"#,
-        ),
+        &chat(concat!(
+            r#","temperature":0.7,"top_k":-1,"min_p":0.1,"repetition_penalty":1.1,"#,
+            r#""stop_token_ids":[1],"min_tokens":1,"guided_json":{"type":"object"},"#,
+            r#""structured_outputs":{"choice":["a","b"]},"#,
+            r#""chat_template_kwargs":{"enable_thinking":false},"prompt_logprobs":1,"#,
+            r#""logprobs":true,"top_logprobs":5,"bad_words":["x"],"#,
+            r#""return_token_ids":true,"truncate_prompt_tokens":-1"#
+        )),
     );
     passes(
         CHAT,
         "llama.cpp",
-        &chat(
-            r#","mirostat":2,"mirostat_tau":5.0,"dry_sequence_breakers":["\n"],"samplers":["top_k"],"grammar":"root ::= \"a\"","cache_prompt":true,"n_probs":3,"timings_per_token":true,"logit_bias":[[15043,false],["x",-0.5]],"reasoning_format":"none","response_format":{"type":"json_object","schema":{"type":"object"}}"#,
-        ),
+        &chat(concat!(
+            r#","mirostat":2,"mirostat_tau":5.0,"dry_sequence_breakers":["\n"],"#,
+            r#""samplers":["top_k"],"grammar":"root ::= \"a\"","cache_prompt":true,"#,
+            r#""n_probs":3,"timings_per_token":true,"logit_bias":[[15043,false],["x","#,
+            r#"-0.5]],"reasoning_format":"none","response_format":{"type":"json_object""#,
+            r#","schema":{"type":"object"}}"#
+        )),
     );
     passes(
         CHAT,
@@ -386,9 +396,10 @@ fn what_servers_document_passes() {
     passes(
         CHAT,
         "sglang",
-        &chat(
-            r#","regex":"a+","ebnf":"x","separate_reasoning":false,"stop_regex":["a"],"return_hidden_states":false,"no_stop_trim":true"#,
-        ),
+        &chat(concat!(
+            r#","regex":"a+","ebnf":"x","separate_reasoning":false,"stop_regex":["a"],"#,
+            r#""return_hidden_states":false,"no_stop_trim":true"#
+        )),
     );
     passes(
         Operation::Completions,
@@ -403,15 +414,24 @@ fn what_servers_document_passes() {
     passes(
         Operation::Embeddings,
         "vllm",
-        r#"{"model":"m","input":["a","b"],"dimensions":8,"encoding_format":"base64","truncate_prompt_tokens":5}"#,
+        concat!(
+            r#"{"model":"m","input":["a","b"],"dimensions":8,"encoding_format":"base64","#,
+            r#""truncate_prompt_tokens":5}"#
+        ),
     );
     for profile in Profile::NAMES {
         passes(
             CHAT,
             profile,
-            &chat(
-                r#","tools":[{"type":"function","function":{"name":"f","description":"d","strict":true,"parameters":{"type":"object","additionalProperties":false}}}],"tool_choice":{"type":"function","function":{"name":"f"}},"parallel_tool_calls":false,"response_format":{"type":"json_schema","json_schema":{"name":"x","strict":true,"schema":{}}},"metadata":{"a":"b"},"logit_bias":{"50256":-100},"user":"u","seed":-1,"stop":null,"n":16"#,
-            ),
+            &chat(concat!(
+                r#","tools":[{"type":"function","function":{"name":"f","#,
+                r#""description":"d","strict":true,"parameters":{"type":"object","#,
+                r#""additionalProperties":false}}}],"tool_choice":{"type":"function","#,
+                r#""function":{"name":"f"}},"parallel_tool_calls":false,"#,
+                r#""response_format":{"type":"json_schema","json_schema":{"name":"x","#,
+                r#""strict":true,"schema":{}}},"metadata":{"a":"b"},"#,
+                r#""logit_bias":{"50256":-100},"user":"u","seed":-1,"stop":null,"n":16"#
+            )),
         );
     }
 }
@@ -422,14 +442,39 @@ fn what_sdks_send_back_passes() {
         passes(
             CHAT,
             profile,
-            &said(
-                r#"{"role":"assistant","content":null,"refusal":null,"annotations":[],"audio":null,"function_call":null,"reasoning_content":"so","parsed":null,"tool_calls":[{"id":"c","type":"function","index":0,"function":{"name":"f","arguments":"{}","parsed_arguments":null}}]},{"role":"tool","tool_call_id":"c","content":[{"type":"text","text":"ok"}]},{"role":"developer","name":"x","content":"y"}"#,
-            ),
+            &said(concat!(
+                r#"{"role":"assistant","content":null,"refusal":null,"annotations":[],"#,
+                r#""audio":null,"function_call":null,"reasoning_content":"so","#,
+                r#""parsed":null,"tool_calls":[{"id":"c","type":"function","index":0,"#,
+                r#""function":{"name":"f","arguments":"{}","parsed_arguments":null}}]},"#,
+                r#"{"role":"tool","tool_call_id":"c","content":[{"type":"text","#,
+                r#""text":"ok"}]},{"role":"developer","name":"x","content":"y"}"#
+            )),
         );
         passes(
             MESSAGES,
             profile,
-            r#"{"model":"m","max_tokens":9,"system":[{"type":"text","text":"s","cache_control":{"type":"ephemeral","ttl":"1h"}}],"messages":[{"role":"user","content":"x"},{"role":"assistant","content":[{"type":"thinking","thinking":"t","signature":"s"},{"type":"redacted_thinking","data":"d"},{"type":"text","text":"a","citations":null},{"type":"tool_use","id":"t","name":"f","input":{"a":1.50},"caller":{"type":"direct"}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","is_error":false,"content":[{"type":"text","text":"r"},{"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORw0KGgo="}}]}]}],"tools":[{"name":"f","input_schema":{"type":"object"},"defer_loading":true,"strict":true,"eager_input_streaming":null}],"tool_choice":{"type":"tool","name":"f","disable_parallel_tool_use":true},"thinking":{"type":"enabled","budget_tokens":1024},"context_management":{"edits":[{"type":"clear_tool_uses_20250919","keep":{"type":"tool_uses","value":3}}]},"metadata":{"user_id":"u"},"output_config":{"effort":"low","format":{"type":"json_schema","schema":{}}},"service_tier":"auto","stop_sequences":["x"],"stream":false}"#,
+            concat!(
+                r#"{"model":"m","max_tokens":9,"system":[{"type":"text","text":"s","#,
+                r#""cache_control":{"type":"ephemeral","ttl":"1h"}}],"#,
+                r#""messages":[{"role":"user","content":"x"},{"role":"assistant","#,
+                r#""content":[{"type":"thinking","thinking":"t","signature":"s"},"#,
+                r#"{"type":"redacted_thinking","data":"d"},{"type":"text","text":"a","#,
+                r#""citations":null},{"type":"tool_use","id":"t","name":"f","#,
+                r#""input":{"a":1.50},"caller":{"type":"direct"}}]},{"role":"user","#,
+                r#""content":[{"type":"tool_result","tool_use_id":"t","is_error":false,"#,
+                r#""content":[{"type":"text","text":"r"},{"type":"image","#,
+                r#""source":{"type":"base64","media_type":"image/png","#,
+                r#""data":"iVBORw0KGgo="}}]}]}],"tools":[{"name":"f","#,
+                r#""input_schema":{"type":"object"},"defer_loading":true,"strict":true,"#,
+                r#""eager_input_streaming":null}],"tool_choice":{"type":"tool","name":"f","#,
+                r#""disable_parallel_tool_use":true},"thinking":{"type":"enabled","#,
+                r#""budget_tokens":1024},"context_management":{"edits":[{"type":"clear_tool"#,
+                r#"_uses_20250919","keep":{"type":"tool_uses","value":3}}]},"#,
+                r#""metadata":{"user_id":"u"},"output_config":{"effort":"low","#,
+                r#""format":{"type":"json_schema","schema":{}}},"service_tier":"auto","#,
+                r#""stop_sequences":["x"],"stream":false}"#
+            ),
         );
     }
 }

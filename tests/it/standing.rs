@@ -167,7 +167,10 @@ fn a_request_with_more_choices_than_tokens_uses_up_no_rate() {
 #[test]
 fn output_tokens_are_clamped_and_a_header_says_so() {
     let gateway = Gateway::with("rpm = 600\nin_flight = 8\noutput_tokens = 2", "");
-    let body = r#"{"model":"echo","max_tokens":50,"messages":[{"role":"user","content":"one two three four"}]}"#;
+    let body = concat!(
+        r#"{"model":"echo","max_tokens":50,"messages":[{"role":"user","content":"one two "#,
+        r#"three four"}]}"#
+    );
     let answer = gateway.send(&gateway.chat(body));
     check(&answer, 200, "");
     assert!(answer.body.contains("one two") && !answer.body.contains("three"), "{answer:?}");

@@ -228,7 +228,9 @@ def first_failure(built: Built, area: Area, number: int) -> str | None:
             process.communicate()
             return f"no end after {SECONDS_MAX} s: {expression}"
         if process.returncode != 0:
-            named = re.search(r"(?:FAIL|SIGABRT|SIGSEGV|TIMEOUT) \[[^]]*\] (?:\([^)]*\) )?(.+)", said)
+            named = re.search(
+                r"(?:FAIL|SIGABRT|SIGSEGV|TIMEOUT) \[[^]]*\] (?:\([^)]*\) )?(.+)", said
+            )
             if named is None:
                 raise Failure(said)
             return named.group(1).strip()
@@ -280,7 +282,9 @@ def measure(area: Area, commit: str) -> None:
     begun = time.monotonic()
     switched = together(left)
     built = build()
-    print(f"{area.name}: {len(switched)} of {len(left)} in one build, {time.monotonic() - begun:.0f} s")
+    print(
+        f"{area.name}: {len(switched)} of {len(left)} in one build, {time.monotonic() - begun:.0f} s"
+    )
     by = first_failure(built, area, 0)
     if by is not None:
         raise Failure(f"without a mutant, a test fails: {by}")

@@ -126,7 +126,9 @@ def changes(original: str, mutant: str) -> dict[int, str]:
     if outside(original, before) != outside(mutant, after):
         raise OutsideOfFunctions
     pairs = zip(before, after, strict=True)
-    texts = [(original[one.start : one.end], mutant[other.start : other.end]) for one, other in pairs]
+    texts = [
+        (original[one.start : one.end], mutant[other.start : other.end]) for one, other in pairs
+    ]
     return {place: new for place, (old, new) in enumerate(texts) if old != new}
 
 

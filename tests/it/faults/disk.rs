@@ -140,7 +140,10 @@ impl Inner {
         let names = self.names.drain().flat_map(|(_, names)| names);
         let names: Vec<Undo> = names.collect();
         let bytes = self.unsynced.drain().flat_map(|(_, bytes)| bytes);
-        let kept = |undo: &Undo| matches!(undo, Undo::Bytes { file, .. } if but_head && path_of(file).ends_with("head"));
+        let kept = |undo: &Undo| match undo {
+            Undo::Bytes { file, .. } => but_head && path_of(file).ends_with("head"),
+            Undo::Name { .. } => false,
+        };
         // The list is undone from its end. Bytes must be undone before the names of their files.
         self.lost.extend(names.into_iter().chain(bytes.filter(|undo| !kept(undo))));
     }
@@ -317,7 +320,10 @@ impl Disk for Faulty {
         inner.fresh.insert(inode);
         // The file is emptied, so lost earlier content has no effect.
         inner.unsynced.remove(&inode);
-        inner.lost.retain(|undo| !matches!(undo, Undo::Bytes { file, .. } if file.metadata().is_ok_and(|of| of.ino() == inode)));
+        inner.lost.retain(|undo| match undo {
+            Undo::Bytes { file, .. } => !file.metadata().is_ok_and(|of| of.ino() == inode),
+            Undo::Name { .. } => true,
+        });
         drop(inner);
         Ok(file)
     }

@@ -37,9 +37,11 @@ pub(super) fn filters(
 fn whole_answers_report_usage() {
     let of = |answer: &str| usage::of(CHAT, answer.as_bytes());
     assert_eq!(
-        of(
-            r#"{"choices":[{"message":{"content":"\",\"usage\":{\"prompt_tokens\":1}"}}],"usage":{"prompt_tokens":5,"completion_tokens":7}}"#
-        ),
+        of(concat!(
+            r#"{"choices":[{"message":{"content":"\","#,
+            r#"\"usage\":{\"prompt_tokens\":1}"}}],"usage":{"prompt_tokens":5,"#,
+            r#""completion_tokens":7}}"#
+        )),
         Some(Usage { input: 5, output: 7, reasoning: 0 })
     );
     assert_eq!(
@@ -47,9 +49,10 @@ fn whole_answers_report_usage() {
         Some(Usage { input: 5, output: 0, reasoning: 0 })
     );
     assert_eq!(
-        of(
-            r#"{"usage":{"input_tokens":5,"cache_read_input_tokens":100,"cache_creation_input_tokens":null,"output_tokens":2}}"#
-        ),
+        of(concat!(
+            r#"{"usage":{"input_tokens":5,"cache_read_input_tokens":100,"#,
+            r#""cache_creation_input_tokens":null,"output_tokens":2}}"#
+        )),
         Some(Usage { input: 105, output: 2, reasoning: 0 })
     );
     assert_eq!(
@@ -74,7 +77,8 @@ fn usage_that_nobody_asked_for_is_taken_out() {
         {\"choices\":[{\"delta\":{\"content\":\"usage \\\"usage\\\":{\"}}],\"usage\":null}\n\n: \
         ping\n\n";
     let last = "data: \
-        {\"id\":\"x\",\"choices\": [ ],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\n";
+        {\"id\":\"x\",\"choices\": [ ],\"usage\":{\"prompt_tokens\":3,\
+        \"completion_tokens\":4}}\n\n";
     let done = "data: [DONE]\n\n";
     filters(CHAT, false, &format!("{text}{last}{done}"), &format!("{text}{done}"), Some((3, 4)));
     filters(
@@ -109,10 +113,12 @@ fn usage_that_nobody_asked_for_is_taken_out() {
 #[test]
 fn messages_streams_pass_and_report() {
     let stream = "event: message_start\ndata: \
-        {\"type\":\"message_start\",\"message\":{\"content\":[],\"usage\":{\"input_tokens\":9,\"output_tokens\":1}}}\n\n\
+        {\"type\":\"message_start\",\"message\":{\"content\":[],\"usage\":{\"input_tokens\":9,\
+        \"output_tokens\":1}}}\n\n\
         event: content_block_delta\ndata: \
         {\"type\":\"content_block_delta\",\"delta\":{\"text\":\"message_stop usage\"}}\n\n\
-        event: message_delta\ndata: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":12}}\n\n\
+        event: message_delta\ndata: {\"type\":\"message_delta\",\
+        \"usage\":{\"output_tokens\":12}}\n\n\
         event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
     filters(MESSAGES, false, stream, stream, Some((9, 12)));
 }
@@ -123,12 +129,17 @@ fn refusals_and_models_speak_both_dialects() {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     assert_eq!(
         text(error::body(Dialect::OpenAi, &refusal, "rq_1")),
-        r#"{"error":{"message":"no \"x\"","type":"invalid_request_error","param":"n","code":"field-invalid","request":"rq_1"}}"#
+        concat!(
+            r#"{"error":{"message":"no \"x\"","type":"invalid_request_error","param":"n","#,
+            r#""code":"field-invalid","request":"rq_1"}}"#
+        )
     );
     assert_eq!(
         text(error::event(Dialect::Anthropic, &Code::AuditUnavailable.into(), "rq_1")),
         "event: error\ndata: \
-            {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot write its audit log, so it serves no requests.\",\"type\":\"overloaded_error\",\"param\":null,\"code\":\"audit-unavailable\"},\"request_id\":\"rq_1\"}\n\n"
+            {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot write its audit log, \
+            so it serves no requests.\",\"type\":\"overloaded_error\",\"param\":null,\
+            \"code\":\"audit-unavailable\"},\"request_id\":\"rq_1\"}\n\n"
     );
     let entry = models::ModelEntry { id: "m".to_owned(), created: 0, owner: "o".to_owned() };
     assert_eq!(
@@ -138,7 +149,11 @@ fn refusals_and_models_speak_both_dialects() {
     let listed = text(models::list(Dialect::Anthropic, &[entry]));
     assert_eq!(
         listed,
-        r#"{"data":[{"type":"model","id":"m","display_name":"m","created_at":"1970-01-01T00:00:00.000Z"}],"has_more":false,"first_id":"m","last_id":"m"}"#
+        concat!(
+            r#"{"data":[{"type":"model","id":"m","display_name":"m","#,
+            r#""created_at":"1970-01-01T00:00:00.000Z"}],"has_more":false,"first_id":"m","#,
+            r#""last_id":"m"}"#
+        )
     );
 }
 
@@ -158,7 +173,10 @@ fn the_last_event_is_found_however_it_is_written() {
         (MESSAGES, format!("data: {stop}\nevent: message_stop\n\n")),
         (MESSAGES, format!("event:message_stop\ndata:{stop}\n\n")),
     ] {
-        let first = r#"data: {"type":"ping","choices":[{"delta":{"content":"data: [DONE] message_stop"}}]}"#;
+        let first = concat!(
+            r#"data: {"type":"ping","choices":[{"delta":{"content":"data: [DONE] "#,
+            r#"message_stop"}}]}"#
+        );
         let first = format!("{}{first}", if operation == MESSAGES { "event: ping\n" } else { "" });
         for stream in [format!("{first}\n\n{last}"), last.clone()] {
             for size in [1, 3, stream.len()] {

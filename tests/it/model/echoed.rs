@@ -29,9 +29,10 @@ fn echoes(operation: Operation, body: &str, cap: u64, parts: &[&str]) {
 fn echo_says_what_it_was_told() {
     echoes(
         CHAT,
-        &said(
-            r#"{"role":"system","content":"be brief"},{"role":"user","content":"hi \"there\" you"}"#,
-        ),
+        &said(concat!(
+            r#"{"role":"system","content":"be brief"},{"role":"user","content":"hi "#,
+            r#"\"there\" you"}"#
+        )),
         9,
         &[
             r#""content":"hi \"there\" you""#,
@@ -48,9 +49,10 @@ fn echo_says_what_it_was_told() {
     );
     echoes(
         CHAT,
-        &said(
-            r#"{"role":"user","content":"x"},{"role":"tool","tool_call_id":"c","content":"{\"sky\":1}"}"#,
-        ),
+        &said(concat!(
+            r#"{"role":"user","content":"x"},{"role":"tool","tool_call_id":"c","#,
+            r#""content":"{\"sky\":1}"}"#
+        )),
         9,
         &[r#""content":"{\"sky\":1}""#],
     );
@@ -86,7 +88,10 @@ fn echo_says_what_it_was_told() {
 
 #[test]
 fn echo_calls_a_tool_when_told_to() {
-    let tools = r#"],"tools":[{"type":"function","function":{"name":"weather"}}],"tool_choice":"auto","x":["#;
+    let tools = concat!(
+        r#"],"tools":[{"type":"function","function":{"name":"weather"}}],"#,
+        r#""tool_choice":"auto","x":["#
+    );
     let tools = tools.split_at(tools.len() - 6).0;
     let told = |text: &str| {
         format!(r#"{{"model":"m","messages":[{{"role":"user","content":{text}}}{tools}}}"#)
@@ -119,9 +124,10 @@ fn echo_calls_a_tool_when_told_to() {
 
 #[test]
 fn echo_streams_in_small_chunks() {
-    let body = said(
-        r#"{"role":"user","content":"one two three"}],"stream":true,"stream_options":{"include_usage":true},"stop":["x""#,
-    );
+    let body = said(concat!(
+        r#"{"role":"user","content":"one two three"}],"stream":true,"#,
+        r#""stream_options":{"include_usage":true},"stop":["x""#
+    ));
     let answer = echoed(CHAT, &body, 2);
     let parts = [
         r#""delta":{"role":"assistant","content":""}"#,

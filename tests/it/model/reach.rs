@@ -173,27 +173,30 @@ fn what_messages_reach_is_listed() {
     );
     reaches(
         MESSAGES,
-        &block(
-            r#"{"type":"tool_result","tool_use_id":"t","content":[{"type":"image","source":{"type":"url","url":"http://x"}}]}"#,
-        ),
+        &block(concat!(
+            r#"{"type":"tool_result","tool_use_id":"t","content":[{"type":"image","#,
+            r#""source":{"type":"url","url":"http://x"}}]}"#
+        )),
         "messages[0].content[0].content[0].source",
         ReferenceKind::Media,
         "http://x",
     );
     reaches(
         MESSAGES,
-        &block(
-            r#"{"type":"image","source":{"type":"base64","media_type":"image/png","data":"http://x"}}"#,
-        ),
+        &block(concat!(
+            r#"{"type":"image","source":{"type":"base64","media_type":"image/png","#,
+            r#""data":"http://x"}}"#
+        )),
         "messages[0].content[0].source.data",
         ReferenceKind::Media,
         "http://x",
     );
     refuses(
         MESSAGES,
-        &block(
-            r#"{"type":"image","source":{"type":"base64","media_type":"image/svg+xml","data":"AAAA"}}"#,
-        ),
+        &block(concat!(
+            r#"{"type":"image","source":{"type":"base64","media_type":"image/svg+xml","#,
+            r#""data":"AAAA"}}"#
+        )),
         Code::FieldInvalid,
         "messages[0].content[0].source.media_type",
     );

@@ -81,7 +81,10 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
         (r#"{"type":"function","function":{"name":"f"}}"#, true),
         (r#"{"type":"function","function":{"name":"g"}}"#, false),
         (
-            r#"{"type":"allowed_tools","allowed_tools":{"mode":"auto","tools":[{"type":"web_search"}]}}"#,
+            concat!(
+                r#"{"type":"allowed_tools","allowed_tools":{"mode":"auto","#,
+                r#""tools":[{"type":"web_search"}]}}"#
+            ),
             false,
         ),
     ] {
@@ -96,7 +99,10 @@ fn a_tool_goes_and_with_the_last_one_the_choice() {
 
 #[test]
 fn what_no_note_can_stand_for_stays_among_the_reaches() {
-    let body = r#"{"model":"m","prompt":{"prompt_string":"<__media__> x","multimodal_data":["http://h/a.png"]}}"#;
+    let body = concat!(
+        r#"{"model":"m","prompt":{"prompt_string":"<__media__> x","#,
+        r#""multimodal_data":["http://h/a.png"]}}"#
+    );
     let mut call =
         understand(Operation::Completions, "llama.cpp", UnknownFields::Refuse, body.as_bytes())
             .expect("understood");
@@ -125,7 +131,10 @@ fn images_in_markdown_reach_out_where_the_server_looks_for_them() {
         r#"[{"type":"text","text":"see !["},{"type":"text","text":"](http://10.0.0.1/x)"}]"#,
         &["!["],
     );
-    let beside = r#"[{"type":"text","text":"![","annotations":[{"a":"b"}]},{"type":"text","text":"](http://10.0.0.1/x)"}]"#;
+    let beside = concat!(
+        r#"[{"type":"text","text":"![","annotations":[{"a":"b"}]},{"type":"text","#,
+        r#""text":"](http://10.0.0.1/x)"}]"#
+    );
     check("tgi", beside, &["!["]);
     check("tgi", r#""![alt](http://10.0.0.1/x) [](http://h/)""#, &[]);
     check("vllm", r#""see ![](http://10.0.0.1/x)""#, &[]);

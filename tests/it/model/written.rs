@@ -22,8 +22,16 @@ fn the_body_is_written_in_the_callers_order() {
         CHAT,
         "vllm",
         100,
-        r#" { "temperature" : 1.0 , "model" : "m", "max_completion_tokens": 500, "messages" : [ {"content":"\u0041","role":"user"} ], "seed":18446744073709551615 } "#,
-        r#"{"temperature":1.0,"model":"served","max_tokens":100,"messages":[{"content":"A","role":"user"}],"seed":18446744073709551615,"request_id":"rq_1"}"#,
+        concat!(
+            r#" { "temperature" : 1.0 , "model" : "m", "max_completion_tokens": 500, "#,
+            r#""messages" : [ {"content":"\u0041","role":"user"} ], "#,
+            r#""seed":18446744073709551615 } "#
+        ),
+        concat!(
+            r#"{"temperature":1.0,"model":"served","max_tokens":100,"#,
+            r#""messages":[{"content":"A","role":"user"}],"seed":18446744073709551615,"#,
+            r#""request_id":"rq_1"}"#
+        ),
     );
     writes(
         CHAT,
@@ -65,7 +73,10 @@ fn the_body_is_written_in_the_callers_order() {
         "vllm",
         5,
         &messages(r#","stream":true"#),
-        r#"{"model":"served","max_tokens":5,"messages":[{"role":"user","content":"hi"}],"stream":true}"#,
+        concat!(
+            r#"{"model":"served","max_tokens":5,"messages":[{"role":"user","#,
+            r#""content":"hi"}],"stream":true}"#
+        ),
     );
 }
 
@@ -89,7 +100,10 @@ fn usage_is_asked_for_in_streams() {
     );
     check(
         r#","stream":true,"stream_options":{"continuous_usage_stats":true,"include_usage":true}"#,
-        r#","stream":true,"stream_options":{"continuous_usage_stats":true,"include_usage":true},"max_tokens":9"#,
+        concat!(
+            r#","stream":true,"stream_options":{"continuous_usage_stats":true,"#,
+            r#""include_usage":true},"max_tokens":9"#
+        ),
     );
     check(r#","stream":false"#, r#","stream":false,"max_tokens":9"#);
 }
@@ -129,15 +143,34 @@ fn calls_say_what_they_ask() {
 const SEEDS: [(Operation, &str); 3] = [
     (
         CHAT,
-        r##"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":[{"type":"text","text":"\u00e9"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}],"tools":[{"type":"function","function":{"name":"f","parameters":{"$ref":"#/a","x":[1.50,-0,1e2]}}}],"max_tokens":5,"n":2,"stream":true,"stream_options":{"include_usage":false},"stop":["x",""],"logit_bias":{"5":-1.0}}"##,
+        concat!(
+            r##"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","##,
+            r##""content":[{"type":"text","text":"\u00e9"},{"type":"image_url","##,
+            r##""image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]},"##,
+            r##"{"role":"assistant","content":null,"tool_calls":[{"id":"c","##,
+            r##""type":"function","function":{"name":"f","arguments":"{}"}}]}],"##,
+            r##""tools":[{"type":"function","function":{"name":"f","##,
+            r##""parameters":{"$ref":"#/a","x":[1.50,-0,1e2]}}}],"max_tokens":5,"n":2,"##,
+            r##""stream":true,"stream_options":{"include_usage":false},"stop":["x",""],"##,
+            r##""logit_bias":{"5":-1.0}}"##
+        ),
     ),
     (
         Operation::Completions,
-        r#"{"prompt":["a",[1,2]],"model":"m","echo":false,"seed":18446744073709551615,"max_tokens":null}"#,
+        concat!(
+            r#"{"prompt":["a",[1,2]],"model":"m","echo":false,"seed":18446744073709551615,"#,
+            r#""max_tokens":null}"#
+        ),
     ),
     (
         MESSAGES,
-        r#"{"model":"m","max_tokens":5,"system":[{"type":"text","text":"s"}],"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"r"}]}]}],"tools":[{"name":"f","input_schema":{}},{"type":"bash_20250124","name":"bash"}],"metadata":{"a":[{"b":null}]}}"#,
+        concat!(
+            r#"{"model":"m","max_tokens":5,"system":[{"type":"text","text":"s"}],"#,
+            r#""messages":[{"role":"user","content":[{"type":"tool_result","#,
+            r#""tool_use_id":"t","content":[{"type":"text","text":"r"}]}]}],"#,
+            r#""tools":[{"name":"f","input_schema":{}},{"type":"bash_20250124","#,
+            r#""name":"bash"}],"metadata":{"a":[{"b":null}]}}"#
+        ),
     ),
 ];
 

@@ -45,8 +45,10 @@ fn the_authority_is_one_closed_object() {
 #[test]
 fn constraints_that_hold_are_read() {
     let forge = Forge::new(Algorithm::Ed25519);
-    let list = r#"[{"key":"model","one_of":["llama-3.1-8b","bge-m3"]},{"key":"model","prefix":"llama"},{"key":"requests_per_second","rate":2},
-        {"rate":120,"key":"requests_per_minute"},{"key":"requests_in_flight","max":8},{"key":"output_tokens","max":4096}]"#;
+    let list = r#"[{"key":"model","one_of":["llama-3.1-8b","bge-m3"]},
+        {"key":"model","prefix":"llama"},{"key":"requests_per_second","rate":2},
+        {"rate":120,"key":"requests_per_minute"},{"key":"requests_in_flight","max":8},
+        {"key":"output_tokens","max":4096}]"#;
     let details =
         format!(r#"[{{"type":"agent_delegation","scopes":["inference.*"],"constraints":{list}}}]"#);
     let verified =

@@ -15,7 +15,11 @@ use token_shield::token::{PostQuantum, Presented, mint};
 
 use super::forge::{Forge, NOW};
 
-const ROOT_LIMITS: &str = r#"{"key":"model","one_of":["a","b"]},{"key":"requests_per_minute","rate":120},{"key":"requests_per_second","rate":9},{"key":"requests_in_flight","max":8},{"key":"output_tokens","max":4096}"#;
+const ROOT_LIMITS: &str = concat!(
+    r#"{"key":"model","one_of":["a","b"]},{"key":"requests_per_minute","rate":120},"#,
+    r#"{"key":"requests_per_second","rate":9},{"key":"requests_in_flight","max":8},"#,
+    r#"{"key":"output_tokens","max":4096}"#
+);
 const BEARER: &str = r#"{"key":"holder","rank":"bearer","order":["bound","bearer"]}"#;
 
 /// The members of a token's payload, each as JSON text.
@@ -232,13 +236,19 @@ fn a_child_is_signed_by_the_key_that_its_parent_names() {
     // A private key is not accepted as a confirmation key.
     root(
         "cnf",
-        r#"{"jwk":{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}}"#,
+        concat!(
+            r#"{"jwk":{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwI"#,
+            r#"aaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}}"#
+        ),
         Err(Code::TokenClaims),
     );
     // A key of small order accepts any signature.
     root(
         "cnf",
-        r#"{"jwk":{"kty":"OKP","crv":"Ed25519","x":"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}}"#,
+        concat!(
+            r#"{"jwk":{"kty":"OKP","crv":"Ed25519","x":"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"#,
+            r#"AAAAAAAA"}}"#
+        ),
         Err(Code::TokenClaims),
     );
     child("iss", r#""https://operator.example""#, Err(Code::ChainSigner));

@@ -154,10 +154,16 @@ impl Forge {
             .collect();
         let vector = serde_json::json!({
             "id": format!("{}/{place}", test.replace("::", "/").replace('_', " ")),
-            "token": token, "jwks": { "keys": keys }, "iss": policy.iss, "aud": policy.aud, "now": NOW,
+            "token": token,
+            "jwks": { "keys": keys },
+            "iss": policy.iss,
+            "aud": policy.aud,
+            "now": NOW,
             "namespaces": policy.namespaces, "ttl_max": policy.ttl_max.as_secs(),
             "pq": match policy.post_quantum {
-                PostQuantum::Off => "off", PostQuantum::RequiredRoot => "required-root", PostQuantum::Required => "required",
+                PostQuantum::Off => "off",
+                PostQuantum::RequiredRoot => "required-root",
+                PostQuantum::Required => "required",
             },
             "code": expect.err().map(Code::as_str),
         });

@@ -49,7 +49,10 @@ fn an_issuers_config_says_how_long_a_list_is() {
     let forge = Forge::with(Algorithm::Ed25519, |policy| policy.list_max = 200);
     let token = |count| {
         let detail = format!(
-            r#"{{"type":"agent_delegation","scopes":[],"constraints":[{{"key":"model","one_of":{}}}]}}"#,
+            concat!(
+                r#"{{"type":"agent_delegation","scopes":[],"constraints":[{{"key":"model","#,
+                r#""one_of":{}}}]}}"#
+            ),
             list(count)
         );
         forge.token(&[("authorization_details", &format!("[{detail}]"))])
