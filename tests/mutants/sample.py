@@ -283,7 +283,8 @@ def measure(area: Area, commit: str) -> None:
     switched = together(left)
     built = build()
     print(
-        f"{area.name}: {len(switched)} of {len(left)} in one build, {time.monotonic() - begun:.0f} s"
+        f"{area.name}: {len(switched)} of {len(left)} in one build, "
+        f"{time.monotonic() - begun:.0f} s"
     )
     by = first_failure(built, area, 0)
     if by is not None:
