@@ -115,26 +115,9 @@ impl Check {
         };
         let uses = self.wanted.map_or_else(|| Use::ALL.to_vec(), |wanted| vec![wanted.to_use()]);
         if self.url == "-" {
-            let text = std::io::read_to_string(std::io::stdin())?;
-            let refused = text
-                .lines()
-                .filter(|url| {
-                    !uses
-                        .iter()
-                        .map(|wanted| bench.evaluate(*wanted, url))
-                        .all(|judged| judged.is_ok())
-                })
-                .count();
-            return if refused == 0 {
-                Ok(())
-            } else {
-                Err(format!("{refused} of {} are not controlled", text.lines().count()).into())
-            };
+            return bench.check_lines(&uses);
         }
-        let refused = uses
-            .into_iter()
-            .filter_map(|wanted| Some((wanted, bench.evaluate(wanted, &self.url).err()?)));
-        match refused.collect::<Vec<_>>().first() {
+        match bench.first_refusal(&uses, &self.url) {
             None => Ok(()),
             Some((wanted, why)) => {
                 Err(format!("not controlled for {}: {why}", wanted.as_str()).into())
@@ -152,6 +135,40 @@ struct PolicyCheck<'c> {
 }
 
 impl PolicyCheck<'_> {
+    /// Evaluates the URLs of standard input, one a line.
+    ///
+    /// # Errors
+    /// After the last line, if a URL is not controlled for one of the uses.
+    fn check_lines(&self, uses: &[Use]) -> Result<(), Failure> {
+        let text = std::io::read_to_string(std::io::stdin())?;
+        let (mut count, mut refused) = (0_usize, 0_usize);
+        for url in text.lines() {
+            count += 1;
+            if self.first_refusal(uses, url).is_some() {
+                refused += 1;
+            }
+        }
+        if refused > 0 {
+            return Err(format!("{refused} of {count} are not controlled").into());
+        }
+        Ok(())
+    }
+
+    /// Evaluates a URL for each use, and prints the steps. Returns the first use for which the URL
+    /// is not controlled, with the reason.
+    fn first_refusal(&self, uses: &[Use], url: &str) -> Option<(Use, Uncontrolled)> {
+        let mut first = None;
+        for wanted in uses {
+            // A refusal does not end the loop, so that the output has every use.
+            if let Err(why) = self.evaluate(*wanted, url)
+                && first.is_none()
+            {
+                first = Some((*wanted, why));
+            }
+        }
+        first
+    }
+
     /// Evaluates a URL, and prints the steps.
     fn evaluate(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
         let steps = self.policy.explain(wanted, url, &self.restrictions);
