@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Failure, GatewayArgs};
+use crate::config::Config;
 
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
@@ -46,16 +47,18 @@ impl ConfigCommand {
             )
             .into());
         }
-        let soon = if syntax { None } else { crate::app::soon_expired(&config) };
-        let warnings = if syntax { config.warnings.clone() } else { crate::app::warnings(&config) };
-        for warning in warnings.iter().chain(&soon) {
+        let warnings = if syntax { config.warnings.clone() } else { all_warnings(&config) };
+        for warning in &warnings {
             eprintln!("warning: {warning}");
         }
         if place.json {
             let (models, upstreams) = (config.guard.models.len(), config.proxy.upstreams.len());
             println!(
                 "{}",
-                json!({ "valid": true, "file": file, "models": models, "upstreams": upstreams, "warnings": config.warnings })
+                json!({
+                    "valid": true, "file": file, "models": models, "upstreams": upstreams,
+                    "warnings": warnings,
+                })
             );
             return Ok(());
         }
@@ -67,4 +70,11 @@ impl ConfigCommand {
         );
         Ok(())
     }
+}
+
+/// The warnings about the text, about short credentials, and about a certificate that expires soon.
+fn all_warnings(config: &Config) -> Vec<String> {
+    let mut warnings = crate::app::warnings(config);
+    warnings.extend(crate::app::soon_expired(config));
+    warnings
 }

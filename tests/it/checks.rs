@@ -46,10 +46,8 @@ fn every_use_of_every_line_is_evaluated() {
     let data = folder();
     let urls = "https://one.example/\nhttps://two.example/\n";
     let done = run(data.path(), &["egress", "check", "-", "--json"], urls);
-    let seen: Vec<(String, String)> = rows(&done)
-        .iter()
-        .map(|row| (row["url"].to_string(), row["use"].to_string()))
-        .collect();
+    let seen: Vec<(String, String)> =
+        rows(&done).iter().map(|row| (row["url"].to_string(), row["use"].to_string())).collect();
     let mut pairs = Vec::new();
     for url in ["\"https://one.example/\"", "\"https://two.example/\""] {
         for wanted in ["\"media\"", "\"links\"", "\"tunnel\""] {
@@ -60,4 +58,25 @@ fn every_use_of_every_line_is_evaluated() {
     let said = String::from_utf8_lossy(&done.stderr);
     assert_eq!(done.status.code(), Some(1), "{said}");
     assert!(said.contains("2 of 2 are not controlled"), "{said}");
+}
+
+#[test]
+fn a_checked_config_has_all_warnings_as_json_too() {
+    let data = folder();
+    let done = run(data.path(), &["config", "check", "--json"], "");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains("warning: "), "{said}");
+    let row = rows(&done).pop().expect("a row");
+    let warnings: Vec<String> = row["warnings"]
+        .as_array()
+        .expect("an array")
+        .iter()
+        .map(|warning| format!("warning: {}\n", warning.as_str().expect("a text")))
+        .collect();
+    assert!(warnings.concat().contains("fewer than 16 bytes"), "{row}");
+    assert_eq!(warnings.concat(), said);
+
+    let done = run(data.path(), &["config", "check", "--json", "--syntax"], "");
+    let row = rows(&done).pop().expect("a row");
+    assert_eq!(row["warnings"], serde_json::json!([]), "the credential is not read");
 }
