@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::fault::on_path;
+use super::target::folder_of;
 use super::{Failure, GatewayArgs};
 use crate::config::Config;
 
@@ -30,12 +32,13 @@ impl ConfigCommand {
     /// Checks the file, and prints its faults or warnings.
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self::Check { syntax, file, place } = self;
-        let file = file.map_or_else(|| place.find().map(|target| target.config), Ok)?;
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let file = match file {
+            Some(file) => file,
+            None => place.find()?.config,
+        };
+        let text = std::fs::read_to_string(&file).map_err(on_path(&file))?;
         // Paths in a config are relative to its folder, as for `serve`.
-        let base = file.parent().unwrap_or(std::path::Path::new("."));
-        let config = crate::config::read(&text, base)
+        let config = crate::config::read(&text, folder_of(&file))
             .map_err(|faults| format!("{}:\n{faults}", file.display()))?;
         let missing = if syntax { Vec::new() } else { crate::app::unusable(&config) };
         if !missing.is_empty() {

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::admin_client::send;
+use super::rows::text;
 use super::values::agent_name;
 use super::{Failure, GatewayArgs};
 use crate::app::egress_policy_of;
@@ -18,8 +19,8 @@ use crate::token::Presented;
 
 #[derive(Subcommand)]
 pub(super) enum EgressCommand {
-    /// Show step by step whether a URL is controlled, and what the filters do with it. Nothing is
-    /// looked up or sent.
+    /// Show step by step whether a URL is controlled, and what the filters do with it. No name
+    /// is looked up, and no request is sent.
     #[command(
         after_help = "Example: token-shield egress check https://cdn.example/a.png --use media \
             --agent research/summarizer"
@@ -101,11 +102,9 @@ impl Check {
             None => "default".to_owned(),
             Some(agent) => class_of(&self.place, agent).await?,
         };
-        let class = config
-            .guard
-            .classes
-            .get(&name)
-            .ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
+        let Some(class) = config.guard.classes.get(&name) else {
+            return Err(format!("there is no [class.{name}] in the config").into());
+        };
         // The same policy as in the gateway, from the same config.
         let bench = PolicyCheck {
             policy: egress_policy_of(&config),
@@ -172,11 +171,13 @@ impl PolicyCheck<'_> {
     /// Evaluates a URL, and prints the steps.
     fn evaluate(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
         let steps = self.policy.explain(wanted, url, &self.restrictions);
-        let judged = self.policy.evaluate(wanted, url, &self.restrictions).map(|_| ());
+        let judged = match self.policy.evaluate(wanted, url, &self.restrictions) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(why),
+        };
         let becomes = becomes(wanted, self.class, judged.is_ok());
         if self.json {
-            let row = |step: &PolicyStep| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
-            let steps: Vec<_> = steps.iter().map(row).collect();
+            let steps: Vec<_> = steps.iter().map(step_row).collect();
             println!(
                 "{}",
                 serde_json::json!({
@@ -208,6 +209,11 @@ impl PolicyCheck<'_> {
         println!("  class {}: {becomes}", self.class.name);
         judged
     }
+}
+
+/// The JSON form of a step.
+fn step_row(step: &PolicyStep) -> serde_json::Value {
+    serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes })
 }
 
 /// What the filters of the class do with the URL.
@@ -254,7 +260,10 @@ const fn reply(reply: ResponseFilterAction, controlled: bool) -> &'static str {
 async fn class_of(place: &GatewayArgs, agent: &AgentName) -> Result<String, Failure> {
     let reply =
         send(place, AdminRequest::Question(Question::Agent { agent: agent.to_string() })).await?;
-    let class =
-        reply.rows.iter().find_map(|row| row.get("class").and_then(serde_json::Value::as_str));
-    Ok(class.unwrap_or("default").to_owned())
+    for row in &reply.rows {
+        if let Some(class) = text(row, "class") {
+            return Ok(class.to_owned());
+        }
+    }
+    Ok("default".to_owned())
 }
