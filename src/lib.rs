@@ -1,7 +1,7 @@
 //! token-shield: an authentication gateway in front of inference servers.
 //!
 //! The crate has floors (docs/ARCHITECTURE.md). A module uses only modules of lower floors and of
-//! its own folder. Floors 0 and 1 are pure functions of bytes and values, and build without the
+//! the same folder. Floors 0 and 1 are pure functions of bytes and values, and build without the
 //! default feature `gateway`.
 
 // Floor 0: names, refusals, time, keys, durable files.

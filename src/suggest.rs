@@ -3,14 +3,22 @@
 /// The word of `known` with the fewest edits to `word`, at most two.
 #[must_use]
 pub fn nearest<'k>(known: impl IntoIterator<Item = &'k str>, word: &str) -> Option<&'k str> {
-    // Lengths that differ by more need more than two edits. This avoids the costly comparison.
-    let near = |candidate: &&str| candidate.len().abs_diff(word.len()) <= 2;
-    let measured =
-        known.into_iter().filter(near).map(|candidate| (distance(candidate, word), candidate));
-    measured
-        .filter(|(edits, _)| *edits <= 2)
-        .min_by_key(|(edits, _)| *edits)
-        .map(|(_, candidate)| candidate)
+    // More edits than this are not a misspelling.
+    let mut least = 3;
+    let mut best = None;
+    for candidate in known {
+        // Lengths that differ by more need more than two edits. This avoids the costly comparison.
+        if candidate.len().abs_diff(word.len()) > 2 {
+            continue;
+        }
+        let edits = distance(candidate, word);
+        // Of several words with the same number of edits, the first one counts.
+        if edits < least {
+            least = edits;
+            best = Some(candidate);
+        }
+    }
+    best
 }
 
 /// The number of edits between two words (Levenshtein distance, in bytes).

@@ -130,7 +130,7 @@ impl AdminClient {
         let state = GatewayState::open_existing(config).map_err(|fault| {
             if let StartFault::Log(LogFault::Locked(_)) = fault {
                 let message = format!(
-                    "{fault}; it does not answer at {}: nothing was done",
+                    "{fault}; it does not answer at {}: no change was made",
                     socket.display()
                 );
                 return Failure::from(CliFault::failed("locked", message));
@@ -162,13 +162,7 @@ impl AdminClient {
                 // The limit is longer than the longest sync, so a slow disk does not look like a
                 // missing answer.
                 let answered = timeout(ANSWER_MAX, over(socket, &request)).await;
-                let late = |_| {
-                    CliFault::failed(
-                        "no-answer",
-                        format!("the gateway at {} does not answer", socket.display()),
-                    )
-                };
-                (answered.map_err(late)??, REFUSED)
+                (answered.map_err(|_| no_answer(socket))??, REFUSED)
             }
             Self::Offline(_, control) => {
                 // Without a gateway, the user who runs this program is the record's operator.
@@ -205,9 +199,20 @@ fn not_trusted(fault: &LogFault) -> CliFault {
     CliFault::failed(code, fault.to_string())
 }
 
-/// The documented code of a refusal.
+/// The documented code of a refusal. `refused` if the code is not documented.
 fn code_of(code: &str) -> &'static str {
-    crate::control::CODES.into_iter().find(|known| *known == code).unwrap_or("refused")
+    for known in crate::control::CODES {
+        if known == code {
+            return known;
+        }
+    }
+    "refused"
+}
+
+/// The error if the gateway does not answer within the time limit.
+fn no_answer(socket: &Path) -> CliFault {
+    let message = format!("the gateway at {} does not answer", socket.display());
+    CliFault::failed("no-answer", message)
 }
 
 /// Connects to the socket and closes the connection at once.
@@ -216,12 +221,7 @@ async fn reach(socket: &Path) -> Result<Reached, CliFault> {
     let error = match connected {
         Ok(Ok(_)) => return Ok(Reached::Gateway),
         Ok(Err(error)) => error,
-        Err(_) => {
-            return Err(CliFault::failed(
-                "no-answer",
-                format!("the gateway at {} does not answer", socket.display()),
-            ));
-        }
+        Err(_) => return Err(no_answer(socket)),
     };
     #[allow(clippy::wildcard_enum_match_arm, reason = "any other error is reported")]
     match error.kind() {

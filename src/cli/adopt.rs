@@ -1,19 +1,20 @@
 //! `token-shield token adopt`: existing API keys become handles. The gateway gets only their
 //! SHA-256. The file is never printed, because a column in the wrong place would show a key.
 
-use std::collections::HashMap;
+mod lines;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::admin_client::AdminClient;
 use super::key_files::{key_file, signing_key};
 use super::limits::Allowed;
 use super::print::print;
-use super::sign::{TokenContent, sign};
+use super::rows::{shown, text};
+use super::sign::{TokenContent, issuer, sign};
 use super::values::{agent_name, in_words};
 use super::{Failure, GatewayArgs};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -22,8 +23,9 @@ use crate::control::api::AdminRequest;
 use crate::control::{Command, Question, Reply};
 use crate::crypto::SigningKey;
 use crate::guard::settings::Issuer;
-use crate::id::{AgentName, HandleId, Principal};
+use crate::id::{AgentName, Principal};
 use crate::token::{Scopes, handle};
+use lines::{CsvLine, LineFault, ParsedFile, Wish, understood};
 
 pub(super) const HELP: &str = "\
 The file is CSV with a header line. It needs the columns key and agent. It may also have principal,
@@ -59,61 +61,23 @@ pub(super) struct Adopt {
 
 /// Reads a day (from 00:00 UTC) or a time (RFC 3339).
 fn moment(text: &str) -> Result<Timestamp, String> {
-    let day = text.parse::<jiff::civil::Date>().ok().filter(|_| text.len() == 10);
-    let read = match day {
-        Some(day) => format!("{day}T00:00:00Z").parse::<jiff::Timestamp>(),
-        None => text.parse(),
+    let read = match text.parse::<jiff::civil::Date>() {
+        // The parser takes the day of a time too. Only a day alone has 10 characters.
+        Ok(day) if text.len() == 10 => format!("{day}T00:00:00Z").parse::<jiff::Timestamp>(),
+        Ok(_) | Err(_) => text.parse(),
     };
-    read.map(|read| Timestamp(read.as_millisecond())).map_err(|_| {
-        "write a day such as 2027-03-31, or a time such as 2027-03-31T12:00:00Z".to_owned()
-    })
+    match read {
+        Ok(read) => Ok(Timestamp(read.as_millisecond())),
+        Err(_) => {
+            Err("write a day such as 2027-03-31, or a time such as 2027-03-31T12:00:00Z".to_owned())
+        }
+    }
 }
-
-/// One line of the file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CsvLine {
-    key: Zeroizing<String>,
-    agent: String,
-    principal: Option<String>,
-    class: Option<String>,
-    models: Option<String>,
-    scopes: Option<String>,
-    rpm: Option<u64>,
-    rps: Option<u64>,
-    in_flight: Option<u64>,
-    output_tokens: Option<u64>,
-}
-
-/// The columns of a file.
-const COLUMNS: [&str; 10] = [
-    "key",
-    "agent",
-    "principal",
-    "class",
-    "models",
-    "scopes",
-    "rpm",
-    "rps",
-    "in_flight",
-    "output_tokens",
-];
-
-/// A valid line, ready to be adopted.
-struct Wish {
-    line: u64,
-    handle: HandleId,
-    agent: AgentName,
-    class: Option<String>,
-    wanted: TokenContent,
-}
-
-/// The reason why a line is not valid. It contains no text of the line.
-type LineFault = String;
 
 /// The words of a cell, separated by spaces.
 fn words(text: Option<String>) -> Vec<String> {
-    text.unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+    let Some(text) = text else { return Vec::new() };
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 impl Adopt {
@@ -123,7 +87,7 @@ impl Adopt {
         let now = SystemClock::start().now();
         let left = self.left(now)?;
         let key = signing_key(&key_file(&config, self.key.clone()))?;
-        let issuer = self.issuer(&config)?;
+        let issuer = issuer(&config, self.issuer.as_deref())?;
         // Each key gets a token, and a token may not live longer than the issuer allows.
         if left > issuer.ttl_max {
             let (most, last) = (in_words(issuer.ttl_max), now.plus(issuer.ttl_max));
@@ -134,7 +98,7 @@ impl Adopt {
             .into());
         }
         // All lines are checked before the first one is sent.
-        let wishes = self.read((&config, issuer), left)?;
+        let wishes = self.read(&config, issuer, left)?;
         let client = AdminClient::open(&self.place.find()?).await?;
         let mut done = 0;
         let outcome = async {
@@ -160,8 +124,9 @@ impl Adopt {
         if self.place.json {
             println!(
                 "{}",
-                serde_json::json!({ "done": format!("{done} keys are \
-                    adopted"), "adopted": done, "note": note })
+                serde_json::json!({
+                    "done": format!("{done} keys are adopted"), "adopted": done, "note": note,
+                })
             );
         } else {
             eprintln!("{done} keys are adopted; {note}");
@@ -169,35 +134,25 @@ impl Adopt {
         Ok(())
     }
 
-    /// The issuer of the tokens for the keys.
-    fn issuer<'c>(&self, config: &'c Config) -> Result<&'c Issuer, Failure> {
-        let issuers = &config.guard.issuers;
-        let issuer = match &self.issuer {
-            Some(named) => issuers.iter().find(|issuer| issuer.iss == *named),
-            None => issuers.first().filter(|_| issuers.len() == 1),
-        };
-        Ok(issuer.ok_or("name one of the config's issuers with --issuer")?)
-    }
-
     /// The time for which the keys may be used.
     fn left(&self, now: Timestamp) -> Result<Duration, Failure> {
-        let left =
-            u64::try_from(self.until.seconds() - now.seconds()).ok().filter(|seconds| *seconds > 0);
-        Ok(Duration::from_secs(left.ok_or("--until is in the past")?))
+        match u64::try_from(self.until.seconds() - now.seconds()) {
+            Ok(left) if left > 0 => Ok(Duration::from_secs(left)),
+            Ok(_) | Err(_) => Err("--until is in the past".into()),
+        }
     }
 
     /// The message about a key that was adopted before. The names come from the gateway's state.
     fn left_as_it_is(&self, wish: &Wish, row: &serde_json::Value) -> String {
-        let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str);
-        if text("revoked").is_some() {
+        if text(row, "revoked").is_some() {
             return "revoked before, not changed".to_owned();
         }
-        let same = text("agent") == Some(wish.agent.as_str())
-            && text("until") == Some(self.until.to_string().as_str());
+        let same = text(row, "agent") == Some(wish.agent.as_str())
+            && text(row, "until") == Some(self.until.to_string().as_str());
         if same {
             return "adopted before".to_owned();
         }
-        let (agent, until) = (text("agent").unwrap_or("-"), text("until").unwrap_or("-"));
+        let (agent, until) = (shown(row, "agent"), shown(row, "until"));
         format!(
             "WARNING: adopted before for {agent} until {until}, not changed: to change this, \
                 revoke it"
@@ -229,36 +184,36 @@ impl Adopt {
         let command = Command::HandleSet { handle: id.clone(), token, class: wish.class, until };
         let reply = client.send(AdminRequest::Command(command)).await?;
         let row = serde_json::json!({
-            "line": wish.line, "handle": id, "expires": expires.min(self.until).to_string(), "sealed": reply.sealed,
+            "line": wish.line, "handle": id, "expires": expires.min(self.until).to_string(),
+            "sealed": reply.sealed,
         });
         print(&Reply { rows: vec![row], ..reply }, self.place.json)?;
         Ok(true)
     }
 
     /// Reads and checks the whole file. No key is adopted if a line has a fault.
-    fn read(&self, place: (&Config, &Issuer), ttl: Duration) -> Result<Vec<Wish>, Failure> {
+    fn read(&self, config: &Config, issuer: &Issuer, ttl: Duration) -> Result<Vec<Wish>, Failure> {
         let shown = self.from.display();
         // The text has keys in plain text, so the memory is cleared after use.
         let text = Zeroizing::new(
             std::fs::read_to_string(&self.from).map_err(|error| format!("{shown}: {error}"))?,
         );
         let ParsedFile { wishes, faults } =
-            understood(&text, |line, number| self.wish(place, line, number, ttl))
+            understood(&text, |line, number| self.wish(config, issuer, line, number, ttl))
                 .map_err(|fault| format!("{shown}: line 1: {fault}"))?;
         if faults.is_empty() {
             return Ok(wishes);
         }
-        let mut lines: Vec<String> = faults
-            .iter()
-            // A wrong column makes every line a fault.
-            .take(FAULTS_SHOWN)
-            .map(|(line, fault)| format!("  line {line}: {fault}"))
-            .collect();
-        if let Some(more) = faults.len().checked_sub(FAULTS_SHOWN).filter(|more| *more > 0) {
-            lines.push(format!("  and {more} more lines"));
+        let mut lines = Vec::new();
+        // A wrong column makes every line a fault.
+        for fault in faults.iter().take(FAULTS_SHOWN) {
+            lines.push(format!("  line {}: {}", fault.line, fault.why));
+        }
+        if faults.len() > FAULTS_SHOWN {
+            lines.push(format!("  and {} more lines", faults.len() - FAULTS_SHOWN));
         }
         Err(format!(
-            "{shown}: nothing was adopted; {} lines have faults:\n{}",
+            "{shown}: no key was adopted; {} lines have faults:\n{}",
             faults.len(),
             lines.join("\n")
         )
@@ -271,7 +226,8 @@ impl Adopt {
     /// The first fault of the line, by column.
     fn wish(
         &self,
-        (config, issuer): (&Config, &Issuer),
+        config: &Config,
+        issuer: &Issuer,
         line: CsvLine,
         number: u64,
         ttl: Duration,
@@ -308,10 +264,12 @@ impl Adopt {
                     .into(),
             );
         }
-        let principal =
-            self.principal(issuer, line.principal.filter(|text| !text.is_empty()), &agent)?;
+        let named = line.principal.filter(|text| !text.is_empty());
+        let principal = principal_of(issuer, named.as_deref(), &agent)?;
         let class = line.class.filter(|text| !text.is_empty());
-        if class.as_ref().is_some_and(|class| !config.guard.classes.contains_key(class)) {
+        if let Some(class) = &class
+            && !config.guard.classes.contains_key(class)
+        {
             return Err("the column class is not a [class.NAME] of the config".into());
         }
         let allowed = Allowed {
@@ -345,130 +303,47 @@ impl Adopt {
         };
         Ok(Wish { line: number, handle, agent, class, wanted })
     }
-
-    /// The principal of a line. The issuer must be allowed to speak for it.
-    fn principal(
-        &self,
-        issuer: &Issuer,
-        named: Option<String>,
-        agent: &AgentName,
-    ) -> Result<Option<Principal>, LineFault> {
-        let principal = match &named {
-            Some(text) if has_key_prefix(text) => {
-                return Err("the column principal holds what looks like an API key".into());
-            }
-            Some(text) => text.parse::<Principal>().map(Some).map_err(|_| {
-                "the column principal is not a principal: 1 to 256 visible ASCII characters"
-                    .to_owned()
-            })?,
-            None => None,
-        };
-        // The default principal of an agent is its team.
-        let spoken = principal
-            .as_ref()
-            .map_or_else(|| format!("team:{}", agent.namespace()), ToString::to_string);
-        // The gateway has the same rule. Here a file fails before its first key.
-        if !issuer.principals.include(&spoken) {
-            return Err("the issuer may not speak for the line's principal (principals)".into());
-        }
-        Ok(principal)
-    }
 }
 
-impl Wish {
-    /// The names of the line, which are not printed.
-    fn names(&self) -> Vec<String> {
-        let principal = self.wanted.principal.as_ref().map(ToString::to_string);
-        let names =
-            [Some(self.agent.to_string()), principal, self.class.clone()].into_iter().flatten();
-        names.chain(self.wanted.scopes.iter().cloned()).collect()
+/// The principal of a line. The issuer must be allowed to speak for it.
+fn principal_of(
+    issuer: &Issuer,
+    named: Option<&str>,
+    agent: &AgentName,
+) -> Result<Option<Principal>, LineFault> {
+    let principal = match named {
+        Some(text) => Some(read_principal(text)?),
+        None => None,
+    };
+    // The default principal of an agent is its team.
+    let spoken = match &principal {
+        Some(principal) => principal.to_string(),
+        None => format!("team:{}", agent.namespace()),
+    };
+    // The gateway has the same rule. Here a file fails before its first key.
+    if !issuer.principals.include(&spoken) {
+        return Err("the issuer may not speak for the line's principal (principals)".into());
     }
+    Ok(principal)
+}
+
+/// Reads the column `principal`.
+fn read_principal(text: &str) -> Result<Principal, LineFault> {
+    if has_key_prefix(text) {
+        return Err("the column principal holds what looks like an API key".into());
+    }
+    text.parse().map_err(|_| {
+        "the column principal is not a principal: 1 to 256 visible ASCII characters".to_owned()
+    })
 }
 
 /// `text` without these names. The gateway's answer about a line may repeat them.
 fn without(text: &str, names: &[String]) -> String {
-    names.iter().fold(text.to_owned(), |text, name| text.replace(name.as_str(), "…"))
-}
-
-/// The lines of a file: the valid ones, and the faults of the others by line number.
-#[derive(Default)]
-struct ParsedFile {
-    wishes: Vec<Wish>,
-    faults: Vec<(u64, LineFault)>,
-}
-
-/// Reads every line of a file, in time proportional to its length.
-///
-/// # Errors
-/// If the first line does not name the columns.
-fn understood(
-    text: &str,
-    mut wish: impl FnMut(CsvLine, u64) -> Result<Wish, LineFault>,
-) -> Result<ParsedFile, LineFault> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
-    let headers =
-        reader.headers().map_err(|_| "the header line cannot be read".to_owned())?.clone();
-    // Before the lines: without a header line, the first key would be a column name.
-    columns(&headers)?;
-    let (mut lines, mut seen) = (ParsedFile::default(), HashMap::new());
-    for record in reader.records() {
-        // The library's messages would repeat the line, and so a key.
-        let (line, read) = match record {
-            Err(fault) => (
-                fault.position().map_or(0, csv::Position::line),
-                Err("it does not have as many fields as the header line, or is not UTF-8"
-                    .to_owned()),
-            ),
-            Ok(record) => {
-                let read = record
-                    .deserialize::<CsvLine>(Some(&headers))
-                    .map_err(|fault| column(&fault, &headers));
-                (record.position().map_or(0, csv::Position::line), read)
-            }
-        };
-        match read.and_then(|read| wish(read, line)) {
-            Err(fault) => lines.faults.push((line, fault)),
-            Ok(wish) => match seen.insert(wish.handle, line) {
-                Some(other) => lines.faults.push((line, format!("the key of line {other} again"))),
-                None => lines.wishes.push(wish),
-            },
-        }
+    let mut text = text.to_owned();
+    for name in names {
+        text = text.replace(name.as_str(), "…");
     }
-    Ok(lines)
-}
-
-/// Checks that the first line names the columns, each once. Without a header line, the first key
-/// would count as a name.
-fn columns(headers: &csv::StringRecord) -> Result<(), LineFault> {
-    let known = COLUMNS.join(", ");
-    let named = |name: &str| headers.iter().filter(|header| *header == name).count();
-    if named("key") == 0 && named("agent") == 0 {
-        return Err(format!(
-            "it is not the header line, which must name the columns key and agent, and may name \
-                others of {known}"
-        ));
-    }
-    if let Some(missing) = ["key", "agent"].into_iter().find(|name| named(name) == 0) {
-        return Err(format!("the header line has no column {missing}"));
-    }
-    if let Some(twice) = COLUMNS.into_iter().find(|name| named(name) > 1) {
-        return Err(format!("the header line names the column {twice} twice"));
-    }
-    match headers.iter().position(|header| !COLUMNS.contains(&header)) {
-        Some(place) => Err(format!("the column {} has a name that is none of {known}", place + 1)),
-        None => Ok(()),
-    }
-}
-
-/// The fault of a line, without its text.
-fn column(fault: &csv::Error, headers: &csv::StringRecord) -> LineFault {
-    let csv::ErrorKind::Deserialize { err, .. } = fault.kind() else {
-        return "it cannot be read".to_owned();
-    };
-    match err.field().and_then(|place| headers.get(usize::try_from(place).ok()?)) {
-        Some(name) => format!("the column {name} is not a whole number, 0 or more"),
-        None => "a column is missing".to_owned(),
-    }
+    text
 }
 
 /// The prefixes of API keys of well-known services, in lower case.
@@ -479,21 +354,28 @@ const KEY_RUN: usize = 16;
 
 /// Whether a text begins with a prefix of an API key. Case does not matter.
 fn has_key_prefix(text: &str) -> bool {
-    KEY_PREFIXES.iter().any(|prefix| {
-        text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    })
+    for prefix in KEY_PREFIXES {
+        if let Some(start) = text.get(..prefix.len())
+            && start.eq_ignore_ascii_case(prefix)
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a piece of a text has letters and digits, and the length of a key.
+fn is_mixed_run(piece: &str) -> bool {
+    let digits = piece.bytes().filter(u8::is_ascii_digit).count();
+    piece.len() >= KEY_RUN && digits > 0 && digits < piece.len()
 }
 
 /// Whether a text in the place of a name looks like an API key: it has such a prefix, or a long
 /// mixed run of letters and digits. A text with a slash is a name.
 fn looks_like_a_key(text: &str) -> bool {
-    let mixed = |piece: &str| {
-        let digits = piece.bytes().filter(u8::is_ascii_digit).count();
-        piece.len() >= KEY_RUN && digits > 0 && digits < piece.len()
-    };
     !text.contains('/')
         && (has_key_prefix(text)
-            || text.split(|character: char| !character.is_ascii_alphanumeric()).any(mixed))
+            || text.split(|character: char| !character.is_ascii_alphanumeric()).any(is_mixed_run))
 }
 
 #[cfg(test)]

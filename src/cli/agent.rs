@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::admin_client::{send, send_stop};
 use super::print::{print, say_done};
+use super::rows::{first, text};
 use super::values::agent_name;
 use super::{Failure, GatewayArgs};
 use crate::control::api::AdminRequest;
@@ -131,8 +132,8 @@ impl AgentCommand {
     }
 }
 
-/// A change of an agent's or a namespace's status.
 impl ChangeAgent {
+    /// Changes the status of an agent or of a namespace. `done` is the word for the message.
     async fn run(self, verb: StatusVerb, done: &str) -> Result<(), Failure> {
         let (reason, unregistered) = (self.reason, self.unregistered);
         // The suffix names a whole namespace. A `*` is not valid in an agent's name.
@@ -148,11 +149,12 @@ impl ChangeAgent {
         // All changes of status use the rule for stops, so that they reach the right gateway.
         let reply = send_stop(&self.place, self.offline, AdminRequest::Command(command)).await?;
         // The gateway completes a short name (`summarizer`), so the output uses its name.
-        let row = reply.rows.first().cloned().unwrap_or_default();
-        let text =
-            |member: &str| row.get(member).and_then(serde_json::Value::as_str).map(str::to_owned);
-        let namespace = text("namespace").map(|namespace| format!("{namespace}/*"));
-        let name = text("agent").or(namespace).unwrap_or_default();
+        let row = first(&reply);
+        let name = match (text(&row, "agent"), text(&row, "namespace")) {
+            (Some(agent), _) => agent.to_owned(),
+            (None, Some(namespace)) => format!("{namespace}/*"),
+            (None, None) => String::new(),
+        };
         say_done(&format!("{done} {name}"), row, &reply, self.place.json);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! process, so it gets no resources of root's: only a few environment variables, no terminal, and
 //! no descriptor except three pipes.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -57,9 +57,7 @@ pub(super) fn command(
     // An empty environment first: root's variables may contain secrets.
     command.env_clear().env("PATH", SEARCH_PATH).env(SUDO_UID, asker().to_string());
     for (name, value) in std::env::vars_os() {
-        let is_kept =
-            name.to_str().is_some_and(|name| KEPT.contains(&name) || name.starts_with("LC_"));
-        if is_kept {
+        if is_kept(&name) {
             command.env(name, value);
         }
     }
@@ -67,21 +65,33 @@ pub(super) fn command(
     Ok(command)
 }
 
+/// Whether the owner's process gets a variable of this name.
+fn is_kept(name: &OsStr) -> bool {
+    match name.to_str() {
+        Some(name) => KEPT.contains(&name) || name.starts_with("LC_"),
+        None => false,
+    }
+}
+
 /// The group of the owner's process: the user's own group. The folder's group may be root's after a
 /// `chown` without a group, and the owner must not get that.
 fn group_of(owner: FolderOwner) -> u32 {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let listed = users.lines().find_map(|line| {
-        // /etc/passwd has the uid and the group in its third and fourth field (passwd(5)).
-        let mut numbers = line.split(':').skip(2).map(str::parse::<u32>);
-        let (uid, gid) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-        (uid == owner.uid).then_some(gid)
-    });
+    let listed = users.lines().find_map(|line| listed_group(line, owner.uid));
     match (listed, owner.gid) {
         (Some(gid), _) => gid,
         (None, 0) => NO_GROUP,
         (None, gid) => gid,
     }
+}
+
+/// The group in a line of /etc/passwd, if the line is about the user `uid`.
+fn listed_group(line: &str, uid: u32) -> Option<u32> {
+    // The uid and the group are the third and the fourth field (passwd(5)).
+    let mut fields = line.split(':').skip(2);
+    let listed: u32 = fields.next()?.parse().ok()?;
+    let gid: u32 = fields.next()?.parse().ok()?;
+    if listed == uid { Some(gid) } else { None }
 }
 
 /// Copies the output of the owner's process. On a terminal it removes control characters, because
@@ -95,20 +105,27 @@ pub(super) fn copy(
         let mut buffer = [0; 8192];
         loop {
             let count = from.read(&mut buffer)?;
-            let Some(bytes) = buffer.get_mut(..count).filter(|bytes| !bytes.is_empty()) else {
-                return Ok(());
+            let bytes = match buffer.get_mut(..count) {
+                Some(bytes) if !bytes.is_empty() => bytes,
+                Some(_) | None => return Ok(()),
             };
             if is_terminal {
-                bytes
-                    .iter_mut()
-                    // Escape sequences could also change the terminal's title or settings.
-                    .filter(|byte| byte.is_ascii_control() && !b"\n\t".contains(byte))
-                    .for_each(|byte| *byte = b'?');
+                hide_controls(bytes);
             }
             to.write_all(bytes)?;
             to.flush()?;
         }
     })
+}
+
+/// Replaces control characters with question marks, except line feeds and tabs.
+fn hide_controls(bytes: &mut [u8]) {
+    for byte in bytes {
+        // Escape sequences could also change the terminal's title or settings.
+        if byte.is_ascii_control() && !b"\n\t".contains(byte) {
+            *byte = b'?';
+        }
+    }
 }
 
 /// The hidden command. It leaves root's session and descriptors, and then changes its own uid to
@@ -136,16 +153,21 @@ impl AsOwner {
 
 /// Closes every descriptor except standard input, output and error.
 fn close_inherited() -> Result<(), Failure> {
-    let listed =
+    let listed = match std::fs::read_dir("/proc/self/fd") {
+        Ok(listed) => listed,
         // /dev/fd is the fallback of systems without /proc.
-        ["/proc/self/fd", "/dev/fd"].into_iter().find_map(|path| std::fs::read_dir(path).ok());
-    let listed = listed.ok_or("the open descriptors cannot be listed: mount /proc")?;
+        Err(_) => std::fs::read_dir("/dev/fd")
+            .map_err(|_| "the open descriptors cannot be listed: mount /proc")?,
+    };
     let mut descriptors = Vec::new();
     for entry in listed {
         let name = entry?.file_name();
-        descriptors.extend(
-            name.to_str().and_then(|name| name.parse::<i32>().ok()).filter(|number| *number > 2),
-        );
+        let Some(name) = name.to_str() else { continue };
+        if let Ok(number) = name.parse::<i32>()
+            && number > 2
+        {
+            descriptors.push(number);
+        }
     }
     for descriptor in descriptors {
         // One of them was the folder's own descriptor, which is closed already.
@@ -159,6 +181,11 @@ fn close_inherited() -> Result<(), Failure> {
     Ok(())
 }
 
+/// The uid in a variable of the environment.
+fn uid_in(variable: &str) -> Option<u32> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
 /// The uid of the user who gave this command. Root's process names the user who became root with
 /// `sudo`. The owner's process names the same user, if root started it. The owner has the log's
 /// keys and could write any name anyway.
@@ -166,16 +193,17 @@ pub(super) fn asker() -> u32 {
     let own = rustix::process::getuid();
     // `sudo` sets the variable for the commands of root only. An ordinary user could set any value,
     // so it counts for root alone.
-    let given = |name| std::env::var(name).ok()?.parse::<u32>().ok();
     if own.is_root() {
-        return given("SUDO_UID").unwrap_or(0);
+        return uid_in("SUDO_UID").unwrap_or(0);
     }
     let by_root =
         rustix::process::getppid().is_some_and(|parent| is_roots(parent.as_raw_nonzero().get()));
-    if by_root {
-        given(SUDO_UID).or_else(|| given("SUDO_UID")).unwrap_or(own.as_raw())
-    } else {
-        own.as_raw()
+    if !by_root {
+        return own.as_raw();
+    }
+    match uid_in(SUDO_UID) {
+        Some(uid) => uid,
+        None => uid_in("SUDO_UID").unwrap_or(own.as_raw()),
     }
 }
 
@@ -190,8 +218,10 @@ fn is_roots(process: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{process}/status")) else {
         return true;
     };
-    let uid = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().next()?.parse::<u32>().ok());
-    uid == Some(0)
+    status.lines().find_map(real_uid) == Some(0)
+}
+
+/// The real uid in a line of /proc/PID/status (proc_pid_status(5)).
+fn real_uid(line: &str) -> Option<u32> {
+    line.strip_prefix("Uid:")?.split_whitespace().next()?.parse().ok()
 }

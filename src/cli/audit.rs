@@ -13,6 +13,7 @@ mod trust;
 #[cfg(feature = "gateway")]
 pub(super) mod why;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,7 +24,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
-use super::fault::CliFault as Told;
+use super::fault::{CliFault as Told, on_path};
 use super::target::LogArgs;
 use crate::audit::format::key::Opener;
 use crate::audit::read::export::OwnKeys;
@@ -34,12 +35,12 @@ use trust::{Trust, TrustedKeys};
 
 #[derive(Subcommand)]
 pub(super) enum AuditCommand {
-    /// Verify all records, the tree over them, and that no acknowledged record is missing. Nothing
+    /// Verify all records, the tree over them, and that no acknowledged record is missing. No file
     /// is locked or changed.
     #[command(after_help = "Example: token-shield audit verify --dir ./copy/audit --log-keys \
             ./log.vkeys \\\n             \
         --head ./copy/secret/head\n\n\
-        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but nothing proves where it ends.")]
+        Exit codes: 0 valid to its end, 1 not valid, 4 valid, but its end is not proved.")]
     Verify(Verify),
     /// Show records, decrypted with the operator's keys.
     #[command(after_help = "Example: token-shield audit show dev/e000001#14")]
@@ -104,16 +105,18 @@ impl RecordKeyArgs {
     /// Opens the keys of the log in `dir`. Without a file, no encrypted record can be read.
     fn open(&self, dir: &Path) -> Result<Box<dyn Opener>, Failure> {
         let (beside, exported) = (dir.join("../secret/record-keys"), dir.join("../keys.jsonl"));
-        let path = self
-            .keys
-            .clone()
-            .or_else(|| [&beside, &exported].into_iter().find(|path| path.exists()).cloned());
+        let path = match &self.keys {
+            Some(named) => Some(named),
+            None if beside.exists() => Some(&beside),
+            None if exported.exists() => Some(&exported),
+            None => None,
+        };
         Ok(match path {
             // The two files have different forms. The name of an export's file ends in jsonl.
-            Some(path) if path.extension().is_some_and(|end| end == "jsonl") => {
-                Box::new(OwnKeys::read(&path)?)
+            Some(path) if path.extension() == Some(OsStr::new("jsonl")) => {
+                Box::new(OwnKeys::read(path)?)
             }
-            Some(path) => Box::new(Vault::read(&path)?),
+            Some(path) => Box::new(Vault::read(path)?),
             None => Box::new(Vault::empty(&beside)),
         })
     }
@@ -155,6 +158,7 @@ pub(super) struct Verify {
 }
 
 impl AuditCommand {
+    /// Executes the command.
     pub(super) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Verify(verify) => verify.run(),
@@ -181,7 +185,8 @@ impl Verify {
     /// If the log is not valid, or its end is not proven.
     fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder)?;
-        let checked = Checked::of(&dir, &self.trust, (self.head, self.since), self.log.json)?;
+        let files = CheckFiles { head: self.head, since: self.since };
+        let checked = Checked::of(&dir, &self.trust, files, self.log.json)?;
         let known = &checked.known;
         if !self.log.json {
             known.warn();
@@ -196,7 +201,8 @@ impl Verify {
                     println!(
                         "{}",
                         serde_json::json!({
-                            "valid": true, "end_proven": proven, "epochs": epochs, "keys_from": known.from, "keys_in_data_folder": known.beside,
+                            "valid": true, "end_proven": proven, "epochs": epochs,
+                            "keys_from": known.from, "keys_in_data_folder": known.beside,
                         })
                     );
                 } else {
@@ -218,7 +224,10 @@ impl Verify {
                 let what = fault.to_string();
                 println!(
                     "{}",
-                    serde_json::json!({ "valid": false, "epoch": fault.epoch(), "index": fault.index(), "fault": what })
+                    serde_json::json!({
+                        "valid": false, "epoch": fault.epoch(), "index": fault.index(),
+                        "fault": what,
+                    })
                 );
                 Err("the log does not verify".into())
             }
@@ -239,6 +248,14 @@ fn ends(seen: &[VerifiedEpoch]) -> bool {
     spoken_of.is_none_or(|place| place + 1 == seen.len())
 }
 
+/// The files with which a verification compares the log.
+struct CheckFiles {
+    /// The head. Default: the file beside the log, if it exists.
+    head: Option<PathBuf>,
+    /// An older checkpoint.
+    since: Option<PathBuf>,
+}
+
 /// The result of a verification, with the keys that it used.
 struct Checked {
     known: TrustedKeys,
@@ -250,20 +267,19 @@ struct Checked {
 impl Checked {
     /// Verifies the log in `dir` against `trust`, with the head and an older checkpoint if there
     /// are any.
-    fn of(
-        dir: &Path,
-        trust: &Trust,
-        (head, since): (Option<PathBuf>, Option<PathBuf>),
-        quiet: bool,
-    ) -> Result<Self, Failure> {
+    fn of(dir: &Path, trust: &Trust, files: CheckFiles, quiet: bool) -> Result<Self, Failure> {
         let beside = dir.join("../secret/head");
         // A copy of the log may be without its head. Then the end is not proven.
-        let head = head.or_else(|| beside.exists().then_some(beside));
+        let head = match files.head {
+            Some(head) => Some(head),
+            None if beside.exists() => Some(beside),
+            None => None,
+        };
         let known = trust.read(&dir.join("../log.vkeys"), Some(&dir.join("..")))?;
-        let since = since.map(|path| {
-            fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
-        });
-        let since = since.transpose()?;
+        let since = match &files.since {
+            Some(path) => Some(fs::read_to_string(path).map_err(on_path(path))?),
+            None => None,
+        };
         let wanted =
             VerifyTarget { dir, keys: &known.keys, head: head.as_deref(), since: since.as_deref() };
         // A large log takes minutes, so people see the progress.
@@ -301,8 +317,9 @@ fn spinner(quiet: bool, of: &'static str) -> ProgressBar {
 fn row(epoch: &VerifiedEpoch, known: &TrustedKeys) -> serde_json::Value {
     let (first, last) = epoch.times.clone().unzip();
     serde_json::json!({
-        "origin": epoch.origin, "records": epoch.size, "signed": epoch.signed, "root": STANDARD.encode(epoch.root),
-        "acknowledged": epoch.acknowledged, "first": first, "last": last, "unfinished_bytes": epoch.torn,
+        "origin": epoch.origin, "records": epoch.size, "signed": epoch.signed,
+        "root": STANDARD.encode(epoch.root), "acknowledged": epoch.acknowledged,
+        "first": first, "last": last, "unfinished_bytes": epoch.torn,
         "unfinished_files": epoch.unfinished, "lost_after": epoch.lost, "pruned": epoch.pruned,
         "fingerprint": known.fingerprint(&epoch.origin),
     })
@@ -348,5 +365,5 @@ fn say(epoch: &VerifiedEpoch, known: &TrustedKeys) {
     if epoch.pruned {
         println!("  its records were pruned; its tree and its checkpoint are here");
     }
-    println!("  keys {}", known.fingerprint(&epoch.origin).unwrap_or_default());
+    println!("  keys {}", known.shown_fingerprint(&epoch.origin));
 }

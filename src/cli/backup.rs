@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use files::{LogPaths, is_empty};
+use files::{CopiedKeys, LogPaths, is_empty, records_in};
 
 use super::admin_client::send;
 use super::{Failure, GatewayArgs};
@@ -60,7 +60,8 @@ impl Backup {
         let text = fs::read(&file).map_err(durable::DiskFault::of("read", &file))?;
         // Mode 0600, as for all files of a backup: other users must not read it.
         durable::write_new(&self.dir.join(CONFIG), &text, 0o600)?;
-        from.copy(&to, &to.head, (!self.without_keys, self.with_operator_keys))?;
+        let chosen = CopiedKeys { log: !self.without_keys, operators: self.with_operator_keys };
+        from.copy(&to, &to.head, chosen)?;
         // The copy is verified, and not the source: only this proves that the backup can be used.
         let seen = to.verify().map_err(|fault| {
             format!("the copy in {} does not verify: {fault}", self.dir.display())
@@ -99,17 +100,24 @@ impl Backup {
 
     /// Prints what the backup has and lacks.
     fn say(&self, seen: &[VerifiedEpoch], lacks: &[String]) {
-        let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
+        let records = records_in(seen);
         if self.place.json {
-            let end = seen.last().map(|epoch| (epoch.origin.as_str(), epoch.size)).unzip();
-            let moved: Vec<_> = seen
-                .iter()
-                .filter(|epoch| epoch.pruned)
-                .map(|epoch| epoch.origin.as_str())
-                .collect();
+            let (origin, size) = match seen.last() {
+                Some(epoch) => (Some(&epoch.origin), Some(epoch.size)),
+                None => (None, None),
+            };
+            let mut pruned = Vec::new();
+            for epoch in seen {
+                if epoch.pruned {
+                    pruned.push(epoch.origin.as_str());
+                }
+            }
             println!(
                 "{}",
-                serde_json::json!({ "dir": self.dir, "records": records, "origin": end.0, "size": end.1, "pruned": moved, "missing": lacks })
+                serde_json::json!({
+                    "dir": self.dir, "records": records, "origin": origin, "size": size,
+                    "pruned": pruned, "missing": lacks,
+                })
             );
         } else {
             println!(

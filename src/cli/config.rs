@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::fault::on_path;
+use super::target::folder_of;
 use super::{Failure, GatewayArgs};
+use crate::config::Config;
 
 #[derive(Subcommand)]
 pub(super) enum ConfigCommand {
@@ -29,12 +32,13 @@ impl ConfigCommand {
     /// Checks the file, and prints its faults or warnings.
     pub(super) fn run(self) -> Result<(), Failure> {
         let Self::Check { syntax, file, place } = self;
-        let file = file.map_or_else(|| place.find().map(|target| target.config), Ok)?;
-        let text = std::fs::read_to_string(&file)
-            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let file = match file {
+            Some(file) => file,
+            None => place.find()?.config,
+        };
+        let text = std::fs::read_to_string(&file).map_err(on_path(&file))?;
         // Paths in a config are relative to its folder, as for `serve`.
-        let base = file.parent().unwrap_or(std::path::Path::new("."));
-        let config = crate::config::read(&text, base)
+        let config = crate::config::read(&text, folder_of(&file))
             .map_err(|faults| format!("{}:\n{faults}", file.display()))?;
         let missing = if syntax { Vec::new() } else { crate::app::unusable(&config) };
         if !missing.is_empty() {
@@ -46,16 +50,18 @@ impl ConfigCommand {
             )
             .into());
         }
-        let soon = if syntax { None } else { crate::app::soon_expired(&config) };
-        let warnings = if syntax { config.warnings.clone() } else { crate::app::warnings(&config) };
-        for warning in warnings.iter().chain(&soon) {
+        let warnings = if syntax { config.warnings.clone() } else { all_warnings(&config) };
+        for warning in &warnings {
             eprintln!("warning: {warning}");
         }
         if place.json {
             let (models, upstreams) = (config.guard.models.len(), config.proxy.upstreams.len());
             println!(
                 "{}",
-                json!({ "valid": true, "file": file, "models": models, "upstreams": upstreams, "warnings": config.warnings })
+                json!({
+                    "valid": true, "file": file, "models": models, "upstreams": upstreams,
+                    "warnings": warnings,
+                })
             );
             return Ok(());
         }
@@ -67,4 +73,11 @@ impl ConfigCommand {
         );
         Ok(())
     }
+}
+
+/// The warnings about the text, about short credentials, and about a certificate that expires soon.
+fn all_warnings(config: &Config) -> Vec<String> {
+    let mut warnings = crate::app::warnings(config);
+    warnings.extend(crate::app::soon_expired(config));
+    warnings
 }

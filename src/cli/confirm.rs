@@ -35,12 +35,18 @@ impl Sure {
             )));
         }
         eprint!("{what}: this cannot be undone. Continue? [y/N] ");
-        let mut answer = String::new();
-        let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut answer));
-        match (read, answer.trim()) {
+        match read_answer() {
             // Every other answer, also an empty one, is a no.
-            (Ok(_), "y" | "Y" | "yes") => Ok(()),
-            _ => Err(CliFault::failed("not-confirmed", "nothing was done")),
+            Ok(answer) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
+            Ok(_) | Err(_) => Err(CliFault::failed("not-confirmed", "no change was made")),
         }
     }
+}
+
+/// Reads one line from the terminal, after the question is visible.
+fn read_answer() -> std::io::Result<String> {
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(answer)
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Failure;
-use super::key_files::public_key;
+use super::fault::on_path;
+use super::key_files::named_public_key;
 use super::limits::Allowed;
 use super::values::time;
 use crate::clock::{Clock as _, SystemClock};
@@ -54,10 +55,10 @@ impl Delegate {
         let parent = read(&self.parent)?;
         // The key never leaves this process. Only the signature is in the output.
         let key = jwk::read_private(&private_file(&self.holder_key)?)
-            .map_err(|fault| format!("{}: {fault}", self.holder_key.display()))?;
+            .map_err(on_path(&self.holder_key))?;
         // Limits that are not given are inherited from the parent.
         let limits = self.allowed.limits()?;
-        let holder = self.child_key.as_deref().map(public_key).transpose()?;
+        let holder = named_public_key(self.child_key.as_deref())?;
         let wanted = Narrowed {
             name: self.name,
             ttl: self.ttl,
@@ -82,5 +83,5 @@ fn read(path: &Path) -> Result<String, Failure> {
     if path == Path::new("-") {
         return Ok(std::io::read_to_string(std::io::stdin())?);
     }
-    std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()).into())
+    Ok(std::fs::read_to_string(path).map_err(on_path(path))?)
 }

@@ -56,6 +56,14 @@ pub(super) struct Dev {
     log: LogFormat,
 }
 
+/// The path of the data folder.
+struct DevFolder<'d> {
+    /// As it was named, for people.
+    named: &'d Path,
+    /// The absolute path without links, for programs.
+    whole: &'d Path,
+}
+
 /// The config's name in the data folder.
 const CONFIG: &str = "token-shield.toml";
 /// The first line of the config that `dev` writes at each start.
@@ -113,7 +121,8 @@ impl Dev {
         durable::write_atomic(&data.join("dev.token"), token.as_bytes(), 0o600)?;
         // Before the announcement: a program that reads it may send the stop at once.
         let stop = until_told()?;
-        self.announce(&listeners, (&folder, &data), &token, &found)?;
+        let place = DevFolder { named: &folder, whole: &data };
+        self.announce(&listeners, &place, &token, &found)?;
         app.run(listeners, stop).await?;
         Ok(())
     }
@@ -166,8 +175,10 @@ impl Dev {
         );
         let mut seen = vec!["echo".to_owned()];
         for (place, server) in found.iter().enumerate() {
-            let url =
-                self.upstream.clone().unwrap_or_else(|| format!("http://{}", server.authority));
+            let url = match &self.upstream {
+                Some(url) => url.clone(),
+                None => format!("http://{}", server.authority),
+            };
             let _ = write!(
                 text,
                 "\n[[upstream]]\nname = \"server-{place}\"\nurl = {}\nprofile = {}\ncontrolled = \
@@ -195,10 +206,11 @@ impl Dev {
     fn announce(
         &self,
         listeners: &Listeners,
-        (folder, data): (&Path, &Path),
+        place: &DevFolder<'_>,
         token: &str,
         found: &[FoundServer],
     ) -> Result<(), Failure> {
+        let folder = place.named;
         let scheme = if self.tls { "https" } else { "http" };
         let (api, metrics) = (listeners.api.local_addr()?, listeners.metrics.local_addr()?);
         if self.json {
@@ -206,7 +218,7 @@ impl Dev {
                 "url": format!("{scheme}://{api}"),
                 "token": token,
                 "metrics": format!("http://{metrics}/metrics"),
-                "data": data,
+                "data": place.whole,
             });
             println!("{about}");
             return Ok(());
@@ -224,8 +236,7 @@ impl Dev {
                 server.authority,
                 server.models.join("   ")
             );
-            let port = server.authority.rsplit(':').next().and_then(|port| port.parse().ok());
-            if port.is_some_and(probe::open_beyond_loopback) {
+            if port_of(&server.authority).is_some_and(probe::open_beyond_loopback) {
                 println!(
                     "  warning  {} also listens beyond loopback: agents can bypass this gateway; \
                         bind it to 127.0.0.1",
@@ -247,11 +258,17 @@ impl Dev {
         println!(
             "  try      curl -s{trust} {scheme}://{api}/v1/chat/completions -H \"Authorization: \
                 Bearer $(cat {})\" \\\n             -H 'content-type: application/json' -d \
-                '{{\"model\":\"echo\",\"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'",
+                '{{\"model\":\"echo\",\
+                \"messages\":[{{\"role\":\"user\",\"content\":\"hello\"}}]}}'",
             file.display()
         );
         Ok(())
     }
+}
+
+/// The port of `HOST:PORT`.
+fn port_of(authority: &str) -> Option<u16> {
+    authority.rsplit(':').next()?.parse().ok()
 }
 
 /// Checks that `dev` wrote the config in the data folder. It does not overwrite another config.

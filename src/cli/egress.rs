@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::admin_client::send;
+use super::rows::text;
 use super::values::agent_name;
 use super::{Failure, GatewayArgs};
 use crate::app::egress_policy_of;
@@ -18,8 +19,8 @@ use crate::token::Presented;
 
 #[derive(Subcommand)]
 pub(super) enum EgressCommand {
-    /// Show step by step whether a URL is controlled, and what the filters do with it. Nothing is
-    /// looked up or sent.
+    /// Show step by step whether a URL is controlled, and what the filters do with it. No name
+    /// is looked up, and no request is sent.
     #[command(
         after_help = "Example: token-shield egress check https://cdn.example/a.png --use media \
             --agent research/summarizer"
@@ -101,11 +102,9 @@ impl Check {
             None => "default".to_owned(),
             Some(agent) => class_of(&self.place, agent).await?,
         };
-        let class = config
-            .guard
-            .classes
-            .get(&name)
-            .ok_or_else(|| format!("there is no [class.{name}] in the config"))?;
+        let Some(class) = config.guard.classes.get(&name) else {
+            return Err(format!("there is no [class.{name}] in the config").into());
+        };
         // The same policy as in the gateway, from the same config.
         let bench = PolicyCheck {
             policy: egress_policy_of(&config),
@@ -115,26 +114,9 @@ impl Check {
         };
         let uses = self.wanted.map_or_else(|| Use::ALL.to_vec(), |wanted| vec![wanted.to_use()]);
         if self.url == "-" {
-            let text = std::io::read_to_string(std::io::stdin())?;
-            let refused = text
-                .lines()
-                .filter(|url| {
-                    !uses
-                        .iter()
-                        .map(|wanted| bench.evaluate(*wanted, url))
-                        .all(|judged| judged.is_ok())
-                })
-                .count();
-            return if refused == 0 {
-                Ok(())
-            } else {
-                Err(format!("{refused} of {} are not controlled", text.lines().count()).into())
-            };
+            return bench.check_lines(&uses);
         }
-        let refused = uses
-            .into_iter()
-            .filter_map(|wanted| Some((wanted, bench.evaluate(wanted, &self.url).err()?)));
-        match refused.collect::<Vec<_>>().first() {
+        match bench.first_refusal(&uses, &self.url) {
             None => Ok(()),
             Some((wanted, why)) => {
                 Err(format!("not controlled for {}: {why}", wanted.as_str()).into())
@@ -152,14 +134,50 @@ struct PolicyCheck<'c> {
 }
 
 impl PolicyCheck<'_> {
+    /// Evaluates the URLs of standard input, one a line.
+    ///
+    /// # Errors
+    /// After the last line, if a URL is not controlled for one of the uses.
+    fn check_lines(&self, uses: &[Use]) -> Result<(), Failure> {
+        let text = std::io::read_to_string(std::io::stdin())?;
+        let (mut count, mut refused) = (0_usize, 0_usize);
+        for url in text.lines() {
+            count += 1;
+            if self.first_refusal(uses, url).is_some() {
+                refused += 1;
+            }
+        }
+        if refused > 0 {
+            return Err(format!("{refused} of {count} are not controlled").into());
+        }
+        Ok(())
+    }
+
+    /// Evaluates a URL for each use, and prints the steps. Returns the first use for which the URL
+    /// is not controlled, with the reason.
+    fn first_refusal(&self, uses: &[Use], url: &str) -> Option<(Use, Uncontrolled)> {
+        let mut first = None;
+        for wanted in uses {
+            // A refusal does not end the loop, so that the output has every use.
+            if let Err(why) = self.evaluate(*wanted, url)
+                && first.is_none()
+            {
+                first = Some((*wanted, why));
+            }
+        }
+        first
+    }
+
     /// Evaluates a URL, and prints the steps.
     fn evaluate(&self, wanted: Use, url: &str) -> Result<(), Uncontrolled> {
         let steps = self.policy.explain(wanted, url, &self.restrictions);
-        let judged = self.policy.evaluate(wanted, url, &self.restrictions).map(|_| ());
+        let judged = match self.policy.evaluate(wanted, url, &self.restrictions) {
+            Ok(_) => Ok(()),
+            Err(why) => Err(why),
+        };
         let becomes = becomes(wanted, self.class, judged.is_ok());
         if self.json {
-            let row = |step: &PolicyStep| serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes });
-            let steps: Vec<_> = steps.iter().map(row).collect();
+            let steps: Vec<_> = steps.iter().map(step_row).collect();
             println!(
                 "{}",
                 serde_json::json!({
@@ -191,6 +209,11 @@ impl PolicyCheck<'_> {
         println!("  class {}: {becomes}", self.class.name);
         judged
     }
+}
+
+/// The JSON form of a step.
+fn step_row(step: &PolicyStep) -> serde_json::Value {
+    serde_json::json!({ "asked": step.question, "answer": step.answer, "passes": step.passes })
 }
 
 /// What the filters of the class do with the URL.
@@ -237,7 +260,10 @@ const fn reply(reply: ResponseFilterAction, controlled: bool) -> &'static str {
 async fn class_of(place: &GatewayArgs, agent: &AgentName) -> Result<String, Failure> {
     let reply =
         send(place, AdminRequest::Question(Question::Agent { agent: agent.to_string() })).await?;
-    let class =
-        reply.rows.iter().find_map(|row| row.get("class").and_then(serde_json::Value::as_str));
-    Ok(class.unwrap_or("default").to_owned())
+    for row in &reply.rows {
+        if let Some(class) = text(row, "class") {
+            return Ok(class.to_owned());
+        }
+    }
+    Ok("default".to_owned())
 }

@@ -1,5 +1,7 @@
 //! The end of a command: exit codes and error messages.
 
+use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The command was executed.
@@ -43,15 +45,26 @@ impl std::fmt::Display for CliFault {
 
 impl std::error::Error for CliFault {}
 
+/// Makes the message of an error about the file at `path`.
+pub(super) fn on_path<E: Display>(path: &Path) -> impl Fn(E) -> String {
+    move |error: E| format!("{}: {error}", path.display())
+}
+
 /// The exit code of an error.
 pub(super) fn exit(failure: &super::Failure) -> ExitCode {
-    ExitCode::from(failure.downcast_ref::<CliFault>().map_or(FAILED, |fault| fault.exit))
+    ExitCode::from(match failure.downcast_ref::<CliFault>() {
+        Some(fault) => fault.exit,
+        None => FAILED,
+    })
 }
 
 /// The error line for standard error, with `--json` one JSON object. Empty if another process has
 /// printed the error already.
 pub(super) fn line(failure: &super::Failure, json: bool) -> String {
-    let code = failure.downcast_ref::<CliFault>().map_or("failed", |fault| fault.code);
+    let code = match failure.downcast_ref::<CliFault>() {
+        Some(fault) => fault.code,
+        None => "failed",
+    };
     let message = failure.to_string();
     match (message.is_empty(), json) {
         (true, _) => String::new(),

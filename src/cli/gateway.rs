@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::target::{GatewayArgs, GatewayTarget};
+use super::target::{GatewayArgs, GatewayTarget, folder_of};
 use super::{
     Failure, agent, as_owner, audit, backup, config, dev, egress, keys, model, owner,
     owner_process, principal, serve, token, upgrade,
@@ -126,8 +126,7 @@ impl GatewayTarget {
                 made with --data DIR";
             format!("{}: {error}; {hint}", path.display())
         })?;
-        let base = path.parent().unwrap_or(std::path::Path::new("."));
-        crate::config::read(&text, base)
+        crate::config::read(&text, folder_of(path))
             .map_err(|faults| format!("{}:\n{faults}", path.display()).into())
     }
 }

@@ -10,8 +10,9 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::admin_client::{AdminClient, send};
-use super::key_files::{key_file, public_file, signing_key};
+use super::key_files::{key_file, public_file, public_keys, signing_key};
 use super::print::{done, say_done};
+use super::rows::text;
 use super::values::{in_words, time};
 use super::{Failure, GatewayArgs};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -21,7 +22,7 @@ use crate::control::{Command, Question, Reply};
 use crate::crypto::{Both, SigningKey, entropy};
 use crate::id::HandleId;
 use crate::keyring::{IssuerKeys, Keyring};
-use crate::token::jwk::{self, Jwk};
+use crate::token::jwk::Jwk;
 use crate::token::{Presented, handle, mint, verify};
 
 #[derive(Args)]
@@ -85,7 +86,8 @@ impl Renew {
         let file = key_file(&config, self.key);
         let key = signing_key(&file)?;
         let client = AdminClient::open(&self.place.find()?).await?;
-        let renewed = first_of(&client, &meant, (&config, &key, &file), self.ttl).await;
+        let signer = HandleSigner { config: &config, key: &key, file: &file };
+        let renewed = signer.first_of(&client, &meant, self.ttl).await;
         client.close()?;
         let (id, reply) = renewed?;
         say_done(
@@ -121,81 +123,95 @@ fn within(
     }
 }
 
-/// Renews the first of these that is a handle. If none is, returns the fault of the last one.
-async fn first_of(
-    client: &AdminClient,
-    meant: &[HandleId],
-    with: (&Config, &SigningKey, &Path),
-    ttl: Option<Duration>,
-) -> Result<(HandleId, Reply), Failure> {
-    let mut fault: Failure = "this is a token, not a handle".into();
-    for id in meant {
-        match renew(client, *id, with, ttl).await {
-            Ok(reply) => return Ok((*id, reply)),
-            Err(why) => fault = why,
+/// Signs the new tokens of handles.
+struct HandleSigner<'s> {
+    config: &'s Config,
+    key: &'s SigningKey,
+    /// The file of the key. Its public half is in a file beside it.
+    file: &'s Path,
+}
+
+impl HandleSigner<'_> {
+    /// Renews the first of these that is a handle. If none is, returns the fault of the last one.
+    async fn first_of(
+        &self,
+        client: &AdminClient,
+        meant: &[HandleId],
+        ttl: Option<Duration>,
+    ) -> Result<(HandleId, Reply), Failure> {
+        let mut fault: Failure = "this is a token, not a handle".into();
+        for id in meant {
+            match self.renew(client, *id, ttl).await {
+                Ok(reply) => return Ok((*id, reply)),
+                Err(why) => fault = why,
+            }
         }
+        Err(fault)
     }
-    Err(fault)
-}
 
-/// Checks a token that the gateway returned, before it is signed again. It must be signed by this
-/// key, or by one in the key's public file. It must be for the issuer and the gateway of the
-/// config, and for that agent. Returns the longest lifetime of the issuer's tokens.
-///
-/// A compromised gateway could otherwise obtain a signature under any content.
-fn ours(
-    config: &Config,
-    (key, file): (&SigningKey, &Path),
-    former: &str,
-    agent: &str,
-) -> Result<Duration, Failure> {
-    let own = Jwk::of(key.public()?);
-    // After a rotation, the handle's token may still be of the old key.
-    let beside =
-        std::fs::read_to_string(public_file(file)).ok().and_then(|text| jwk::read_set(&text).ok());
-    let keys: Vec<Jwk> = std::iter::once(own).chain(beside.into_iter().flatten()).collect();
-    let presented = Presented::read(former)?;
-    let taken = config.guard.issuers.iter().find_map(|issuer| {
-        let keyring = Keyring::new();
-        keyring.set_issuers(vec![IssuerKeys {
-            policy: Arc::new(issuer.policy()),
-            keys: keys.clone(),
-        }]);
-        // At the time of its signature: it may have expired since, and therefore needs a renewal.
-        let issued = presented.issued()?;
-        verify(&presented, &keyring, &Both, issued).ok().map(|taken| (taken, issuer.ttl_max))
-    });
-    match taken {
-        Some((taken, ttl_max)) if taken.agent().as_str() == agent => Ok(ttl_max),
-        _ => Err("the gateway gave a token that this key did not sign for that agent, issuer and \
-                gateway: nothing was signed"
-            .into()),
+    /// Signs a new token for the handle, and registers it.
+    async fn renew(
+        &self,
+        client: &AdminClient,
+        id: HandleId,
+        ttl: Option<Duration>,
+    ) -> Result<Reply, Failure> {
+        let question = Question::Handle { handle: id.to_string() };
+        let reply = client.send(AdminRequest::Question(question)).await?;
+        let Some(row) = reply.rows.first() else {
+            return Err("no such handle is registered".into());
+        };
+        if text(row, "revoked").is_some() {
+            return Err("the handle is revoked for ever; issue a new handle".into());
+        }
+        let until: Option<Timestamp> = match text(row, "until") {
+            Some(until) => Some(until.parse()?),
+            None => None,
+        };
+        let former = text(row, "token").ok_or("the gateway gave no token")?;
+        let agent = text(row, "agent").ok_or("the gateway gave no agent")?;
+        let (ttl_max, now) = (self.ours(former, agent)?, SystemClock::start().now());
+        // The checks come before the signature. A signed token cannot be taken back without a
+        // revocation.
+        if let Some(ttl) = ttl {
+            within(ttl, now, ttl_max, until)?;
+        }
+        eprintln!("renewing a token of {agent}");
+        let term = mint::RenewalTerm { lifetime: ttl, latest: until };
+        let token = mint::renew(former, self.key, now, term, random()?)?;
+        let command = Command::HandleRenew { handle: id.to_string(), token };
+        client.send(AdminRequest::Command(command)).await
     }
-}
 
-/// Signs a new token for the handle, and registers it.
-async fn renew(
-    client: &AdminClient,
-    id: HandleId,
-    (config, key, file): (&Config, &SigningKey, &Path),
-    ttl: Option<Duration>,
-) -> Result<Reply, Failure> {
-    let reply =
-        client.send(AdminRequest::Question(Question::Handle { handle: id.to_string() })).await?;
-    let row = reply.rows.first().ok_or("no such handle is registered")?;
-    let text = |name: &str| row.get(name).and_then(serde_json::Value::as_str);
-    if text("revoked").is_some() {
-        return Err("the handle is revoked for ever; issue a new handle".into());
+    /// Checks a token that the gateway returned, before it is signed again. It must be signed by
+    /// this key, or by one in the key's public file. It must be for the issuer and the gateway of
+    /// the config, and for that agent. Returns the longest lifetime of the issuer's tokens.
+    ///
+    /// A compromised gateway could otherwise obtain a signature under any content.
+    fn ours(&self, former: &str, agent: &str) -> Result<Duration, Failure> {
+        let mut keys = vec![Jwk::of(self.key.public()?)];
+        // After a rotation, the handle's token may still be of the old key.
+        if let Some(beside) = public_keys(&public_file(self.file)) {
+            keys.extend(beside);
+        }
+        let presented = Presented::read(former)?;
+        for issuer in &self.config.guard.issuers {
+            // At the time of its signature: it may have expired since, and therefore needs a
+            // renewal.
+            let Some(issued) = presented.issued() else { break };
+            let keyring = Keyring::new();
+            let policy = Arc::new(issuer.policy());
+            keyring.set_issuers(vec![IssuerKeys { policy, keys: keys.clone() }]);
+            // The first issuer whose policy the token fits decides.
+            if let Ok(taken) = verify(&presented, &keyring, &Both, issued) {
+                if taken.agent().as_str() == agent {
+                    return Ok(issuer.ttl_max);
+                }
+                break;
+            }
+        }
+        Err("the gateway gave a token that this key did not sign for that agent, issuer and \
+            gateway: no token was signed"
+            .into())
     }
-    let until = text("until").map(str::parse).transpose()?;
-    let former = text("token").ok_or("the gateway gave no token")?;
-    let agent = text("agent").ok_or("the gateway gave no agent")?;
-    let (ttl_max, now) = (ours(config, (key, file), former, agent)?, SystemClock::start().now());
-    // The checks come before the signature. A signed token cannot be taken back without a
-    // revocation.
-    ttl.map_or(Ok(()), |ttl| within(ttl, now, ttl_max, until))?;
-    eprintln!("renewing a token of {agent}");
-    let term = mint::RenewalTerm { lifetime: ttl, latest: until };
-    let token = mint::renew(former, key, now, term, random()?)?;
-    client.send(AdminRequest::Command(Command::HandleRenew { handle: id.to_string(), token })).await
 }

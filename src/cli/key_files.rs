@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use super::fault::on_path;
 use crate::config::Config;
 use crate::crypto::{Algorithm, SigningKey};
 use crate::durable;
@@ -38,11 +39,24 @@ pub(super) fn public_file(out: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// The keys in a file of public keys. `None` if the file cannot be read or has a fault.
+pub(super) fn public_keys(path: &Path) -> Option<Vec<Jwk>> {
+    let text = std::fs::read_to_string(path).ok()?;
+    jwk::read_set(&text).ok()
+}
+
+/// [`public_key`] for an option that may be absent.
+pub(super) fn named_public_key(path: Option<&Path>) -> Result<Option<Jwk>, Failure> {
+    match path {
+        Some(path) => Ok(Some(public_key(path)?)),
+        None => Ok(None),
+    }
+}
+
 /// The only key in a file of public keys.
-pub(super) fn public_key(path: &Path) -> Result<Jwk, Failure> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut keys = jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", path.display()))?;
+fn public_key(path: &Path) -> Result<Jwk, Failure> {
+    let text = std::fs::read_to_string(path).map_err(on_path(path))?;
+    let mut keys = jwk::read_set(&text).map_err(on_path(path))?;
     match (keys.pop(), keys.is_empty()) {
         (Some(key), true) => Ok(key),
         _ => Err(format!("{} does not contain exactly one key", path.display()).into()),
@@ -61,6 +75,5 @@ pub(super) fn signing_key(path: &Path) -> Result<SigningKey, Failure> {
         return Err(format!("there is no signing key {}; {hint}", path.display()).into());
     }
     // `private_file` refuses a file that other users can read.
-    Ok(jwk::read_private(&private_file(path)?)
-        .map_err(|fault| format!("{}: {fault}", path.display()))?)
+    Ok(jwk::read_private(&private_file(path)?).map_err(on_path(path))?)
 }

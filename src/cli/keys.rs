@@ -7,9 +7,11 @@ use serde_json::json;
 
 use super::admin_client::{send, send_stop};
 use super::confirm::Sure;
+use super::fault::on_path;
 use super::key_files::{generate, public_file};
 use super::print::{print, say_done};
 use super::rotate::Rotate;
+use super::rows::text;
 use super::{Failure, GatewayArgs};
 use crate::control::api::AdminRequest;
 use crate::control::{Command, Question};
@@ -164,7 +166,10 @@ impl KeysCommand {
                 if json {
                     println!(
                         "{}",
-                        json!({ "kid": kid, "alg": algorithm.as_str(), "private": out, "public": public_file(&out) })
+                        json!({
+                            "kid": kid, "alg": algorithm.as_str(), "private": out,
+                            "public": public_file(&out),
+                        })
                     );
                 } else {
                     println!("{kid}");
@@ -177,21 +182,17 @@ impl KeysCommand {
             }
             Self::Export(place) => {
                 let reply = send(&place, AdminRequest::Question(Question::Keys)).await?;
-                let keys: Vec<&str> = reply
-                    .rows
-                    .iter()
-                    .filter_map(|row| row.get("jwk").and_then(serde_json::Value::as_str))
-                    .collect();
+                let mut keys = Vec::new();
+                for row in &reply.rows {
+                    keys.extend(text(row, "jwk"));
+                }
                 // The rows contain complete JWKs, which are inserted without a change.
                 println!("{{\"keys\":[{}]}}", keys.join(","));
                 Ok(())
             }
             Self::Import(Import { file, issuer, place }) => {
-                let text = std::fs::read_to_string(&file)
-                    .map_err(|error| format!("{}: {error}", file.display()))?;
-                for key in
-                    jwk::read_set(&text).map_err(|fault| format!("{}: {fault}", file.display()))?
-                {
+                let set = std::fs::read_to_string(&file).map_err(on_path(&file))?;
+                for key in jwk::read_set(&set).map_err(on_path(&file))? {
                     let command = Command::KeyAdd { issuer: issuer.clone(), jwk: key.write() };
                     let reply = send(&place, AdminRequest::Command(command)).await?;
                     let members = json!({ "kid": key.id().to_string() });

@@ -52,9 +52,27 @@ fn host(text: &str) -> Result<String, UrlFault> {
 
 /// A JSON list of texts. `None` if there are none.
 fn list(texts: &[String]) -> Option<Value<'static>> {
-    let texts: Vec<Value<'static>> =
-        texts.iter().map(|text| Value::from_text(text.clone())).collect();
-    (!texts.is_empty()).then_some(Value::Array(texts))
+    if texts.is_empty() {
+        return None;
+    }
+    Some(Value::Array(texts.iter().map(|text| Value::from_text(text.clone())).collect()))
+}
+
+/// Adds a constraint. Without a value, none is added: the option was not given.
+///
+/// # Errors
+/// If the value is not valid for the constraint.
+fn add(
+    limits: &mut Vec<Constraint>,
+    key: &str,
+    kind: ConstraintType,
+    value: Option<Value<'static>>,
+) -> Result<(), Failure> {
+    if let Some(value) = value {
+        let made = Constraint::new(key, kind, value);
+        limits.push(made.map_err(|refusal| format!("{key}: {}", refusal.message))?);
+    }
+    Ok(())
 }
 
 impl Allowed {
@@ -63,28 +81,16 @@ impl Allowed {
     /// # Errors
     /// If a value is not valid for its constraint.
     pub(super) fn limits(&self) -> Result<Vec<Constraint>, Failure> {
-        let numbers = [
-            ("requests_per_minute", ConstraintType::Rate, self.rpm),
-            ("requests_per_second", ConstraintType::Rate, self.rps),
-            ("requests_in_flight", ConstraintType::Max, self.in_flight),
-            ("output_tokens", ConstraintType::Max, self.output_tokens),
-        ];
-        // An option that was not given adds no constraint.
-        let numbers = numbers.map(|(key, kind, number)| (key, kind, number.map(Value::from_u64)));
-        let lists = [
-            ("egress_host", ConstraintType::OneOf, list(&self.egress_hosts)),
-            ("tool_type", ConstraintType::OneOf, list(&self.tool_types)),
-        ];
-        let egress = ("egress", ConstraintType::Rank, self.egress.clone().map(Value::from_text));
-        let asked = [("model", ConstraintType::OneOf, list(&self.models))]
-            .into_iter()
-            .chain(numbers)
-            .chain(lists)
-            .chain([egress]);
-        let limit = |(key, kind, value): (&str, ConstraintType, Option<Value<'static>>)| {
-            let made = Constraint::new(key, kind, value?);
-            Some(made.map_err(|refusal| format!("{key}: {}", refusal.message).into()))
-        };
-        asked.filter_map(limit).collect()
+        use ConstraintType::{Max, OneOf, Rank, Rate};
+        let mut limits = Vec::new();
+        add(&mut limits, "model", OneOf, list(&self.models))?;
+        add(&mut limits, "requests_per_minute", Rate, self.rpm.map(Value::from_u64))?;
+        add(&mut limits, "requests_per_second", Rate, self.rps.map(Value::from_u64))?;
+        add(&mut limits, "requests_in_flight", Max, self.in_flight.map(Value::from_u64))?;
+        add(&mut limits, "output_tokens", Max, self.output_tokens.map(Value::from_u64))?;
+        add(&mut limits, "egress_host", OneOf, list(&self.egress_hosts))?;
+        add(&mut limits, "tool_type", OneOf, list(&self.tool_types))?;
+        add(&mut limits, "egress", Rank, self.egress.clone().map(Value::from_text))?;
+        Ok(limits)
     }
 }

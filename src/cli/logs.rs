@@ -165,7 +165,10 @@ fn say_dropped(form: LogFormat, dropped: u64) -> String {
 /// A panic's message, as one line.
 fn say_panic(form: LogFormat, panic: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
-    let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
+    let place = match panic.location() {
+        Some(place) => format!(" at {place}"),
+        None => String::new(),
+    };
     let what = panic.payload_as_str().unwrap_or("no message");
     own_line(
         form,
@@ -259,7 +262,16 @@ mod tests {
             .event_format(JsonLine)
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(status = 200_u16, ms = 7_u64, left = -1_i64, up = true, who = "a \"b\"\n", why = %"c\\d", none = ?None::<u8>, "said \"it\"");
+            tracing::info!(
+                status = 200_u16,
+                ms = 7_u64,
+                left = -1_i64,
+                up = true,
+                who = "a \"b\"\n",
+                why = %"c\\d",
+                none = ?None::<u8>,
+                "said \"it\""
+            );
         });
         let text = String::from_utf8(written.0.lock().expect("written").clone()).expect("UTF-8");
         assert!(text.ends_with('\n') && text.lines().count() == 1, "{text}");

@@ -8,6 +8,7 @@ use clap::{Arg, Args, Command, CommandFactory as _};
 use clap_complete::Shell;
 use serde_json::json;
 
+use super::fault::on_path;
 use super::{Cli, Failure};
 
 /// The width of the reference, in characters.
@@ -42,6 +43,7 @@ pub(super) struct ShowVersion {
 }
 
 impl Completions {
+    /// Prints the script.
     pub(super) fn run(&self) {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "token-shield", &mut script);
@@ -55,16 +57,19 @@ impl Completions {
 }
 
 impl Man {
+    /// Writes the pages. With `--json`, prints their names.
     pub(super) fn run(&self) -> Result<(), Failure> {
-        std::fs::create_dir_all(&self.dir)
-            .map_err(|error| format!("{}: {error}", self.dir.display()))?;
+        std::fs::create_dir_all(&self.dir).map_err(on_path(&self.dir))?;
         clap_mangen::generate_to(Cli::command(), &self.dir)?;
         if self.json {
-            let entries = std::fs::read_dir(&self.dir)
-                .map_err(|error| format!("{}: {error}", self.dir.display()))?;
-            let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-            let mut pages: Vec<String> =
-                names.filter(|name| name.starts_with("token-shield")).collect();
+            let mut pages = Vec::new();
+            for entry in std::fs::read_dir(&self.dir).map_err(on_path(&self.dir))?.flatten() {
+                if let Ok(name) = entry.file_name().into_string()
+                    && name.starts_with("token-shield")
+                {
+                    pages.push(name);
+                }
+            }
             pages.sort_unstable();
             println!("{}", json!({ "dir": self.dir, "pages": pages }));
         }
@@ -73,12 +78,16 @@ impl Man {
 }
 
 impl ShowVersion {
+    /// Prints the version.
     pub(super) fn run(&self) {
         let version = env!("CARGO_PKG_VERSION");
         if self.json {
             println!(
                 "{}",
-                json!({ "name": "token-shield", "version": version, "gateway": cfg!(feature = "gateway") })
+                json!({
+                    "name": "token-shield", "version": version,
+                    "gateway": cfg!(feature = "gateway"),
+                })
             );
         } else {
             println!("token-shield {version}");
@@ -109,13 +118,15 @@ fn describe(command: &Command, above: &str, text: &mut String) {
     }
     // Writing into a String does not fail.
     let _ = writeln!(text, "\n## `{name}`\n");
-    let about = command
-        .get_long_about()
-        .or(command.get_about())
-        .map(ToString::to_string)
-        .unwrap_or_default();
+    let about = match command.get_long_about().or(command.get_about()) {
+        Some(about) => about.to_string(),
+        None => String::new(),
+    };
     let _ = writeln!(text, "{}\n", wrapped(&format!("{about}."), ""));
-    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set() && arg.get_id() != "help") {
+    for arg in command.get_arguments() {
+        if arg.is_hide_set() || arg.get_id() == "help" {
+            continue;
+        }
         let _ =
             writeln!(text, "{}", wrapped(&format!("- `{}`{}", shown(arg), explained(arg)), "  "));
     }
@@ -147,23 +158,26 @@ fn wrapped(text: &str, indent: &str) -> String {
 
 /// The form of an argument in the reference.
 fn shown(arg: &Arg) -> String {
-    let value = arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string);
+    let value = match arg.get_value_names() {
+        Some([name, ..]) => name.to_string(),
+        Some([]) | None => String::new(),
+    };
     let takes = arg.get_action().takes_values();
     match (arg.get_long(), arg.get_short()) {
-        (Some(long), _) if takes => format!("--{long} {}", value.unwrap_or_default()),
+        (Some(long), _) if takes => format!("--{long} {value}"),
         (Some(long), _) => format!("--{long}"),
         (None, Some(short)) => format!("-{short}"),
-        (None, None) if arg.is_required_set() => value.unwrap_or_default(),
-        (None, None) => format!("[{}]", value.unwrap_or_default()),
+        (None, None) if arg.is_required_set() => value,
+        (None, None) => format!("[{value}]"),
     }
 }
 
 /// The help of an argument, with its default.
 fn explained(arg: &Arg) -> String {
-    let help = arg
-        .get_help()
-        .map(|help| format!(": {}.", help.to_string().trim_end_matches('.')))
-        .unwrap_or_default();
+    let help = match arg.get_help() {
+        Some(help) => format!(": {}.", help.to_string().trim_end_matches('.')),
+        None => String::new(),
+    };
     let defaults: Vec<String> =
         arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
     let takes = arg.get_action().takes_values();

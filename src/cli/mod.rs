@@ -53,6 +53,8 @@ mod probe;
 #[cfg(feature = "gateway")]
 mod rotate;
 #[cfg(feature = "gateway")]
+mod rows;
+#[cfg(feature = "gateway")]
 mod serve;
 #[cfg(feature = "gateway")]
 mod sign;
@@ -140,14 +142,17 @@ pub fn main() -> ExitCode {
         }
     };
     // The error is printed here, once, for every command.
-    let said = done
-        .as_ref()
-        .err()
-        .map(|failure| fault::line(failure, json))
-        .filter(|line| !line.is_empty());
+    let line = match &done {
+        Err(failure) => fault::line(failure, json),
+        Ok(()) => String::new(),
+    };
+    let said = if line.is_empty() { None } else { Some(line.as_str()) };
     #[cfg(feature = "gateway")]
-    logs::finish(said.as_deref());
+    logs::finish(said);
     #[cfg(not(feature = "gateway"))]
     said.iter().for_each(|line| eprintln!("{line}"));
-    done.map_or_else(|failure| fault::exit(&failure), |()| ExitCode::SUCCESS)
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fault::exit(&failure),
+    }
 }

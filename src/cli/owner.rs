@@ -44,13 +44,11 @@ impl Owner {
         let mut command = as_owner::command(owner, words)?;
         // The owner may not be able to read root's current folder.
         command.current_dir("/").stdin(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .map_err(|error| format!("a process of {}: {error}", name_of(owner.uid)))?;
+        let mut child = command.spawn().map_err(|error| not_run(owner, &error))?;
         let (Some(requests), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a process without pipes".into());
         };
-        let said = child.stderr.take().map(|said| as_owner::copy(said, std::io::stderr()));
+        let said = copied_errors(&mut child);
         let pipes = Pipes { requests: Some(requests), answers: BufReader::new(answers), said };
         Ok(Self { child: Mutex::new((child, pipes)) })
     }
@@ -62,12 +60,16 @@ impl Owner {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         // If the log cannot be opened, the process has ended and printed the reason.
-        let sent =
-            pipes.requests.as_mut().is_some_and(|requests| requests.write_all(&line).is_ok());
+        let sent = match &mut pipes.requests {
+            Some(requests) => requests.write_all(&line).is_ok(),
+            None => false,
+        };
         let mut answer = String::new();
         if !sent || pipes.answers.read_line(&mut answer)? == 0 {
             // Its error output must be complete before this command ends.
-            let _ = pipes.said.take().map(JoinHandle::join);
+            if let Some(said) = pipes.said.take() {
+                let _ = said.join();
+            }
             return Err(CliFault { exit: FAILED, code: "failed", message: String::new() }.into());
         }
         Ok(serde_json::from_str(&answer)?)
@@ -89,7 +91,27 @@ impl Owner {
 
 /// The owner of `path`, or of the nearest folder above it that can be read.
 pub(super) fn shown_owner(path: &Path) -> u32 {
-    path.ancestors().find_map(|path| fs::symlink_metadata(path).ok()).map_or(0, |found| found.uid())
+    for path in path.ancestors() {
+        if let Ok(found) = fs::symlink_metadata(path) {
+            return found.uid();
+        }
+    }
+    0
+}
+
+/// Copies the standard error of a process in another thread. `None` if it has no pipe.
+fn copied_errors(child: &mut Child) -> Option<JoinHandle<std::io::Result<()>>> {
+    Some(as_owner::copy(child.stderr.take()?, std::io::stderr()))
+}
+
+/// [`copied_errors`] for the standard output.
+fn copied_output(child: &mut Child) -> Option<JoinHandle<std::io::Result<()>>> {
+    Some(as_owner::copy(child.stdout.take()?, std::io::stdout()))
+}
+
+/// The message about a process of the owner that could not be started or waited for.
+fn not_run(owner: FolderOwner, error: &std::io::Error) -> String {
+    format!("a process of {}: {error}", name_of(owner.uid))
 }
 
 /// The error for a caller that is not the owner.
@@ -102,22 +124,30 @@ pub(super) fn refused_to(path: &Path, owner: u32) -> CliFault {
 /// The command line for the same command as the owner. It repeats only the command's own words,
 /// because the rest may contain a secret.
 fn sudo(owner: &str) -> String {
-    let is_word = |word: &String| {
-        word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')
-    };
-    let words: Vec<String> = std::env::args().skip(1).take(2).take_while(is_word).collect();
+    let words: Vec<String> =
+        std::env::args().skip(1).take(2).take_while(|word| is_word(word)).collect();
     format!("sudo -u {owner} token-shield {} …", words.join(" "))
+}
+
+/// Whether an argument is a command's own word, and not an option or a value.
+fn is_word(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')
 }
 
 /// A user's name, or `#UID`, which sudo accepts too.
 fn name_of(uid: u32) -> String {
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let named = users.lines().find_map(|line| {
+    let number = uid.to_string();
+    for line in users.lines() {
+        // The first field is the name, the third one the uid (passwd(5)).
         let mut fields = line.split(':');
-        let (name, number) = (fields.next()?, fields.nth(1)?);
-        (number == uid.to_string()).then(|| name.to_owned())
-    });
-    named.unwrap_or_else(|| format!("'#{uid}'"))
+        if let (Some(name), Some(listed)) = (fields.next(), fields.nth(1))
+            && listed == number
+        {
+            return name.to_owned();
+        }
+    }
+    format!("'#{uid}'")
 }
 
 /// If the caller is root and not the owner: runs this command again as the owner of the data folder
@@ -136,17 +166,23 @@ pub(super) fn done_by_owner(log: &LogSettings, more: &[&str]) -> Result<bool, Fa
     if !own.is_root() {
         return Err(refused_to(&log.dir, owner.uid).into());
     }
-    let words = std::env::args_os().skip(1).chain(more.iter().map(OsString::from));
-    let failed = |error| format!("a process of {}: {error}", name_of(owner.uid));
-    let mut child = as_owner::command(owner, words)?.spawn().map_err(failed)?;
-    let printed = child.stdout.take().map(|printed| as_owner::copy(printed, std::io::stdout()));
-    let said = child.stderr.take().map(|said| as_owner::copy(said, std::io::stderr()));
-    let ended = child.wait().map_err(failed)?;
+    let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    for word in more {
+        words.push(word.into());
+    }
+    let mut command = as_owner::command(owner, words)?;
+    let mut child = command.spawn().map_err(|error| not_run(owner, &error))?;
+    let printed = copied_output(&mut child);
+    let said = copied_errors(&mut child);
+    let ended = child.wait().map_err(|error| not_run(owner, &error))?;
     for copied in [printed, said].into_iter().flatten() {
         // A failed copy of the output does not change the result of the command.
         let _ = copied.join();
     }
-    let exit = ended.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED);
+    let exit = match ended.code() {
+        Some(code) => u8::try_from(code).unwrap_or(FAILED),
+        None => FAILED,
+    };
     if ended.success() {
         Ok(true)
     } else {

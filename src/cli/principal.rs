@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::admin_client::{send, send_stop};
 use super::print::{print, say_done};
+use super::rows::first;
 use super::{Failure, GatewayArgs};
 use crate::control::api::AdminRequest;
 use crate::control::{Command, Question, StatusVerb};
@@ -65,8 +66,7 @@ impl ChangePrincipal {
         let command =
             Command::PrincipalStatus { principal: principal.clone(), verb, reason, unregistered };
         let reply = send_stop(&place, offline, AdminRequest::Command(command)).await?;
-        let row = reply.rows.first().cloned().unwrap_or_default();
-        say_done(&format!("{done} {principal}"), row, &reply, place.json);
+        say_done(&format!("{done} {principal}"), first(&reply), &reply, place.json);
         Ok(())
     }
 }

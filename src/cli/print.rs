@@ -66,47 +66,76 @@ pub(super) fn at(reply: &Reply) -> String {
     format!("at {} ({}, {runs})", about.name, about.data.display())
 }
 
+/// A member of a row, for people.
+struct RowCell<'r> {
+    name: &'r str,
+    text: String,
+}
+
 /// The members of a row, for people. A key's JWK is only for programs.
-fn cells(row: &Value) -> Vec<(&str, String)> {
-    // An ML-DSA-65 JWK has more than 2,600 characters, too many for a table.
-    let members = row.as_object().into_iter().flatten().filter(|(name, _)| *name != "jwk");
-    let shown = |value: &Value| match value {
+fn cells(row: &Value) -> Vec<RowCell<'_>> {
+    let mut cells = Vec::new();
+    for (name, value) in row.as_object().into_iter().flatten() {
+        // An ML-DSA-65 JWK has more than 2,600 characters, too many for a table.
+        if name != "jwk" {
+            cells.push(RowCell { name, text: shown(value) });
+        }
+    }
+    cells
+}
+
+/// A value for people. Null is a hyphen, and a text has no quotes.
+fn shown(value: &Value) -> String {
+    match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
-    };
-    members.map(|(name, value)| (name.as_str(), shown(value))).collect()
+    }
+}
+
+/// The names of a row's members.
+fn names<'r>(row: &[RowCell<'r>]) -> Vec<&'r str> {
+    row.iter().map(|cell| cell.name).collect()
 }
 
 /// Rows as tables. A new table begins if a row has other members than the one before.
 fn tables(rows: &[Value]) -> String {
     let rows: Vec<_> = rows.iter().map(cells).collect();
-    let names =
-        |row: &[(&str, String)]| row.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
     let mut text = String::new();
     // Rows of one reply may have different members, such as an agent and its tokens.
     for table in rows.chunk_by(|left, right| names(left) == names(right)) {
         let mut lines = vec![names(&table[0])];
-        lines.extend(table.iter().map(|row| row.iter().map(|(_, cell)| cell.clone()).collect()));
-        let width = |column: usize| {
-            lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+        for row in table {
+            lines.push(row.iter().map(|cell| cell.text.as_str()).collect());
+        }
+        let widths = widths(&lines);
         if !text.is_empty() {
             text.push('\n');
         }
         for line in &lines {
-            let padded: Vec<String> = line
-                .iter()
-                .zip(&widths)
-                .map(|(cell, width)| {
-                    format!("{}{}", cell, " ".repeat(width - cell.chars().count()))
-                })
-                .collect();
+            let mut padded = Vec::new();
+            for (cell, &width) in std::iter::zip(line, &widths) {
+                padded.push(format!("{cell:<width$}"));
+            }
             let _ = writeln!(text, "{}", padded.join("  ").trim_end());
         }
     }
     text
+}
+
+/// The widths of a table's columns, in characters.
+fn widths(lines: &[Vec<&str>]) -> Vec<usize> {
+    let mut widths = Vec::new();
+    for line in lines {
+        for (column, cell) in line.iter().enumerate() {
+            let width = cell.chars().count();
+            match widths.get_mut(column) {
+                Some(widest) => *widest = width.max(*widest),
+                None => widths.push(width),
+            }
+        }
+    }
+    widths
 }
 
 #[cfg(test)]

@@ -62,33 +62,34 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
         sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
     driver.abort();
     let listed: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    let ids = listed
-        .get("data")?
-        .as_array()?
-        .iter()
-        .filter_map(|model| model.get("id")?.as_str().map(str::to_owned));
-    Some(ids.collect())
+    let mut ids = Vec::new();
+    for model in listed.get("data")?.as_array()? {
+        if let Some(serde_json::Value::String(id)) = model.get("id") {
+            ids.push(id.clone());
+        }
+    }
+    Some(ids)
 }
 
 /// Whether a program on this machine listens on `port` on all addresses. Agents could then bypass
 /// the gateway.
 pub(super) fn open_beyond_loopback(port: u16) -> bool {
     let wanted = format!(":{port:04X}");
-    ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok())
-        .any(|table| {
-            table.lines().skip(1).any(|line| {
-                let mut fields = line.split_whitespace().skip(1);
-                let (local, state) =
-                    (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
-                let any = local
-                    .split(':')
-                    .next()
-                    .is_some_and(|address| address.bytes().all(|digit| digit == b'0'));
-                // 0A is TCP_LISTEN, and an address of zeros means all addresses (proc(5),
-                // /proc/net/tcp).
-                state == "0A" && any && local.ends_with(&wanted)
-            })
-        })
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let Ok(table) = std::fs::read_to_string(path) else { continue };
+        if table.lines().skip(1).any(|line| listens_everywhere(line, &wanted)) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a line of /proc/net/tcp is a listener on all addresses. `port` is `:` and the port in
+/// hex.
+fn listens_everywhere(line: &str, port: &str) -> bool {
+    let mut fields = line.split_whitespace().skip(1);
+    let (Some(local), Some(state)) = (fields.next(), fields.nth(1)) else { return false };
+    let Some((address, _)) = local.split_once(':') else { return false };
+    // 0A is TCP_LISTEN, and an address of zeros means all addresses (proc(5), /proc/net/tcp).
+    state == "0A" && address.bytes().all(|digit| digit == b'0') && local.ends_with(port)
 }

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::admin_client::AdminClient;
-use super::key_files::{generate, key_file, public_file, signing_key};
+use super::fault::on_path;
+use super::key_files::{generate, key_file, public_file, public_keys, signing_key};
 use super::print::say_done;
+use super::rows::text;
+use super::target::folder_of;
 use super::values::time;
 use super::{Failure, GatewayArgs};
 use crate::clock::{Clock as _, SystemClock};
@@ -54,12 +57,13 @@ impl Rotate {
         let old_key = signing_key(&file)?;
         let old = Jwk::of(old_key.public()?);
         let next = beside(&file, ".next");
+        let files = RotationFiles { file: &file, next: &next };
         let client = AdminClient::open(&self.place.find()?).await?;
-        let done = self.with(&client, &old, (&file, &next)).await;
+        let done = self.with(&client, &old, &files).await;
         client.close()?;
         let new = done?;
         // After the gateway knows the new key. Before, its tokens would be refused.
-        exchange(&file, &next, &old, &new)?;
+        files.exchange(&old, &new)?;
         eprintln!(
             "{} has the new key; the old one is in {}",
             file.display(),
@@ -72,7 +76,10 @@ impl Rotate {
         if self.place.json {
             println!(
                 "{}",
-                json!({ "done": "rotated", "kid": new.id().to_string(), "file": file, "former": old_file(&file, &old) })
+                json!({
+                    "done": "rotated", "kid": new.id().to_string(), "file": file,
+                    "former": old_file(&file, &old),
+                })
             );
         } else {
             println!("{}", new.id());
@@ -86,39 +93,22 @@ impl Rotate {
         &self,
         client: &AdminClient,
         old: &Jwk,
-        (file, next): (&Path, &Path),
+        files: &RotationFiles<'_>,
     ) -> Result<Jwk, Failure> {
         let keys = client.send(AdminRequest::Question(Question::Keys)).await?.rows;
-        let text = |row: &serde_json::Value, name: &str| {
-            row.get(name).and_then(serde_json::Value::as_str).map(str::to_owned)
-        };
-        let known =
-            |key: &Jwk| keys.iter().find(|row| text(row, "kid") == Some(key.id().to_string()));
-        let former = known(old).ok_or_else(|| {
-            let shown = file.display();
-            format!(
+        let Some(former) = known(&keys, old) else {
+            let shown = files.file.display();
+            return Err(format!(
                 "the gateway does not know the key in {shown}: import its public half first \
                 (token-shield keys import)"
             )
-        })?;
-        // After an interruption the file exists already. Its key is used again.
-        if !next.exists() {
-            generate(old.key().algorithm(), next)?;
-            for made in [next, &public_file(next)] {
-                keep_owner(file, made)?;
-            }
-        }
-        let begun = jwk::read_private(&private_file(next)?).map_err(|fault| {
-            format!(
-                "{}, from an interrupted rotation: {fault}; remove it and its .pub",
-                next.display()
-            )
-        })?;
-        let new = Jwk::of(begun.public()?);
+            .into());
+        };
+        let new = files.new_key(old)?;
         // The file may be from an old, interrupted rotation. Its key may be revoked by now.
-        let usable = known(&new).is_none_or(|row| text(row, "state").as_deref() == Some("active"));
+        let usable = known(&keys, &new).is_none_or(|row| text(row, "state") == Some("active"));
         if !usable || new.key().algorithm() != old.key().algorithm() {
-            let shown = next.display();
+            let shown = files.next.display();
             return Err(format!(
                 "{shown} has a key that may not sign, or of another algorithm: \
                 remove it and its .pub"
@@ -126,13 +116,14 @@ impl Rotate {
             .into());
         }
         // A second run finds the key registered and continues with the next step.
-        if known(&new).is_none() {
-            let command = Command::KeyAdd { issuer: text(former, "issuer"), jwk: new.write() };
+        if known(&keys, &new).is_none() {
+            let issuer = text(former, "issuer").map(str::to_owned);
+            let command = Command::KeyAdd { issuer, jwk: new.write() };
             let reply = client.send(AdminRequest::Command(command)).await?;
             let members = json!({ "kid": new.id().to_string() });
             say_done(&format!("added key {}", new.id()), members, &reply, self.place.json);
         }
-        if text(former, "state").as_deref() == Some("active") {
+        if text(former, "state") == Some("active") {
             let from = SystemClock::start().now().plus(self.overlap).to_string();
             let command = Command::KeyRetire {
                 kid: old.id().to_string(),
@@ -152,50 +143,87 @@ impl Rotate {
     }
 }
 
+/// The gateway's row about a key. `None` if the gateway does not know the key.
+fn known<'k>(keys: &'k [Value], key: &Jwk) -> Option<&'k Value> {
+    let kid = key.id().to_string();
+    keys.iter().find(|row| text(row, "kid") == Some(kid.as_str()))
+}
+
+/// The private files of a rotation.
+struct RotationFiles<'r> {
+    /// The key's file. It has the old key until the exchange.
+    file: &'r Path,
+    /// The file of the new key until the exchange.
+    next: &'r Path,
+}
+
+impl RotationFiles<'_> {
+    /// The new key. It is made if an interrupted rotation did not make it before.
+    fn new_key(&self, old: &Jwk) -> Result<Jwk, Failure> {
+        // After an interruption the file exists already. Its key is used again.
+        if !self.next.exists() {
+            generate(old.key().algorithm(), self.next)?;
+            for made in [self.next, &public_file(self.next)] {
+                keep_owner(self.file, made)?;
+            }
+        }
+        let begun = jwk::read_private(&private_file(self.next)?).map_err(|fault| {
+            format!(
+                "{}, from an interrupted rotation: {fault}; remove it and its .pub",
+                self.next.display()
+            )
+        })?;
+        Ok(Jwk::of(begun.public()?))
+    }
+
+    /// Replaces the old key's file in one step, so that a key file exists at every moment.
+    fn exchange(&self, old: &Jwk, new: &Jwk) -> Result<(), Failure> {
+        let (file, next) = (self.file, self.next);
+        let public = public_file(file);
+        let mut keys = public_keys(&public).unwrap_or_else(|| vec![Jwk::of(old.key().clone())]);
+        if !keys.iter().any(|key| key.id() == new.id()) {
+            keys.insert(0, Jwk::of(new.key().clone()));
+        }
+        // The public file lists both keys, so that tokens of the old key stay valid during the
+        // overlap.
+        durable::write_atomic(&public, jwk::write_set(&keys).as_bytes(), 0o644)?;
+        keep_owner(file, &public)?;
+        let kept = old_file(file, old);
+        if !kept.exists() {
+            // The link keeps the old key. The rename below then replaces the name atomically.
+            std::fs::hard_link(file, &kept).map_err(on_path(&kept))?;
+        }
+        std::fs::rename(next, file).map_err(on_path(next))?;
+        match std::fs::remove_file(public_file(next)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("{}: {error}", public_file(next).display()).into());
+            }
+            _ => {}
+        }
+        // The folder of a name without a folder is empty, and cannot be opened.
+        let folder = folder_of(file);
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        // Without this sync, a power failure could undo the rename.
+        durable::sync_dir(folder)?;
+        Ok(())
+    }
+}
+
 /// Gives the new file `made` to the owner of the file `of`. The owner could not read a file of
 /// root's.
 fn keep_owner(of: &Path, made: &Path) -> Result<(), Failure> {
-    let fault = |error: std::io::Error| format!("{}: {error}", made.display());
-    let (owner, own) =
-        (std::fs::metadata(of).map_err(fault)?, std::fs::symlink_metadata(made).map_err(fault)?);
+    // Errors name the new file, also if the other one cannot be read.
+    let owner = std::fs::metadata(of).map_err(on_path(made))?;
+    let own = std::fs::symlink_metadata(made).map_err(on_path(made))?;
     if owner.uid() == own.uid() {
         return Ok(());
     }
     // The folder's owner could have replaced the new file with a link, so a link is not followed.
-    Ok(std::os::unix::fs::lchown(made, Some(owner.uid()), Some(owner.gid())).map_err(fault)?)
+    std::os::unix::fs::lchown(made, Some(owner.uid()), Some(owner.gid())).map_err(on_path(made))?;
+    Ok(())
 }
 
 /// The path for the old key: the file's name with the first 8 characters of the key's id.
 fn old_file(file: &Path, old: &Jwk) -> PathBuf {
     beside(file, &format!(".{}", old.id().to_string().chars().take(8).collect::<String>()))
-}
-
-/// Replaces the old key's file in one step, so that a key file exists at every moment.
-fn exchange(file: &Path, next: &Path, old: &Jwk, new: &Jwk) -> Result<(), Failure> {
-    let public = public_file(file);
-    let listed = std::fs::read_to_string(&public).ok().and_then(|text| jwk::read_set(&text).ok());
-    let mut keys = listed.unwrap_or_else(|| vec![Jwk::of(old.key().clone())]);
-    if !keys.iter().any(|key| key.id() == new.id()) {
-        keys.insert(0, Jwk::of(new.key().clone()));
-    }
-    // The public file lists both keys, so that tokens of the old key stay valid during the overlap.
-    durable::write_atomic(&public, jwk::write_set(&keys).as_bytes(), 0o644)?;
-    keep_owner(file, &public)?;
-    let kept = old_file(file, old);
-    if !kept.exists() {
-        // The link keeps the old key. The rename below then replaces the name atomically.
-        std::fs::hard_link(file, &kept).map_err(|error| format!("{}: {error}", kept.display()))?;
-    }
-    std::fs::rename(next, file).map_err(|error| format!("{}: {error}", next.display()))?;
-    match std::fs::remove_file(public_file(next)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(format!("{}: {error}", public_file(next).display()).into());
-        }
-        _ => {}
-    }
-    // Without this sync, a power failure could undo the rename.
-    durable::sync_dir(
-        file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-    )?;
-    Ok(())
 }

@@ -50,15 +50,14 @@ pub(super) fn until_told() -> Result<watch::Receiver<bool>, Failure> {
 /// a newer version later. Must be called early, before a newer program replaces the file.
 fn program() -> std::io::Result<Program> {
     let mut words = std::env::args_os();
-    let named = words.next().map(PathBuf::from).unwrap_or_default();
+    let named = match words.next() {
+        Some(word) => PathBuf::from(word),
+        None => PathBuf::new(),
+    };
     let path = match named.components().count() {
         0 => None,
         // A name without a folder was found in PATH, so the same search is made here.
-        1 => std::env::var_os("PATH").and_then(|folders| {
-            std::env::split_paths(&folders)
-                .map(|folder| folder.join(&named))
-                .find(|path| is_this_program(path))
-        }),
+        1 => in_search_path(&named),
         _ => Some(std::path::absolute(&named)?).filter(|path| is_this_program(path)),
     };
     let path = match path {
@@ -68,10 +67,26 @@ fn program() -> std::io::Result<Program> {
     Ok(Program { path, words: words.collect() })
 }
 
+/// The path of this program in a folder of PATH. `None` if it is in none of them.
+fn in_search_path(name: &Path) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    for folder in std::env::split_paths(&folders) {
+        let path = folder.join(name);
+        if is_this_program(&path) {
+            return Some(path);
+        }
+    }
+    None
+}
+
+/// The device and the inode of a file. `None` if the file cannot be found.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
 /// Whether the path leads to the program of this process.
 fn is_this_program(path: &Path) -> bool {
-    let identity =
-        |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
     identity(path).is_some_and(|found| Some(found) == identity(Path::new("/proc/self/exe")))
 }
 
@@ -93,12 +108,19 @@ impl Serve {
         // Before everything else: without a handler, these signals would end the process.
         let _hangups = signal(SignalKind::hangup())?;
         let stop = until_told()?;
-        let program = program()
-            .inspect_err(|error| tracing::warn!(%error, "this process cannot start its successor"))
-            .ok();
+        let program = match program() {
+            Ok(program) => Some(program),
+            Err(error) => {
+                tracing::warn!(%error, "this process cannot start its successor");
+                None
+            }
+        };
         let target = self.place.find()?;
         let config = target.read()?;
-        let program = program.map(|program| named(program, &target)).transpose()?;
+        let program = match program {
+            Some(program) => Some(named(program, &target)?),
+            None => None,
+        };
         let name = config.name.clone();
         let (app, listeners) = self.start(&target, config).await?;
         tracing::info!(

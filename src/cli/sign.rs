@@ -7,6 +7,7 @@ use super::values::in_words;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::crypto::{SigningKey, entropy};
+use crate::guard::settings::Issuer;
 use crate::id::{AgentName, Principal};
 use crate::token::constraint::Constraint;
 use crate::token::{jwk, mint};
@@ -38,18 +39,27 @@ impl TokenContent {
     }
 }
 
+/// The issuer that is named, or the only one of the config.
+///
+/// # Errors
+/// If the config has no issuer of that name. Without a name, if it has none or several.
+pub(super) fn issuer<'c>(config: &'c Config, named: Option<&str>) -> Result<&'c Issuer, Failure> {
+    let issuers = &config.guard.issuers;
+    let issuer = match named {
+        Some(named) => issuers.iter().find(|issuer| issuer.iss == named),
+        None if issuers.len() == 1 => issuers.first(),
+        None => None,
+    };
+    Ok(issuer.ok_or("name one of the config's issuers with --issuer")?)
+}
+
 /// Signs a token for the gateway of `config`.
 pub(super) fn sign(
     config: &Config,
     key: &SigningKey,
     wanted: TokenContent,
 ) -> Result<String, Failure> {
-    let issuers = &config.guard.issuers;
-    let issuer = match &wanted.issuer {
-        Some(named) => issuers.iter().find(|issuer| issuer.iss == *named),
-        None => issuers.first().filter(|_| issuers.len() == 1),
-    };
-    let issuer = issuer.ok_or("name one of the config's issuers with --issuer")?;
+    let issuer = issuer(config, wanted.issuer.as_deref())?;
     // The gateway would refuse such a token. An error here names the cause.
     let now = SystemClock::start().now();
     if wanted.ttl > issuer.ttl_max {

@@ -54,9 +54,11 @@ impl LogArgs {
     /// The gateway with the log. `None` if a log's folder is named.
     #[cfg(feature = "gateway")]
     pub(super) fn place(&self) -> Option<GatewayArgs> {
-        let place =
-            GatewayArgs { data: self.data.clone(), config: self.config.clone(), json: self.json };
-        self.dir.is_none().then_some(place)
+        if self.dir.is_some() {
+            return None;
+        }
+        let (data, config) = (self.data.clone(), self.config.clone());
+        Some(GatewayArgs { data, config, json: self.json })
     }
 
     /// The log's folder. `given` is a folder instead of `--dir`.
@@ -116,6 +118,15 @@ impl GatewayTarget {
             (None, Err(why)) => Err(why),
         }
     }
+
+    /// The path that distinguishes this gateway from others: its data folder, or its config if that
+    /// cannot be read.
+    fn distinct_path(&self) -> PathBuf {
+        match self.data_folder() {
+            Ok(folder) => folder,
+            Err(_) => self.config.clone(),
+        }
+    }
 }
 
 /// The addresses in a config. The rest of the config is not checked, so that agents can also be
@@ -138,24 +149,40 @@ impl Addresses {
     /// # Errors
     /// If the file cannot be read or is not TOML.
     pub(super) fn read(path: &Path) -> Result<Self, CliFault> {
-        let fault = |why: String| {
-            let hint =
-                "name the gateway's config with --config FILE, or its data folder with --data DIR";
-            CliFault::failed("config", format!("{}: {why}; {hint}", path.display()))
-        };
-        let text = fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+        let read =
+            fs::read_to_string(path).map_err(|error| no_addresses(path, &error.to_string()))?;
         let table: toml::Table =
-            text.parse().map_err(|error: toml::de::Error| fault(error.message().to_owned()))?;
-        let base = path.parent().unwrap_or(Path::new("."));
-        let data = base.join(table.get("data").and_then(toml::Value::as_str).unwrap_or("data"));
-        let admin = table
-            .get("listen")
-            .and_then(|listen| listen.get("admin"))
-            .and_then(toml::Value::as_str);
-        let admin = admin.and_then(|admin| admin.strip_prefix("unix:")).map(|path| base.join(path));
-        let name = table.get("name").and_then(toml::Value::as_str).map(str::to_owned);
-        Ok(Self { admin: admin.unwrap_or_else(|| data.join("admin.sock")), data, name })
+            read.parse().map_err(|error: toml::de::Error| no_addresses(path, error.message()))?;
+        let base = folder_of(path);
+        let data = base.join(text(&table, "data").unwrap_or("data"));
+        let admin = match admin_socket(&table) {
+            Some(admin) => base.join(admin),
+            None => data.join("admin.sock"),
+        };
+        let name = text(&table, "name").map(str::to_owned);
+        Ok(Self { admin, data, name })
     }
+}
+
+/// The folder that a file is in. Empty for a name without a folder.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+/// The text at a key of a config.
+fn text<'t>(table: &'t toml::Table, key: &str) -> Option<&'t str> {
+    table.get(key)?.as_str()
+}
+
+/// The path of the admin socket in a config, relative to the config's folder.
+fn admin_socket(table: &toml::Table) -> Option<&str> {
+    table.get("listen")?.get("admin")?.as_str()?.strip_prefix("unix:")
+}
+
+/// The error about a config whose addresses cannot be read.
+fn no_addresses(path: &Path, why: &str) -> CliFault {
+    let hint = "name the gateway's config with --config FILE, or its data folder with --data DIR";
+    CliFault::failed("config", format!("{}: {why}; {hint}", path.display()))
 }
 
 impl GatewayArgs {
@@ -177,7 +204,8 @@ impl GatewayArgs {
 
 /// A path in the environment. An empty variable counts as not set.
 fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    let value = std::env::var_os(name)?;
+    if value.is_empty() { None } else { Some(PathBuf::from(value)) }
 }
 
 /// The data folder of `dev`, which needs no config: the named one, TOKEN_SHIELD_DATA or ./data. It
@@ -214,16 +242,15 @@ fn named(
         (Some(config), None) => Ok(Some(GatewayTarget::of_config(config, true))),
         (None, Some(data)) => named(Some(data.join(CONFIG)), Some(data)),
         (Some(config), Some(data)) => {
-            // A config that cannot be read does not contradict the folder.
-            let other = Addresses::read(&config).ok().filter(|says| !same(&says.data, &data));
-            match other {
-                None => Ok(Some(GatewayTarget { config, data: Some(data), named: true })),
-                Some(says) => Err(CliFault::usage(format!(
+            match Addresses::read(&config) {
+                Ok(says) if !same(&says.data, &data) => Err(CliFault::usage(format!(
                     "{} has its data in {}, not in {}: name one of them",
                     config.display(),
                     says.data.display(),
                     data.display()
                 ))),
+                // A config that cannot be read does not contradict the folder.
+                Ok(_) | Err(_) => Ok(Some(GatewayTarget { config, data: Some(data), named: true })),
             }
         }
     }
@@ -231,10 +258,13 @@ fn named(
 
 /// Whether two paths lead to the same file.
 fn same(left: &Path, right: &Path) -> bool {
-    left == right
-        || fs::canonicalize(left)
-            .ok()
-            .is_some_and(|left| fs::canonicalize(right).is_ok_and(|right| left == right))
+    if left == right {
+        return true;
+    }
+    match (fs::canonicalize(left), fs::canonicalize(right)) {
+        (Ok(left), Ok(right)) => left == right,
+        (Err(_), _) | (_, Err(_)) => false,
+    }
 }
 
 /// The gateway that is found in the folder `here` or at the system's path. `uid` is the caller. It
@@ -255,9 +285,8 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<GatewayTarget, CliFault
         } else {
             fs::symlink_metadata(&path).is_ok()
         };
-        let folder =
-            |target: &GatewayTarget| target.data_folder().unwrap_or_else(|_| target.config.clone());
-        let known = candidates.iter().any(|(_, other)| same(&folder(other), &folder(&target)));
+        let folder = target.distinct_path();
+        let known = candidates.iter().any(|(_, other)| same(&other.distinct_path(), &folder));
         if is_there && !known {
             candidates.push((path, target));
         }
@@ -299,16 +328,19 @@ fn not_trusted(path: &Path, why: &str) -> CliFault {
 
 /// Checks that no other user can write what was found and not named.
 fn trusted(path: &Path, uid: u32) -> Result<(), CliFault> {
-    let unreadable =
-        |error| CliFault::failed("not-trusted", format!("{}: {error}", path.display()));
     // Both the link and its target: the owner of either can change what is read.
     for found in [fs::symlink_metadata(path), fs::metadata(path)] {
-        let owner = found.map_err(unreadable)?.uid();
+        let owner = found.map_err(|error| not_checked(path, &error))?.uid();
         if owner != 0 && owner != uid {
             return Err(not_trusted(path, &format!("belongs to uid {owner}")));
         }
     }
-    closed(path, &fs::canonicalize(path).map_err(unreadable)?)
+    closed(path, &fs::canonicalize(path).map_err(|error| not_checked(path, &error))?)
+}
+
+/// The error about a path whose owner or location cannot be read.
+fn not_checked(path: &Path, error: &std::io::Error) -> CliFault {
+    CliFault::failed("not-trusted", format!("{}: {error}", path.display()))
 }
 
 /// Checks that no folder above `whole`, the absolute path of `path`, is writable by everybody.

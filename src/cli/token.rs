@@ -11,9 +11,10 @@ use super::admin_client::{send, send_stop};
 use super::adopt::{self, Adopt};
 use super::delegate::Delegate;
 use super::handles::{self, Renew};
-use super::key_files::{key_file, public_key, signing_key};
+use super::key_files::{key_file, named_public_key, signing_key};
 use super::limits::Allowed;
 use super::print::{at, done, say_done};
+use super::rows::shown;
 use super::sign::{TokenContent, sign};
 use super::values::{agent_name, time};
 use super::vectors::Vectors;
@@ -92,7 +93,12 @@ pub(super) struct Issue {
     #[arg(long, value_name = "FILE.pub")]
     holder_key: Option<PathBuf>,
     /// The most tokens in a chain that begins with this one (2 to 4). Needs --holder-key.
-    #[arg(long, requires = "holder_key", default_value_if("holder_key", ArgPredicate::IsPresent, "2"), value_parser = clap::value_parser!(u64).range(2..=4))]
+    #[arg(
+        long,
+        requires = "holder_key",
+        default_value_if("holder_key", ArgPredicate::IsPresent, "2"),
+        value_parser = clap::value_parser!(u64).range(2..=4)
+    )]
     max_depth: Option<u64>,
     /// Allow bearer tokens (of at most 15 minutes) below this one. Needs --holder-key.
     #[arg(long, requires = "holder_key")]
@@ -143,9 +149,22 @@ pub(super) struct RevokeToken {
 /// The id of a token or handle, which may be printed. Any other input may be a secret, and is not
 /// repeated.
 fn id_of(given: &str) -> Option<String> {
-    let own =
-        handle::id(given).filter(|_| given.starts_with(handle::PREFIX)).map(|id| id.to_string());
-    own.or_else(|| Presented::read(given).ok().map(|presented| presented.id().to_string()))
+    if given.starts_with(handle::PREFIX)
+        && let Some(id) = handle::id(given)
+    {
+        return Some(id.to_string());
+    }
+    let presented = Presented::read(given).ok()?;
+    Some(presented.id().to_string())
+}
+
+/// Whether the config has a model with this name or alias.
+fn is_known(config: &Config, name: &str) -> bool {
+    config
+        .guard
+        .models
+        .iter()
+        .any(|model| model.name == name || model.aliases.iter().any(|alias| alias == name))
 }
 
 impl TokenCommand {
@@ -173,7 +192,7 @@ impl TokenCommand {
                         }
                     }
                 }
-                eprintln!("nothing of this was verified; use token-shield token verify for that");
+                eprintln!("this was not verified; use token-shield token verify for that");
                 Ok(())
             }
             Self::Renew(renew) => renew.run().await,
@@ -204,25 +223,24 @@ impl Issue {
     async fn run(self) -> Result<(), Failure> {
         let config = self.place.read()?;
         let key = signing_key(&key_file(&config, self.key))?;
-        let known = |name: &String| {
-            config
-                .guard
-                .models
-                .iter()
-                .any(|model| model.name == *name || model.aliases.contains(name))
-        };
-        // The model may be added to the config later, so this is only a note.
-        for model in self.allowed.models.iter().filter(|model| !known(model)) {
-            eprintln!("note: the config has no model {model:?}");
+        for model in &self.allowed.models {
+            // The model may be added to the config later, so this is only a note.
+            if !is_known(&config, model) {
+                eprintln!("note: the config has no model {model:?}");
+            }
         }
-        let holder = self.holder_key.as_deref().map(public_key).transpose()?;
+        let holder = named_public_key(self.holder_key.as_deref())?;
         let mut limits = self.allowed.limits()?;
         // Without this constraint, each child needs a holder's key.
         if self.bearer_children {
             limits.push(Constraint::bearer_children()?);
         }
+        let principal = match &self.principal {
+            Some(principal) => Some(principal.parse()?),
+            None => None,
+        };
         let wanted = TokenContent {
-            principal: self.principal.map(|principal| principal.parse()).transpose()?,
+            principal,
             scopes: self.allowed.scopes,
             limits,
             issuer: self.issuer,
@@ -246,7 +264,10 @@ impl Issue {
         } else {
             let recorded = recorded(&self.place, &config, &token).await;
             if self.place.json {
-                let row = json!({ "done": "signed", "agent": self.agent.as_str(), "token": token, "recorded": recorded });
+                let row = json!({
+                    "done": "signed", "agent": self.agent.as_str(), "token": token,
+                    "recorded": recorded,
+                });
                 println!("{row}");
                 return Ok(());
             }
@@ -306,19 +327,19 @@ impl Given {
         } else {
             let asked = Question::Token { token: text.trim().to_owned() };
             let reply = send(&self.place, AdminRequest::Question(asked)).await?;
-            reply.rows.into_iter().next().ok_or("the gateway gave no row")?
+            match reply.rows.into_iter().next() {
+                Some(row) => row,
+                None => return Err("the gateway gave no row".into()),
+            }
         };
         if self.place.json {
             println!("{row}");
         } else {
-            let member = |name: &str| {
-                row.get(name).and_then(serde_json::Value::as_str).unwrap_or("-").to_owned()
-            };
             println!(
                 "valid: {} for {} until {}",
-                member("agent"),
-                member("principal"),
-                member("expires")
+                shown(&row, "agent"),
+                shown(&row, "principal"),
+                shown(&row, "expires")
             );
         }
         Ok(())

@@ -46,13 +46,18 @@ impl Upgrade {
                         streams"
                 );
                 if self.place.json {
-                    let name =
-                        Addresses::read(&target.config).ok().and_then(|addresses| addresses.name);
+                    let name = match Addresses::read(&target.config) {
+                        Ok(addresses) => addresses.name,
+                        Err(_) => None,
+                    };
                     let gateway = serde_json::json!({ "name": name, "data": data, "pid": pid });
                     let none: [u64; 0] = [];
                     println!(
                         "{}",
-                        serde_json::json!({ "done": what, "pid": pid, "version": version, "sealed": none, "gateway": gateway, "note": null })
+                        serde_json::json!({
+                            "done": what, "pid": pid, "version": version, "sealed": none,
+                            "gateway": gateway, "note": null,
+                        })
                     );
                 } else {
                     eprintln!("{what}, at {}", data.display());

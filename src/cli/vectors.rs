@@ -78,7 +78,10 @@ impl Vectors {
                 .verdict(self.signature_only)
                 .map_err(|why| format!("line {}: {why}", place + 1))?;
             // The output has the code alone: a message may contain parts of the token.
-            let code = verdict.err().map(|refusal| refusal.code.as_str());
+            let code = match &verdict {
+                Err(refusal) => Some(refusal.code.as_str()),
+                Ok(()) => None,
+            };
             writeln!(
                 out,
                 "{}",
@@ -105,7 +108,10 @@ impl Vector {
         let policy = IssuerPolicy {
             iss: self.iss.clone(),
             aud: self.aud.clone(),
-            namespaces: self.namespaces.clone().unwrap_or_else(|| vec!["*".to_owned()]),
+            namespaces: match &self.namespaces {
+                Some(namespaces) => namespaces.clone(),
+                None => vec!["*".to_owned()],
+            },
             ttl_max: Duration::from_secs(self.ttl_max.unwrap_or(EVER)),
             post_quantum,
             handles: true,
@@ -115,12 +121,14 @@ impl Vector {
         let keyring = Keyring::new();
         keyring.set_issuers(vec![IssuerKeys { policy: Arc::new(policy), keys }]);
         // The time comes from the vector, so that its result never changes.
-        let now = self.now.checked_mul(1000).map(Timestamp).ok_or("now: out of range")?;
+        let Some(now) = self.now.checked_mul(1000) else {
+            return Err("now: out of range".to_owned());
+        };
         Ok(Presented::read(&self.token).and_then(|presented| {
             if signature_only {
                 verify_signatures(&presented, &keyring, &Both)
             } else {
-                verify(&presented, &keyring, &Both, now).map(drop)
+                verify(&presented, &keyring, &Both, Timestamp(now)).map(drop)
             }
         }))
     }

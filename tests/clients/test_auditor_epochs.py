@@ -58,7 +58,7 @@ def test_an_epoch_begins_beside_a_running_gateway(upstream: FakeUpstream, tmp_pa
         own.command("token", "revoke", busy, "--reason", "a test")
         assert ask(own, "x", busy, model="echo").status_code == 401
         lost = binary("audit", "begin", "--after-loss", "--reason", "x", "--data", str(own.data))
-        assert lost.code == 1 and "nothing of it is lost" in lost.err
+        assert lost.code == 1 and "no record of it is lost" in lost.err
     rows = query(own)
     known: dict[str, list[str]] = {}
     for row in rows:

@@ -75,7 +75,7 @@ def test_it_asks_and_no_is_no(gateway: Served, name: str) -> None:
     before = records(gateway)
     for answer in (b"n\n", b"\n", b"yess\n", b"\x04"):
         done = on_a_terminal(*words, answer=answer)
-        assert done.code == 1 and ASKED in done.err and "nothing was done" in done.err, (
+        assert done.code == 1 and ASKED in done.err and "no change was made" in done.err, (
             answer,
             done,
         )

@@ -78,7 +78,7 @@ def test_no_cell_is_ever_shown(gateway: Served, text: str, part: str) -> None:
     assert (code, out) == (1, "") and part in err, err
     assert "Zm9v" not in err and "0123456789" not in err and "Tests/" not in err
     assert SECRET not in gateway.logged() and refusal(gateway, SECRET) == "token-malformed", (
-        "nothing was adopted"
+        "no key was adopted"
     )
 
 

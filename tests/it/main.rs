@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot set up fails")]
 
 mod audit;
+mod checks;
 mod clock;
 mod compile_fail;
 mod corpus;

@@ -16,14 +16,9 @@ use crate::control::api::AdminRequest;
 ///
 /// # Errors
 /// If a gateway's own log cannot be written. Then no data may be handed out.
-pub(super) fn record(
-    (log, dir): (&LogArgs, &Path),
-    command: Command,
-) -> Result<Option<u64>, Failure> {
+pub(super) fn record(log: &LogArgs, dir: &Path, command: Command) -> Result<Option<u64>, Failure> {
     // The order is a rule of custody: first the record, then the data.
-    // A backup has the form of a data folder, but no gateway has written to it.
-    let written = dir.join("tmp").is_dir();
-    let Some(place) = log.place().or_else(|| gateway_of(dir)).filter(|_| written) else {
+    let Some(place) = place_of(log, dir) else {
         eprintln!(
             "note: not recorded, because {} is not the log of a gateway whose config is beside it, \
                 named or found",
@@ -35,11 +30,20 @@ pub(super) fn record(
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let reply = runtime.block_on(send(&place, AdminRequest::Command(command)));
     let reply = reply
-        .map_err(|fault| format!("it could not be recorded, so nothing is handed out: {fault}"))?;
+        .map_err(|fault| format!("it could not be recorded, so no data is handed out: {fault}"))?;
     for index in &reply.sealed {
         eprintln!("recorded as #{index}");
     }
     Ok(reply.sealed.first().copied())
+}
+
+/// The gateway that writes the log in the folder `dir`. `None` for a log that belongs to none.
+fn place_of(log: &LogArgs, dir: &Path) -> Option<GatewayArgs> {
+    // A backup has the form of a data folder, but no gateway has written to it.
+    if !dir.join("tmp").is_dir() {
+        return None;
+    }
+    log.place().or_else(|| gateway_of(dir))
 }
 
 /// The gateway that owns the log in the folder `dir`, which was named without a gateway. A config

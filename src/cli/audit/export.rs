@@ -7,7 +7,7 @@ use clap::Args;
 use super::super::Failure;
 use super::super::target::LogArgs;
 use super::trust::Trust;
-use super::{Checked, RecordKeyArgs, spinner};
+use super::{CheckFiles, Checked, RecordKeyArgs, spinner};
 use crate::audit::read::export::{Choice, export, names};
 use crate::audit::read::reader::{self, Epoch};
 use crate::audit::read::replay::{ReplayReport as Replayed, replay};
@@ -79,7 +79,7 @@ impl Export {
         let recorded = if self.to.exists() {
             None
         } else {
-            record((&self.log, &dir), names(&epochs, &choice)?, &choice)?
+            record(&self.log, &dir, names(&epochs, &choice)?, &choice)?
         };
         let bar = spinner(self.log.json, "records");
         let done =
@@ -87,12 +87,17 @@ impl Export {
         bar.finish_and_clear();
         let done = done?;
         if self.log.json {
-            let row = |(epoch, records): &(u32, u64)| serde_json::json!({ "epoch": epoch_name(*epoch), "records": records });
-            let epochs: Vec<_> = done.epochs.iter().map(row).collect();
+            let mut rows = Vec::new();
+            for (epoch, records) in &done.epochs {
+                rows.push(serde_json::json!({ "epoch": epoch_name(*epoch), "records": records }));
+            }
             let what = format!("exported to {}", self.to.display());
             println!(
                 "{}",
-                serde_json::json!({ "done": what, "to": self.to, "epochs": epochs, "keys": done.keys, "recorded": recorded })
+                serde_json::json!({
+                    "done": what, "to": self.to, "epochs": rows, "keys": done.keys,
+                    "recorded": recorded,
+                })
             );
             return Ok(());
         }
@@ -117,17 +122,19 @@ impl Export {
 /// Records the export in the gateway's log.
 #[cfg(feature = "gateway")]
 fn record(
-    log: (&LogArgs, &Path),
+    log: &LogArgs,
+    dir: &Path,
     epochs: Vec<String>,
     choice: &Choice,
 ) -> Result<Option<u64>, Failure> {
     let (principal, keys) = (choice.principal.clone(), !choice.without_keys);
-    super::custody::record(log, crate::control::Command::EpochsExported { epochs, principal, keys })
+    let command = crate::control::Command::EpochsExported { epochs, principal, keys };
+    super::custody::record(log, dir, command)
 }
 
 /// A build without the gateway cannot write a log.
 #[cfg(not(feature = "gateway"))]
-fn record(_: (&LogArgs, &Path), _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
+fn record(_: &LogArgs, _: &Path, _: Vec<String>, _: &Choice) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
@@ -139,8 +146,8 @@ impl Replay {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         // A state that is computed from a changed log is no proof, so the log is verified first.
-        let checked =
-            Checked::of(&dir, &self.trust, (self.head, None), self.log.json || self.state)?;
+        let files = CheckFiles { head: self.head, since: None };
+        let checked = Checked::of(&dir, &self.trust, files, self.log.json || self.state)?;
         checked.seen.map_err(|fault| format!("the log does not verify: {fault}"))?;
         let (epochs, opener) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let bar = spinner(self.log.json || self.state, "records");
@@ -179,11 +186,15 @@ fn against_cache(_: &Path, _: &[Epoch]) -> Result<Option<Vec<String>>, Failure> 
 
 /// The JSON form of a replay's result.
 fn row(done: &Replayed, cache: Option<&[String]>) -> serde_json::Value {
-    let disagreement = |found: &crate::audit::read::replay::Disagreement| serde_json::json!({ "record": found.record, "what": found.what });
+    let mut disagreements = Vec::new();
+    for found in &done.disagreements {
+        disagreements.push(serde_json::json!({ "record": found.record, "what": found.what }));
+    }
     serde_json::json!({
-        "records": done.records, "admissions": done.admissions, "outcomes": done.outcomes, "refusals": done.refusals,
-        "unknown": done.unknown, "open": done.open, "undecrypted": done.closed, "pruned": done.moved, "disagreement_count": done.disagreeing, "cache": cache,
-        "disagreements": done.disagreements.iter().map(disagreement).collect::<Vec<_>>(),
+        "records": done.records, "admissions": done.admissions, "outcomes": done.outcomes,
+        "refusals": done.refusals, "unknown": done.unknown, "open": done.open,
+        "undecrypted": done.closed, "pruned": done.moved,
+        "disagreement_count": done.disagreeing, "cache": cache, "disagreements": disagreements,
     })
 }
 

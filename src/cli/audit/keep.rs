@@ -13,6 +13,7 @@ use super::super::as_owner::own_name;
 use super::super::confirm::Sure;
 use super::super::owner::done_by_owner;
 use super::super::print::{done, resting, say_done};
+use super::super::rows::{first, text};
 use super::super::{Failure, GatewayArgs};
 use crate::app::GatewayState;
 use crate::audit::format::event::Event;
@@ -117,6 +118,7 @@ pub(in crate::cli) enum ClockCommand {
 }
 
 impl ClockCommand {
+    /// Executes the command.
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         let Self::Accept(place) = self;
         let reply = send(&place, AdminRequest::Command(Command::ClockAccept)).await?;
@@ -136,7 +138,8 @@ impl Begin {
         if UnixStream::connect(&config.proxy.admin).await.is_ok() {
             if self.after_loss {
                 return Err(
-                    "a gateway writes this log, so nothing of it is lost: stop the gateway first, \
+                    "a gateway writes this log, so no record of it is lost: stop the gateway \
+                        first, \
                         or omit --after-loss"
                         .into(),
                 );
@@ -146,9 +149,8 @@ impl Begin {
                 AdminRequest::Command(Command::EpochBegin { reason: self.reason.clone() }),
             )
             .await?;
-            let origin =
-                reply.rows.first().and_then(|row| row.get("origin")?.as_str().map(str::to_owned));
-            self.say(&origin.unwrap_or_default(), &reply);
+            let row = first(&reply);
+            self.say(text(&row, "origin").unwrap_or_default(), &reply);
             return Ok(());
         }
         // Root's files in the data folder would lock out the owner.
@@ -207,6 +209,21 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
+/// Appends records of the thread `number` until a time of the clock, or until an append fails.
+/// Returns their number.
+fn append_until(log: &Log, number: usize, clock: SystemClock, until: Duration) -> u64 {
+    let mut count = 0;
+    while clock.monotonic() < until {
+        // The payload has the size of a typical record, and differs for each thread.
+        let policy = format!("{number:0>8}{}", "x".repeat(240));
+        if log.append_blocking(Event::Reload { policy }, None).is_err() {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
 impl Bench {
     /// Measures in a new folder, and removes it afterwards.
     fn run(self) -> Result<(), Failure> {
@@ -219,8 +236,11 @@ impl Bench {
         let (sync, records, seconds) = measured?;
         let (rate, bound) = (records as f64 / seconds, self.waiters as f64 / sync.as_secs_f64());
         if self.json {
-            let row = serde_json::json!({ "fdatasync_us": sync.as_micros() as u64, "waiters": self.waiters, "records": records,
-                "records_per_second": rate as u64, "efficiency": rate / bound });
+            let row = serde_json::json!({
+                "fdatasync_us": sync.as_micros() as u64, "waiters": self.waiters,
+                "records": records, "records_per_second": rate as u64,
+                "efficiency": rate / bound,
+            });
             println!("{row}");
         } else {
             println!("fdatasync  {sync:?} (median)");
@@ -254,25 +274,17 @@ impl Bench {
         let (log, _) = Log::open(settings, Arc::new(clock))?;
         let (log, until) = (Arc::new(log), clock.monotonic() + Duration::from_secs(self.seconds));
         let began = clock.monotonic();
-        let writers: Vec<_> = (0..self.waiters)
-            .map(|number| {
-                let log = Arc::clone(&log);
-                std::thread::spawn(move || {
-                    let mut count = 0;
-                    while clock.monotonic() < until {
-                        // The payload has the size of a typical record, and differs for each
-                        // thread.
-                        let policy = format!("{number:0>8}{}", "x".repeat(240));
-                        if log.append_blocking(Event::Reload { policy }, None).is_err() {
-                            break;
-                        }
-                        count += 1;
-                    }
-                    count
-                })
-            })
-            .collect();
-        let records: u64 = writers.into_iter().map(|writer| writer.join().unwrap_or(0)).sum();
+        let mut writers = Vec::new();
+        for number in 0..self.waiters {
+            let log = Arc::clone(&log);
+            writers.push(std::thread::spawn(move || append_until(&log, number, clock, until)));
+        }
+        let mut records = 0;
+        for writer in writers {
+            if let Ok(count) = writer.join() {
+                records += count;
+            }
+        }
         let seconds = (clock.monotonic() - began).as_secs_f64();
         log.close()?;
         Ok((median(syncs), records, seconds))

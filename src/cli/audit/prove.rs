@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 
 use super::super::Failure;
+use super::super::fault::on_path;
 use super::super::target::LogArgs;
 use super::RecordKeyArgs;
 use super::trust::Trust;
@@ -78,7 +79,7 @@ impl Prove {
         let (epoch, index) = reader::named(&epochs, &self.record)?;
         let receipt = receipt::receipt(epoch, index, &reader::one(epoch, index)?)?;
         if let Some(path) = &self.out {
-            fs::write(path, &receipt).map_err(|error| format!("{}: {error}", path.display()))?;
+            fs::write(path, &receipt).map_err(on_path(path))?;
         }
         match self.out {
             out if self.log.json => {
@@ -96,19 +97,21 @@ impl Prove {
 impl VerifyReceipt {
     /// Verifies a receipt against the trusted keys.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let read =
-            |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-        let text =
-            String::from_utf8(read(&self.receipt)?).map_err(|_| receipt::ProofFault::Form)?;
-        let record = self.record.as_deref().map(read).transpose()?;
+        let receipt = fs::read(&self.receipt).map_err(on_path(&self.receipt))?;
+        let text = String::from_utf8(receipt).map_err(|_| receipt::ProofFault::Form)?;
+        let record = match &self.record {
+            Some(path) => Some(fs::read(path).map_err(on_path(path))?),
+            None => None,
+        };
         let known = self.trust.read(Path::new(VKEYS), None)?;
         let (origin, index, record) = receipt::verify_receipt(&text, record, &known.keys)?;
         let envelope = Envelope::read(&record)?;
-        let fingerprint = known.fingerprint(&origin).unwrap_or_default();
+        let fingerprint = known.shown_fingerprint(&origin);
         if self.json {
             let row = serde_json::json!({
-                "valid": true, "origin": origin, "index": index, "at": envelope.at, "kind": envelope.kind,
-                "bytes": STANDARD.encode(&record), "fingerprint": fingerprint,
+                "valid": true, "origin": origin, "index": index, "at": envelope.at,
+                "kind": envelope.kind, "bytes": STANDARD.encode(&record),
+                "fingerprint": fingerprint,
             });
             println!("{row}");
         } else {
@@ -140,7 +143,7 @@ impl Disclose {
             names.push(format!("{}#{index}", epoch_name(epoch.number)));
         }
         // If the disclosure cannot be recorded, no key is printed.
-        record((&self.log, &dir), names)?;
+        record(&self.log, &dir, names)?;
         rows.iter().for_each(|row| println!("{row}"));
         Ok(())
     }
@@ -148,13 +151,13 @@ impl Disclose {
 
 /// Records the disclosure in the gateway's log.
 #[cfg(feature = "gateway")]
-fn record(log: (&LogArgs, &Path), records: Vec<String>) -> Result<Option<u64>, Failure> {
-    super::custody::record(log, crate::control::Command::RecordsDisclosed { records })
+fn record(log: &LogArgs, dir: &Path, records: Vec<String>) -> Result<Option<u64>, Failure> {
+    super::custody::record(log, dir, crate::control::Command::RecordsDisclosed { records })
 }
 
 /// A build without the gateway cannot write a log.
 #[cfg(not(feature = "gateway"))]
-fn record(_: (&LogArgs, &Path), _: Vec<String>) -> Result<Option<u64>, Failure> {
+fn record(_: &LogArgs, _: &Path, _: Vec<String>) -> Result<Option<u64>, Failure> {
     Ok(None)
 }
 
@@ -164,8 +167,7 @@ impl VerifyDisclosure {
     /// # Errors
     /// If one of them does not verify. Then none is printed.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let text = fs::read_to_string(&self.file)
-            .map_err(|error| format!("{}: {error}", self.file.display()))?;
+        let text = fs::read_to_string(&self.file).map_err(on_path(&self.file))?;
         let known = self.trust.read(Path::new(VKEYS), None)?;
         let mut found: Vec<Disclosed> = Vec::new();
         for (place, line) in (1..).zip(text.lines()) {
@@ -181,11 +183,11 @@ impl VerifyDisclosure {
         }
         // Output begins after all lines are verified, so that a reader sees no unverified record.
         for Disclosed { origin, index, at, kind, payload } in &found {
-            let fingerprint = known.fingerprint(origin).unwrap_or_default();
+            let fingerprint = known.shown_fingerprint(origin);
             if self.json {
-                println!(
-                    r#"{{"at":"{at}","fingerprint":"{fingerprint}","kind":"{kind}","payload":{payload},"record":"{origin}#{index}","valid":true}}"#
-                );
+                // The payload is JSON already.
+                print!(r#"{{"at":"{at}","fingerprint":"{fingerprint}","kind":"{kind}","#);
+                println!(r#""payload":{payload},"record":"{origin}#{index}","valid":true}}"#);
             } else {
                 println!(
                     "valid: {origin}#{index}, {kind} at {at}, keys {fingerprint}\n  {payload}"

@@ -14,15 +14,13 @@ use super::super::print::{done, resting};
 use super::super::{Failure, GatewayArgs};
 use super::{bar, parse_duration};
 use crate::audit::read::tiles::epoch_name;
-use crate::audit::store::log::Old;
 use crate::audit::store::retain::{Keep, PruneReason, prune};
 use crate::clock::{Clock, SystemClock};
 use crate::control::Reply;
 
 /// The note for a run that pruned no epoch.
-const NOTHING: &str = "nothing to prune: no closed epoch is old enough, or the cache of the log \
-    does not cover it yet (start and stop \
-    the gateway once)";
+const NONE_PRUNED: &str = "no epoch was pruned: no closed epoch is old enough, or the cache of the \
+    log does not cover it yet (start and stop the gateway once)";
 
 #[derive(Args)]
 pub(in crate::cli) struct Prune {
@@ -63,7 +61,11 @@ impl Prune {
         }
         let configured = config.keep.clone();
         // Options come before the config, one by one.
-        let to = self.to.or_else(|| configured.as_ref().and_then(|keep| keep.to.clone()));
+        let to = match (self.to, &configured) {
+            (Some(to), _) => Some(to),
+            (None, Some(keep)) => keep.to.clone(),
+            (None, None) => None,
+        };
         let keep = self.keep.or(configured.map(|keep| keep.keep));
         let keep = keep.ok_or(
             "the time to keep records is missing: use --keep 400d, or [audit] keep in the config",
@@ -79,11 +81,13 @@ impl Prune {
             });
         bar.finish_and_clear();
         let taken = taken?;
-        let note = taken.epochs.is_empty().then(|| NOTHING.to_owned());
+        let note = if taken.epochs.is_empty() { Some(NONE_PRUNED.to_owned()) } else { None };
         if self.place.json {
-            let row =
-                |epoch: &Old| json!({ "epoch": epoch_name(epoch.number), "records": epoch.size });
-            let epochs: Vec<_> = taken.epochs.iter().map(row).collect();
+            let mut epochs = Vec::new();
+            for epoch in &taken.epochs {
+                let name = epoch_name(epoch.number);
+                epochs.push(json!({ "epoch": name, "records": epoch.size }));
+            }
             let reply =
                 Reply { sealed: taken.appended.into_iter().collect(), note, ..resting(&config) };
             println!(

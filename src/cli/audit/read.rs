@@ -119,12 +119,46 @@ fn moment(text: &str) -> Result<String, Failure> {
 }
 
 impl Window {
-    /// The bounds of the window, as the text of their times.
-    fn read(&self) -> Result<(Option<String>, Option<String>), Failure> {
-        Ok((
-            self.since.as_deref().map(moment).transpose()?,
-            self.until.as_deref().map(moment).transpose()?,
-        ))
+    /// Reads the bounds of the window.
+    fn read(&self) -> Result<TimeBounds, Failure> {
+        Ok(TimeBounds {
+            since: bound(self.since.as_deref())?,
+            until: bound(self.until.as_deref())?,
+        })
+    }
+}
+
+/// [`moment`] for an option that may be absent.
+fn bound(text: Option<&str>) -> Result<Option<String>, Failure> {
+    match text {
+        Some(text) => Ok(Some(moment(text)?)),
+        None => Ok(None),
+    }
+}
+
+/// The bounds of a window. The texts of times sort as the times.
+struct TimeBounds {
+    /// The first time in the window.
+    since: Option<String>,
+    /// The first time after the window.
+    until: Option<String>,
+}
+
+impl TimeBounds {
+    /// Whether the time is before the window.
+    fn begin_after(&self, at: &str) -> bool {
+        match &self.since {
+            Some(since) => at < since.as_str(),
+            None => false,
+        }
+    }
+
+    /// Whether the time is after the window.
+    fn end_before(&self, at: &str) -> bool {
+        match &self.until {
+            Some(until) => at >= until.as_str(),
+            None => false,
+        }
     }
 }
 
@@ -132,7 +166,7 @@ impl Window {
 fn all(
     epochs: &[Epoch],
     vault: &dyn Opener,
-    (since, until): (Option<String>, Option<String>),
+    window: &TimeBounds,
     mut take: impl FnMut(DecryptedRecord) -> ControlFlow<()>,
 ) -> Result<(), Failure> {
     let mut fault = None;
@@ -147,11 +181,11 @@ fn all(
         let ended = reader::each(epoch, 0, |found| {
             // The envelope is enough to skip a record that is too early.
             match crate::audit::format::envelope::Envelope::read(found.bytes) {
-                Ok(envelope) if since.as_deref().is_some_and(|since| envelope.at < since) => {
+                Ok(envelope) if window.begin_after(envelope.at) => {
                     return ControlFlow::Continue(());
                 }
                 // Times in a log never decrease, so no later record can be in the window.
-                Ok(envelope) if until.as_deref().is_some_and(|until| envelope.at >= until) => {
+                Ok(envelope) if window.end_before(envelope.at) => {
                     return ControlFlow::Break(());
                 }
                 Ok(_) | Err(_) => {}
@@ -206,7 +240,10 @@ impl Tail {
             };
             // The epoch may have been closed since the last read. Its last records come before the
             // next epoch's.
-            for epoch in epochs.iter().filter(|epoch| epoch.number >= number) {
+            for epoch in &epochs {
+                if epoch.number < number {
+                    continue;
+                }
                 let from = if epoch.number == number { from } else { 0 };
                 next = Some((epoch.number, tell(epoch, from, &*vault)?));
             }
@@ -250,27 +287,43 @@ impl Query {
     pub(super) fn run(self) -> Result<(), Failure> {
         let dir = self.log.dir(self.folder.clone())?;
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
-        let is =
-            |wanted: &Option<String>, found: Option<String>| wanted.is_none() || *wanted == found;
-        all(&epochs, &*vault, self.window.read()?, |told| {
-            // A refusal has the word `refused` and a code. Both are accepted.
-            let decided = self.decision.as_deref().is_none_or(|wanted| {
-                [told.text("decision"), told.text("code")]
-                    .iter()
-                    .flatten()
-                    .any(|word| word == wanted)
-            });
-            let wanted = decided
-                && self.kind.as_deref().is_none_or(|kind| kind == told.kind)
-                && is(&self.agent, told.text("agent").filter(|_| self.agent.is_some()))
-                && is(&self.principal, told.text("principal").filter(|_| self.principal.is_some()))
-                && is(&self.request, told.text("request").filter(|_| self.request.is_some()));
-            if wanted {
+        all(&epochs, &*vault, &self.window.read()?, |told| {
+            if self.matches(&told) {
                 println!("{}", told.line());
             }
             ControlFlow::Continue(())
         })
     }
+
+    /// Whether a record matches all filters.
+    fn matches(&self, told: &DecryptedRecord) -> bool {
+        self.has_decision(told)
+            && self.has_kind(told)
+            && has(told, "agent", self.agent.as_deref())
+            && has(told, "principal", self.principal.as_deref())
+            && has(told, "request", self.request.as_deref())
+    }
+
+    /// Whether a record has the wanted decision.
+    fn has_decision(&self, told: &DecryptedRecord) -> bool {
+        let Some(wanted) = self.decision.as_deref() else { return true };
+        // A refusal has the word `refused` and a code. Both are accepted.
+        has(told, "decision", Some(wanted)) || has(told, "code", Some(wanted))
+    }
+
+    /// Whether a record is of the wanted kind.
+    fn has_kind(&self, told: &DecryptedRecord) -> bool {
+        match &self.kind {
+            Some(kind) => *kind == told.kind,
+            None => true,
+        }
+    }
+}
+
+/// Whether a member of a record's payload has the wanted text. Without a wanted text, the payload
+/// is not read.
+fn has(told: &DecryptedRecord, member: &str, wanted: Option<&str>) -> bool {
+    wanted.is_none() || told.text(member).as_deref() == wanted
 }
 
 /// A sum of requests and tokens.
@@ -295,7 +348,7 @@ impl UsageReport {
         let (epochs, vault) = (reader::epochs(&dir)?, self.keys.open(&dir)?);
         let (mut sums, mut closed): (BTreeMap<Vec<String>, Sum>, u64) = (BTreeMap::new(), 0);
         let bar = spinner(self.log.json, "records");
-        all(&epochs, &*vault, self.window.read()?, |told| {
+        all(&epochs, &*vault, &self.window.read()?, |told| {
             bar.inc(1);
             // An admission is not counted: its outcome has the usage.
             if told.kind != "outcome" && told.kind != "refusal" {
@@ -305,12 +358,8 @@ impl UsageReport {
             if told.payload.is_none() {
                 closed += 1;
             }
-            let column = |name: &String| match name.as_str() {
-                "day" => told.at.get(..10).unwrap_or_default().to_owned(),
-                "upstream" => told.text("upstream.name").unwrap_or_else(|| "-".to_owned()),
-                other => told.text(other).unwrap_or_else(|| "-".to_owned()),
-            };
-            let sum = sums.entry(self.by.iter().map(column).collect()).or_default();
+            let row = self.by.iter().map(|name| column(&told, name)).collect();
+            let sum = sums.entry(row).or_default();
             if told.kind == "refusal" {
                 sum.refused += 1;
             } else {
@@ -345,12 +394,10 @@ impl UsageReport {
         for (row, sum) in sums {
             let Sum { requests, refused, input, output, unreported } = sum;
             if self.log.json {
-                let mut object: serde_json::Map<String, serde_json::Value> = self
-                    .by
-                    .iter()
-                    .cloned()
-                    .zip(row.iter().map(|text| text.as_str().into()))
-                    .collect();
+                let mut object = serde_json::Map::new();
+                for (name, text) in std::iter::zip(&self.by, row) {
+                    object.insert(name.clone(), text.as_str().into());
+                }
                 for (name, number) in [
                     ("requests", requests),
                     ("refused", refused),
@@ -375,6 +422,16 @@ impl UsageReport {
             }
         }
     }
+}
+
+/// The cell of a record in a column of the report. A hyphen if the record has no such member.
+fn column(told: &DecryptedRecord, name: &str) -> String {
+    let member = match name {
+        "day" => return told.at.get(..10).unwrap_or_default().to_owned(),
+        "upstream" => "upstream.name",
+        other => other,
+    };
+    told.text(member).unwrap_or_else(|| "-".to_owned())
 }
 
 /// A cell of a CSV table (RFC 4180). Agents and signers of tokens choose names, so a name can have

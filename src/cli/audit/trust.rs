@@ -42,7 +42,10 @@ pub(super) struct TrustedKeys {
 impl Trust {
     /// Reads the keys. `usual` is their default path, `data` the folder that they verify.
     pub(super) fn read(&self, usual: &Path, data: Option<&Path>) -> Result<TrustedKeys, Failure> {
-        let from = self.log_keys.clone().unwrap_or_else(|| usual.to_owned());
+        let from = match &self.log_keys {
+            Some(named) => named.clone(),
+            None => usual.to_owned(),
+        };
         let text = fs::read_to_string(&from).map_err(|error| {
             format!("{}: {error}; name the log's public keys with --log-keys FILE", from.display())
         })?;
@@ -85,6 +88,12 @@ impl TrustedKeys {
 
     /// The fingerprint of the keys of the log `origin`.
     pub(super) fn fingerprint(&self, origin: &str) -> Option<String> {
-        self.keys.iter().find(|keys| keys.origin == origin).map(LogKeys::fingerprint)
+        let keys = self.keys.iter().find(|keys| keys.origin == origin)?;
+        Some(keys.fingerprint())
+    }
+
+    /// [`TrustedKeys::fingerprint`] for messages. Empty if there are no such keys.
+    pub(super) fn shown_fingerprint(&self, origin: &str) -> String {
+        self.fingerprint(origin).unwrap_or_default()
     }
 }

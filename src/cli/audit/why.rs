@@ -5,6 +5,7 @@
 use clap::Args;
 
 use super::super::admin_client::send;
+use super::super::rows::{shown, text};
 use super::super::{Failure, GatewayArgs};
 use crate::audit::read::reader::{self, DecryptedRecord};
 use crate::audit::store::vault::Vault;
@@ -76,41 +77,55 @@ impl Why {
     }
 }
 
+/// A text of a record's payload. Empty if it has none.
+fn member(told: &DecryptedRecord, name: &str) -> String {
+    told.text(name).unwrap_or_default()
+}
+
+/// A number of a record's payload. 0 if it has none.
+fn number(told: &DecryptedRecord, name: &str) -> u64 {
+    told.number(name).unwrap_or(0)
+}
+
+/// `text` after the words `before`. Empty without a text.
+fn phrase(before: &str, text: Option<String>) -> String {
+    match text {
+        Some(text) => format!("{before}{text}"),
+        None => String::new(),
+    }
+}
+
 /// A record of the request, as a sentence.
 fn sentence(told: &DecryptedRecord) -> String {
-    let text = |member: &str| told.text(member).unwrap_or_default();
-    let number = |member: &str| told.number(member).unwrap_or(0);
     let (at, record) = (&told.at, &told.record);
-    let operation = match (text("operation"), told.text("model")) {
+    let operation = match (member(told, "operation"), told.text("model")) {
         (operation, Some(model)) => format!("{operation} with model {model}"),
         (operation, None) if operation.is_empty() => "a request".to_owned(),
         (operation, None) => operation,
     };
-    let server = told
-        .text("upstream.name")
-        .map(|server| format!(" at upstream {server}"))
-        .unwrap_or_default();
-    let from = told.text("peer").map(|peer| format!(" from {peer}")).unwrap_or_default();
-    let (code, detail) = (text("code"), told.text("detail"));
+    let server = phrase(" at upstream ", told.text("upstream.name"));
+    let from = phrase(" from ", told.text("peer"));
+    let (code, detail) = (member(told, "code"), told.text("detail"));
     // The explanation is that of docs/REFUSALS.md, so both always agree.
     let because = meaning(&code, detail.as_deref(), told.text("param").as_deref());
     match told.kind.as_str() {
         "admission" => {
-            let (agent, principal) = (text("agent"), text("principal"));
+            let (agent, principal) = (member(told, "agent"), member(told, "principal"));
             format!(
                 "{at}: Agent {agent} of {principal} asked{from} for {operation}. It was \
                     admitted{server} (record {record})."
             )
         }
         "refusal" => {
-            let (agent, stage, status) = (text("agent"), text("stage"), number("status"));
+            let (agent, stage) = (member(told, "agent"), member(told, "stage"));
+            let status = number(told, "status");
             format!(
                 "{at}: Agent {agent} asked{from} for {operation}. It was refused at the stage \
                     {stage} with status {status}, {code} (record {record}).{because}"
             )
         }
         _ => {
-            let (status, ms) = (number("status"), number("ms"));
+            let (status, ms) = (number(told, "status"), number(told, "ms"));
             let became = match code.as_str() {
                 "ok" => format!("It was answered{server} with status {status}"),
                 "upstream-error" => {
@@ -126,14 +141,12 @@ fn sentence(told: &DecryptedRecord) -> String {
 
 /// A refusal that was only counted, as a sentence. Only a running gateway remembers it.
 fn remembered_sentence(told: &serde_json::Value) -> String {
-    let text = |member: &str| told[member].as_str();
-    let (at, stage, code) =
-        (text("at").unwrap_or("-"), text("stage").unwrap_or("-"), text("code").unwrap_or("-"));
-    let who = match (text("agent"), text("network")) {
+    let (at, stage, code) = (shown(told, "at"), shown(told, "stage"), shown(told, "code"));
+    let who = match (text(told, "agent"), text(told, "network")) {
         (Some(agent), _) => format!("Agent {agent}"),
         (None, network) => format!("A caller at {}", network.unwrap_or("an unknown address")),
     };
-    let because = meaning(code, text("detail"), text("param"));
+    let because = meaning(code, text(told, "detail"), text(told, "param"));
     format!(
         "{at}: {who} sent a request. It was refused at the stage {stage}, {code}; it was only \
             counted, not recorded.{because}"
@@ -142,10 +155,9 @@ fn remembered_sentence(told: &serde_json::Value) -> String {
 
 /// The meaning of a code and further details, each on a line.
 fn meaning(code: &str, detail: Option<&str>, param: Option<&str>) -> String {
-    let known = Code::ALL.iter().find(|known| known.as_str() == code).map(|known| known.meaning());
     let mut text = String::new();
-    if let Some(meaning) = known {
-        text.push_str(&format!("\n  {meaning}"));
+    if let Some(known) = Code::ALL.iter().find(|known| known.as_str() == code) {
+        text.push_str(&format!("\n  {}", known.meaning()));
     }
     if let Some(param) = param {
         text.push_str(&format!("\n  In the body: {param}"));

@@ -35,6 +35,27 @@ pub(super) struct LogPaths {
     pub(super) keys: PathBuf,
 }
 
+/// The secret keys that a copy includes.
+pub(super) struct CopiedKeys {
+    /// The keys that decrypt and sign records.
+    pub(super) log: bool,
+    /// The private keys that sign tokens.
+    pub(super) operators: bool,
+}
+
+/// The epoch's name in an origin: the part after the last slash.
+fn epoch_in(origin: &str) -> &str {
+    match origin.rsplit_once('/') {
+        Some((_, epoch)) => epoch,
+        None => origin,
+    }
+}
+
+/// The number of records in these epochs.
+pub(super) fn records_in(seen: &[VerifiedEpoch]) -> u64 {
+    seen.iter().map(|epoch| epoch.size).sum()
+}
+
 impl LogPaths {
     /// The paths in a data folder or a backup.
     pub(super) fn of_folder(data: &Path) -> Self {
@@ -87,13 +108,13 @@ impl LogPaths {
         &self,
         to: &Self,
         head_to: &Path,
-        (sealing, operators): (bool, bool),
+        chosen: CopiedKeys,
     ) -> Result<(), Failure> {
         let mut sink = Sink::default();
         // The head is read with the log, so that both describe the same moment.
         let head = copy::log(&self.audit, &self.head, &to.audit, &mut sink)?;
         // After the log, because a record's key exists before the record.
-        if sealing {
+        if chosen.log {
             if let Some(bytes) = whole_vault(&self.record_keys)? {
                 sink.put(&to.record_keys, &bytes)?;
             }
@@ -101,7 +122,7 @@ impl LogPaths {
         }
         // The summary of a pruned epoch exists before its records are removed.
         folder(&remains::folder(&self.cache), &remains::folder(&to.cache), &mut sink, |_| true)?;
-        folder(&self.keys, &to.keys, &mut sink, |name| operators || name.ends_with(".pub"))?;
+        folder(&self.keys, &to.keys, &mut sink, |name| chosen.operators || name.ends_with(".pub"))?;
         if let Some(bytes) = read(&self.vkeys)? {
             sink.put(&to.vkeys, &bytes)?;
         }
@@ -112,15 +133,22 @@ impl LogPaths {
 
     /// The names of the pruned epochs without a summary. The state cannot be computed without it.
     pub(super) fn unsummarized(&self, seen: &[VerifiedEpoch]) -> Vec<String> {
-        let pruned = seen
-            .iter()
-            .filter(|epoch| epoch.pruned)
-            .filter_map(|epoch| epoch.origin.rsplit('/').next());
-        let is_missing = |name: &&str| {
-            !epoch_number(name)
-                .is_some_and(|number| remains::is_whole(&remains::file(&self.cache, number)))
-        };
-        pruned.filter(is_missing).map(str::to_owned).collect()
+        let mut names = Vec::new();
+        for epoch in seen {
+            let name = epoch_in(&epoch.origin);
+            if epoch.pruned && !self.has_summary(name) {
+                names.push(name.to_owned());
+            }
+        }
+        names
+    }
+
+    /// Whether the folder of the cache has a complete summary of the epoch.
+    fn has_summary(&self, epoch: &str) -> bool {
+        match epoch_number(epoch) {
+            Some(number) => remains::is_whole(&remains::file(&self.cache, number)),
+            None => false,
+        }
     }
 
     /// The parts of a backup with keys that are missing and that a gateway needs.
@@ -148,8 +176,10 @@ impl LogPaths {
                 ));
             }
         }
-        let origin = seen.last().map_or("", |epoch| epoch.origin.as_str());
-        let epoch = origin.rsplit('/').next().unwrap_or_default();
+        let epoch = match seen.last() {
+            Some(epoch) => epoch_in(&epoch.origin),
+            None => "",
+        };
         if config.audit.signing_key.is_none()
             && !self.log_keys.join(format!("{epoch}.key")).exists()
         {
@@ -157,13 +187,12 @@ impl LogPaths {
         }
         // A JWK Set outside the data folder belongs to the system's configuration, and not to the
         // backup.
-        let own = |path: &Path| path.parent() == Some(&config.data.join("keys"));
-        let sets = config
-            .guard
-            .issuers
-            .iter()
-            .filter_map(|issuer| issuer.jwks.as_ref().and_then(Jwks::file));
-        for set in sets.filter(|path| own(path)) {
+        let own = config.data.join("keys");
+        for issuer in &config.guard.issuers {
+            let Some(Jwks::File(set)) = &issuer.jwks else { continue };
+            if set.parent() != Some(own.as_path()) {
+                continue;
+            }
             let Some(name) = set.file_name() else { continue };
             if !self.keys.join(name).exists() {
                 lacks.push(format!("keys/{}, an issuer's public keys", name.to_string_lossy()));
@@ -181,9 +210,12 @@ pub(super) fn unopened(audit: &Path, vault: &Vault) -> Result<u64, Failure> {
     let mut missing = 0;
     for epoch in reader::epochs(audit)? {
         let _ = reader::each(&epoch, 0, |found| {
-            let key = Envelope::read(found.bytes).ok().and_then(|envelope| envelope.record_key());
-            missing +=
-                u64::from(key.is_some_and(|id| matches!(vault.held(&id), KeyLookup::Missing)));
+            if let Ok(envelope) = Envelope::read(found.bytes)
+                && let Some(id) = envelope.record_key()
+                && matches!(vault.held(&id), KeyLookup::Missing)
+            {
+                missing += 1;
+            }
             ControlFlow::Continue(())
         })?;
     }
@@ -192,10 +224,16 @@ pub(super) fn unopened(audit: &Path, vault: &Vault) -> Result<u64, Failure> {
 
 /// Whether a folder has a private key that signs tokens.
 pub(super) fn has_private_key(folder: &Path) -> bool {
-    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names
-        .filter_map(|name| name.into_string().ok())
-        .any(|name| !name.starts_with('.') && !name.ends_with(".pub"))
+    let Ok(entries) = fs::read_dir(folder) else { return false };
+    for entry in entries.flatten() {
+        if let Some(name) = entry.file_name().to_str()
+            && !name.starts_with('.')
+            && !name.ends_with(".pub")
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// Copies the files of a folder whose names are `wanted`. An existing file must have the same

@@ -16,13 +16,14 @@ use crate::audit::read::verify::VerifiedEpoch;
 use crate::audit::store::log::{Log as AuditLog, LogSettings, NewEpoch};
 use crate::cli::as_owner::own_name;
 use crate::cli::owner::done_by_owner;
+use crate::cli::target::folder_of;
 use crate::cli::{Failure, GatewayArgs};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::durable;
 
 use super::CONFIG;
-use super::files::LogPaths;
+use super::files::{CopiedKeys, LogPaths, records_in};
 
 #[derive(Args)]
 pub(in crate::cli) struct Restore {
@@ -45,6 +46,16 @@ fn has_no_log(to: &LogPaths, temporary: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Reads the head of a backup.
+fn read_head(path: &Path) -> Result<Head, Failure> {
+    if let Ok(bytes) = fs::read(path)
+        && let Ok(head) = Head::decode(&bytes)
+    {
+        return Ok(head);
+    }
+    Err(format!("{}: the head is damaged", path.display()).into())
 }
 
 impl Restore {
@@ -76,8 +87,7 @@ impl Restore {
         has_no_log(&to, &temporary)?;
         // Before the first write, so that a bad backup leaves the data folder unchanged.
         let seen = self.verified(&from)?;
-        let head = fs::read(&from.head).ok().and_then(|bytes| Head::decode(&bytes).ok());
-        let head = head.ok_or_else(|| format!("{}: the head is damaged", from.head.display()))?;
+        let head = read_head(&from.head)?;
         for folder in [&config.data, &config.data.join("secret")] {
             // A "." at the end of the config's path is not a folder.
             durable::make_private_dir(&folder.components().collect::<PathBuf>())?;
@@ -86,13 +96,12 @@ impl Restore {
             durable::write_new(&file, &text, 0o600)?;
         }
         // Without its head, no gateway can start from the log before the restore is recorded.
-        from.copy(&to, &temporary, (true, true))?;
+        from.copy(&to, &temporary, CopiedKeys { log: true, operators: true })?;
         let origin = begin(&config, &temporary, head)?;
         // The head gets its final name only now. An interruption before leaves a folder that no
         // gateway starts from.
-        let moved =
-            fs::rename(&temporary, &to.head).map_err(durable::DiskFault::of("move", &temporary));
-        moved.and_then(|()| durable::sync_dir(to.head.parent().unwrap_or(Path::new("."))))?;
+        fs::rename(&temporary, &to.head).map_err(durable::DiskFault::of("move", &temporary))?;
+        durable::sync_dir(folder_of(&to.head))?;
         self.report(&config, &seen, &origin);
         if rustix::process::geteuid().is_root() {
             eprintln!(
@@ -129,12 +138,13 @@ impl Restore {
 
     /// Prints what was restored.
     fn report(&self, config: &Config, seen: &[VerifiedEpoch], origin: &str) {
-        let records: u64 = seen.iter().map(|epoch| epoch.size).sum();
+        let records = records_in(seen);
         if self.place.json {
             println!(
                 "{}",
                 serde_json::json!({
-                    "done": "restored", "data": config.data, "records": records, "epochs": seen.len(), "origin": origin,
+                    "done": "restored", "data": config.data, "records": records,
+                    "epochs": seen.len(), "origin": origin,
                 })
             );
         } else {
@@ -151,8 +161,7 @@ impl Restore {
         let Some(own) = own else { return self.place.read() };
         let target = self.place.find()?;
         let (file, text) = (target.config, std::str::from_utf8(own)?);
-        let base = file.parent().unwrap_or(Path::new("."));
-        let config = crate::config::read(text, base)
+        let config = crate::config::read(text, folder_of(&file))
             .map_err(|faults| format!("{CONFIG} of the backup:\n{faults}"))?;
         if target.data.is_some_and(|data| data != config.data) {
             let there = config.data.display();
