@@ -125,7 +125,13 @@ fn egress(bench: &mut Criterion) {
     }
     let text = PROSE.repeat(2);
     let answer = format!(
-        r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":{text:?}}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":9,"completion_tokens":9}}}}"#
+        concat!(
+            r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","#,
+            r#""choices":[{{"index":0,"message":{{"role":"assistant","#,
+            r#""content":{text:?}}},"finish_reason":"stop"}}],"#,
+            r#""usage":{{"prompt_tokens":9,"completion_tokens":9}}}}"#
+        ),
+        text = text
     );
     let profile = Profile::named("vllm").unwrap_or_else(|| panic!("a profile"));
     let asked = format!(

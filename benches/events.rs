@@ -70,7 +70,11 @@ fn with_logprobs(count: usize) -> String {
     );
     let top = vec![one; count].join(",");
     let entry = format!(
-        r#"{{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111],"top_logprobs":[{top}]}}"#
+        concat!(
+            r#"{{"token":" mountains","logprob":-0.123456789,"bytes":[32,109,111],"#,
+            r#""top_logprobs":[{top}]}}"#
+        ),
+        top = top
     );
     CHUNK.replace(r#""logprobs":null"#, &format!(r#""logprobs":{{"content":[{entry}]}}"#))
 }

@@ -20,13 +20,34 @@ fn chat(length: usize) -> Vec<u8> {
     let mut turn = 0;
     while body.len() + 400 < length {
         body.push_str(&match turn % 4 {
-            0 => format!(r#",{{"role":"user","content":"Question {turn}: what does \"{turn}\" mean?\nAnd how does it look in Łódź tomorrow?"}}"#),
-            1 => format!(
-                r#",{{"role":"assistant","content":null,"tool_calls":[{{"id":"call_{turn}","type":"function","function":{{"name":"weather","arguments":"{{\"city\":\"Łódź\",\"days\":2}}"}}}}]}}"#
+            0 => format!(
+                concat!(
+                    r#",{{"role":"user","content":"Question {turn}: what does \"{turn}\" "#,
+                    r#"mean?\nAnd how does it look in Łódź tomorrow?"}}"#
+                ),
+                turn = turn
             ),
-            2 => format!(r#",{{"role":"tool","tool_call_id":"call_{}","content":"{{\"sky\":\"clear\",\"celsius\":[7,9]}}"}}"#, turn - 1),
-            _ => format!(r#",{{"role":"assistant","content":"{}"}}"#, "It will be clear, with \
-                seven to nine degrees. ".repeat(8)),
+            1 => format!(
+                concat!(
+                    r#",{{"role":"assistant","content":null,"tool_calls":[{{"id":"call_{turn}","#,
+                    r#""type":"function","function":{{"name":"weather","#,
+                    r#""arguments":"{{\"city\":\"Łódź\",\"days\":2}}"}}}}]}}"#
+                ),
+                turn = turn
+            ),
+            2 => format!(
+                concat!(
+                    r#",{{"role":"tool","tool_call_id":"call_{}","#,
+                    r#""content":"{{\"sky\":\"clear\",\"celsius\":[7,9]}}"}}"#
+                ),
+                turn - 1
+            ),
+            _ => format!(
+                r#",{{"role":"assistant","content":"{}"}}"#,
+                "It will be clear, with \
+                seven to nine degrees. "
+                    .repeat(8)
+            ),
         });
         turn += 1;
     }

@@ -217,7 +217,13 @@ impl Run {
 fn body(length: usize, stream: bool) -> Vec<u8> {
     let around = |text: &str| {
         format!(
-            r#"{{"model":"load","messages":[{{"role":"system","content":"You answer shortly."}},{{"role":"user","content":"{text}"}}],"temperature":0.7,"max_tokens":256,"stream":{stream}}}"#
+            concat!(
+                r#"{{"model":"load","messages":[{{"role":"system","content":"You answer "#,
+                r#"shortly."}},{{"role":"user","content":"{text}"}}],"temperature":0.7,"#,
+                r#""max_tokens":256,"stream":{stream}}}"#
+            ),
+            text = text,
+            stream = stream
         )
     };
     let room = length.saturating_sub(around("").len());

@@ -141,8 +141,12 @@ impl Script {
             usage: chunk(&event(
                 "[]",
                 &format!(
-                    r#","usage":{{"prompt_tokens":512,"completion_tokens":{chunks},"total_tokens":{}}}"#,
-                    512 + chunks
+                    concat!(
+                        r#","usage":{{"prompt_tokens":512,"completion_tokens":{chunks},"#,
+                        r#""total_tokens":{}}}"#
+                    ),
+                    512 + chunks,
+                    chunks = chunks
                 ),
             )),
             done: [chunk("data: [DONE]\n\n"), b"0\r\n\r\n".to_vec()].concat(),
@@ -156,7 +160,14 @@ impl Script {
 fn whole() -> String {
     let around = |text: &str| {
         format!(
-            r#"{{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","created":1790000000,"model":"load","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":512,"completion_tokens":128,"total_tokens":640}}}}"#
+            concat!(
+                r#"{{"id":"chatcmpl-0123456789abcdef","object":"chat.completion","#,
+                r#""created":1790000000,"model":"load","choices":[{{"index":0,"#,
+                r#""message":{{"role":"assistant","content":"{text}"}},"logprobs":null,"#,
+                r#""finish_reason":"stop"}}],"usage":{{"prompt_tokens":512,"#,
+                r#""completion_tokens":128,"total_tokens":640}}}}"#
+            ),
+            text = text
         )
     };
     let room = ANSWER.saturating_sub(around("").len());
@@ -174,7 +185,13 @@ fn answer(body: &str) -> Vec<u8> {
 /// One server-sent event in OpenAI's form.
 fn event(choices: &str, usage: &str) -> String {
     format!(
-        r#"data: {{"id":"chatcmpl-0123456789abcdef","object":"chat.completion.chunk","created":1790000000,"model":"load","choices":{choices}{usage}}}"#
+        concat!(
+            r#"data: {{"id":"chatcmpl-0123456789abcdef","#,
+            r#""object":"chat.completion.chunk","created":1790000000,"model":"load","#,
+            r#""choices":{choices}{usage}}}"#
+        ),
+        choices = choices,
+        usage = usage
     ) + "\n\n"
 }
 

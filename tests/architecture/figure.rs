@@ -79,27 +79,8 @@ pub(crate) fn fault(limits: &[Limit], figure: &Figure) -> Option<String> {
     ))
 }
 
-/// A limit that can be tightened: the figure is better by a twentieth or more, and the goal is not
-/// reached by the limit.
-pub(crate) fn slack(limits: &[Limit], figure: &Figure) -> Option<String> {
-    let limit = row(limits, &figure.measure)?;
-    let better = match limit.bound {
-        Bound::AtMost => limit.limit > limit.goal && figure.today <= limit.limit * 0.95,
-        Bound::AtLeast => limit.limit < limit.goal && figure.today >= limit.limit * 1.05,
-    };
-    better.then(|| {
-        format!(
-            "{}: {:.2}, the limit {:.2} can be tightened",
-            figure.measure, figure.today, limit.limit
-        )
-    })
-}
-
-/// Fails where a figure is beyond its limit, and prints the limits that can be tightened.
+/// Fails where a figure is beyond its limit.
 pub(crate) fn hold(figures: &[Figure]) {
-    for line in figures.iter().filter_map(|figure| slack(&LIMITS, figure)) {
-        println!("{line}");
-    }
     let faults: Vec<String> = figures.iter().filter_map(|figure| fault(&LIMITS, figure)).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
@@ -109,13 +90,13 @@ const ROUNDING: f64 = 0.005;
 
 #[cfg(test)]
 mod tests {
-    use super::{Bound, Figure, fault, row, slack};
+    use super::{Bound, Figure, fault, row};
     use crate::limits::Limit;
 
     const SAMPLE: [Limit; 3] = [
-        Limit { measure: "lines", bound: Bound::AtMost, goal: 0.0, limit: 40.0 },
-        Limit { measure: "reasons", bound: Bound::AtLeast, goal: 4.0, limit: 1.0 },
-        Limit { measure: "lines: docs", bound: Bound::AtMost, goal: 0.0, limit: 2.0 },
+        Limit { measure: "lines", bound: Bound::AtMost, limit: 40.0 },
+        Limit { measure: "reasons", bound: Bound::AtLeast, limit: 1.0 },
+        Limit { measure: "lines: docs", bound: Bound::AtMost, limit: 2.0 },
     ];
 
     fn figure(measure: &str, today: f64) -> Figure {
@@ -135,12 +116,5 @@ mod tests {
     fn a_part_without_a_row_has_the_row_of_its_measure() {
         assert_eq!(row(&SAMPLE, "lines: docs").map(|limit| limit.limit), Some(2.0));
         assert_eq!(row(&SAMPLE, "lines: src").map(|limit| limit.limit), Some(40.0));
-    }
-
-    #[test]
-    fn a_limit_far_from_its_figure_can_be_tightened() {
-        assert!(slack(&SAMPLE, &figure("lines", 39.0)).is_none());
-        assert!(slack(&SAMPLE, &figure("lines", 38.0)).is_some());
-        assert!(slack(&SAMPLE, &figure("reasons", 1.5)).is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! The house rules that a compiler does not check: floors, first lines, measures.
 #![allow(clippy::expect_used, reason = "a test that cannot read the tree fails")]
-#![allow(clippy::print_stdout, reason = "figures and limits that can be tightened are printed")]
+#![allow(clippy::print_stdout, reason = "the table of figures is printed")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "the syntax of Rust grows")]
 
 mod chains;

@@ -1,9 +1,9 @@
 //! All figures as one table: `cargo test --test architecture table -- --nocapture`.
 //!
 //! With `HOUSE_PLACES=1` the places that make up each figure follow its row. With `HOUSE_ANCHORS`,
-//! the folders of the anchors' sources with ':' between them, the words' goals are checked too.
+//! the folders of the anchors' sources with ':' between them, the words' limits are checked too.
 
-use crate::figure::{Bound, Figure, fault, row, slack};
+use crate::figure::{Bound, Figure, fault, row};
 use crate::limits::{LIMITS, Limit};
 use crate::{
     chains, closures, comments, cycles, functions, names, sentences, sizes, widths, words,
@@ -27,17 +27,8 @@ fn line(figure: &Figure, limit: &Limit) -> String {
         Bound::AtMost => "≤",
         Bound::AtLeast => "≥",
     };
-    let note = if fault(&LIMITS, figure).is_some() {
-        "beyond the limit"
-    } else if slack(&LIMITS, figure).is_some() {
-        "tighten"
-    } else {
-        ""
-    };
-    format!(
-        "| {} | {:.2} | {side} {:.2} | {:.2} | {note} |",
-        figure.measure, figure.today, limit.limit, limit.goal
-    )
+    let note = if fault(&LIMITS, figure).is_some() { "beyond the limit" } else { "" };
+    format!("| {} | {:.2} | {side} {:.2} | {note} |", figure.measure, figure.today, limit.limit)
 }
 
 /// Whether a row of the limits is for a figure, or for its measure as a whole.
@@ -59,7 +50,7 @@ fn unused<'a>(limits: &'a [Limit], figures: &[Figure]) -> Vec<&'a str> {
 fn the_table_has_every_measure() {
     let figures = all();
     let places = std::env::var_os("HOUSE_PLACES").is_some();
-    println!("| measure | today | limit | goal | |\n| --- | --- | --- | --- | --- |");
+    println!("| measure | today | limit | |\n| --- | --- | --- | --- |");
     for figure in &figures {
         let limit = row(&LIMITS, &figure.measure).expect("every measure has a limit");
         println!("{}", line(figure, limit));
@@ -76,7 +67,7 @@ fn the_table_has_every_measure() {
 #[test]
 fn a_row_without_a_measure_is_noticed() {
     let figures = [Figure::new("lines: src", 0.0, Vec::new())];
-    let row = Limit { measure: "lines: src", bound: Bound::AtMost, goal: 0.0, limit: 0.0 };
+    let row = Limit { measure: "lines: src", bound: Bound::AtMost, limit: 0.0 };
     let limits = [row, Limit { measure: "lines", ..row }, Limit { measure: "lines: docs", ..row }];
     assert_eq!(unused(&limits, &figures), ["lines: docs"]);
 }

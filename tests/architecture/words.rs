@@ -164,7 +164,7 @@ fn anchors(folders: &str) -> Vec<Group> {
     vec![Group { name: "anchors", files }]
 }
 
-/// The goals that are not twice the rates of the anchors, whose folders are joined by ':'.
+/// The limits that are not twice the rates of the anchors, whose folders are joined by ':'.
 pub(crate) fn anchor_faults(folders: &str) -> Vec<String> {
     let anchors = anchors(folders);
     println!("anchors: {} words", count(&anchors).words[0].count);
@@ -172,9 +172,9 @@ pub(crate) fn anchor_faults(folders: &str) -> Vec<String> {
     for Figure { measure, today, .. } in figures_of(&anchors) {
         println!("{measure}: {today:.2}");
         let name = measure.replace("anchors", "docs");
-        let goal = row(&LIMITS, &name).expect("every word has a limit").goal;
-        if (goal - 2.0 * today.max(RARE)).abs() > 0.011 {
-            faults.push(format!("{measure}: the goal {goal:.2} is not twice {today:.2}"));
+        let limit = row(&LIMITS, &name).expect("every word has a limit").limit;
+        if (limit - 2.0 * today.max(RARE)).abs() > 0.011 {
+            faults.push(format!("{measure}: the limit {limit:.2} is not twice {today:.2}"));
         }
     }
     faults

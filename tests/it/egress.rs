@@ -336,7 +336,9 @@ proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(20_000))]
 
     #[test]
-    fn what_is_read_is_written_so_that_it_is_read_the_same(url in "(http|https|HTTP)://[a-zA-Z0-9._:@%\\[\\]\\\\/?#ä\u{ff0e}-]{0,24}") {
+    fn what_is_read_is_written_so_that_it_is_read_the_same(
+        url in "(http|https|HTTP)://[a-zA-Z0-9._:@%\\[\\]\\\\/?#ä\u{ff0e}-]{0,24}"
+    ) {
         if let Ok(read) = Destination::read(&url) {
             proptest::prop_assert_eq!(Destination::read(&read.to_string()), Ok(read));
         }

@@ -127,7 +127,12 @@ impl Fetch {
             model_upstream: "m",
         };
         let body = format!(
-            r#"{{"model":"m","messages":[{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"http://pics.test:{port}/a"}}}}]}}]}}"#
+            concat!(
+                r#"{{"model":"m","messages":[{{"role":"user","#,
+                r#""content":[{{"type":"image_url","image_url":{{"url":"http://pics.test:"#,
+                r#"{port}/a"}}}}]}}]}}"#
+            ),
+            port = port
         );
         let call = read(Operation::ChatCompletions, body.as_bytes())
             .and_then(|read| read.understand(&terms));

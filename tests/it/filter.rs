@@ -171,7 +171,13 @@ fn call(index: u64, name: &str, arguments: &str) -> Vec<u8> {
     let arguments = serde_json::to_string(arguments).expect("a string");
     event(
         &format!(
-            r#"{{"tool_calls":[{{"index":{index},"function":{{"name":"{name}","arguments":{arguments}}}}}]}}"#
+            concat!(
+                r#"{{"tool_calls":[{{"index":{index},"function":{{"name":"{name}","#,
+                r#""arguments":{arguments}}}}}]}}"#
+            ),
+            index = index,
+            name = name,
+            arguments = arguments
         ),
         "",
     )

@@ -158,7 +158,8 @@ impl Gateway {
     pub(crate) fn claims(&self) -> Object<'static> {
         let now = SystemClock::start().now().seconds().unsigned_abs();
         let text = format!(
-            r#"{{"iss":"{ISS}","aud":"{AUD}","sub":"team:research","client_id":"research/agent","iat":{now},"exp":{},"jti":"J-{now}",
+            r#"{{"iss":"{ISS}","aud":"{AUD}","sub":"team:research","client_id":"research/agent",
+            "iat":{now},"exp":{},"jti":"J-{now}",
             "del_depth":0,"del_max_depth":1,"authorization_details":[{{"type":"agent_delegation",
             "scopes":["inference.*","models.read"],"constraints":[]}}]}}"#,
             now + 3600

@@ -110,7 +110,12 @@ fn echo_calls_a_tool_when_told_to() {
     echoes(CHAT, &told(r#""call weather {bad""#), 9, &[r#""content":"call weather {bad""#]);
     let anthropic = |stream: bool| {
         format!(
-            r#"{{"model":"m","max_tokens":9,"stream":{stream},"messages":[{{"role":"user","content":"call f {{\"a\":1.50}}"}}],"tools":[{{"name":"f","input_schema":{{}}}}]}}"#
+            concat!(
+                r#"{{"model":"m","max_tokens":9,"stream":{stream},"#,
+                r#""messages":[{{"role":"user","content":"call f {{\"a\":1.50}}"}}],"#,
+                r#""tools":[{{"name":"f","input_schema":{{}}}}]}}"#
+            ),
+            stream = stream
         )
     };
     echoes(

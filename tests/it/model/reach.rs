@@ -18,7 +18,11 @@ fn reaches(operation: Operation, body: &str, path: &str, kind: ReferenceKind, ta
 fn what_reaches_out_is_listed() {
     let image = |url: &str| {
         said(&format!(
-            r#"{{"role":"user","content":[{{"type":"text","text":"x"}},{{"type":"image_url","image_url":{{"url":"{url}"}}}}]}}"#
+            concat!(
+                r#"{{"role":"user","content":[{{"type":"text","text":"x"}},"#,
+                r#"{{"type":"image_url","image_url":{{"url":"{url}"}}}}]}}"#
+            ),
+            url = url
         ))
     };
     let at = "messages[0].content[1].image_url.url";

@@ -48,7 +48,12 @@ fn nested_content_gives_way_too() {
     let source = r#"{"type":"image","source":{"type":"url","url":"http://x/a.png"}}"#;
     let result = format!(r#"{{"type":"tool_result","tool_use_id":"t","content":[{source}]}}"#);
     let body = format!(
-        r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","content":[{result},{source}]}}]}}"#
+        concat!(
+            r#"{{"model":"m","max_tokens":9,"messages":[{{"role":"user","#,
+            r#""content":[{result},{source}]}}]}}"#
+        ),
+        result = result,
+        source = source
     );
     let (left, paths) = stripped(MESSAGES, &body, ReferenceKind::Media);
     assert_eq!(

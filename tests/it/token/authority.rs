@@ -6,7 +6,11 @@ use super::*;
 fn the_authority_is_one_closed_object() {
     let with = |member: &str| {
         format!(
-            r#"[{{"type":"agent_delegation","scopes":["inference.chat"],"constraints":[]{member}}}]"#
+            concat!(
+                r#"[{{"type":"agent_delegation","scopes":["inference.chat"],"#,
+                r#""constraints":[]{member}}}]"#
+            ),
+            member = member
         )
     };
     details(&with(""), Ok(()));

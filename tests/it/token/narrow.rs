@@ -155,8 +155,10 @@ fn chain(forge: &Forge, holders: &[SigningKey], links: &[Says]) -> String {
         let scopes: Vec<&str> = SCOPES.iter().map(|(name, _)| *name).collect();
         let kid = |key: &SigningKey| Jwk::of(key.public().expect("key"));
         let mut claims = format!(
-            r#""aud":[{}],"sub":"team:research","client_id":"research/agent{}","iat":{},"exp":{},"jti":"J","del_depth":{place},"del_max_depth":4,
-            "authorization_details":[{{"type":"agent_delegation","scopes":[{}],"constraints":[{}]}}]"#,
+            r#""aud":[{}],"sub":"team:research","client_id":"research/agent{}",
+            "iat":{},"exp":{},"jti":"J","del_depth":{place},"del_max_depth":4,
+            "authorization_details":[{{"type":"agent_delegation","scopes":[{}],
+            "constraints":[{}]}}]"#,
             names(&says.audiences, &AUDIENCES),
             "/x".repeat(place),
             NOW - 10,
