@@ -133,7 +133,7 @@ def test_what_cannot_be_recorded_is_not_handed_out(apart: Apart, tmp_path: Path)
     apart.stop()
     apart.config.write_text(apart.config.read_text() + "\nnonsense = 1\n")
     done = run("audit", "disclose", "1", "--config", str(apart.config), cwd=tmp_path)
-    assert done.code == 1 and done.out == "" and "nothing is handed out" in done.err, done
+    assert done.code == 1 and done.out == "" and "no data is handed out" in done.err, done
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["it runs", "it does not run"])

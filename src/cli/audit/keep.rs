@@ -139,8 +139,7 @@ impl Begin {
             if self.after_loss {
                 return Err(
                     "a gateway writes this log, so no record of it is lost: stop the gateway \
-                        first, \
-                        or omit --after-loss"
+                        first, or omit --after-loss"
                         .into(),
                 );
             }
