@@ -94,6 +94,11 @@ CAMPAIGNS = (
         program=("tests/mutants/run.py", "--full"),
     ),
     Campaign(
+        "mutation",
+        "80 random mutants of cargo-mutants in each of three areas; needs cargo-mutants",
+        program=("tests/mutants/sample.py",),
+    ),
+    Campaign(
         "tutorials",
         "the commands of the README and the runbook, as a reader types them",
         clients=("tests/clients/test_cli_newcomer.py", "tests/clients/test_cli_runbook.py"),
