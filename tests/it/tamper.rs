@@ -203,7 +203,7 @@ fn policy(
         }
         // There are more bytes after the journal than one write can leave.
         Err(fault) if passes => {
-            assert!(fault.to_string().contains("nothing was ever written"), "{text}: {fault}")
+            assert!(fault.to_string().contains("no batch was ever written"), "{text}: {fault}")
         }
         Err(fault) => {
             let bad =
@@ -427,5 +427,5 @@ fn what_is_forged_behind_the_head_says_nothing() {
         Arc::new(ManualClock::at(Timestamp(1_790_000_000_000))),
     );
     let fault = started.map(|_| ()).expect_err("a command that nobody gave").to_string();
-    assert!(fault.contains("somebody else wrote it"), "{fault}");
+    assert!(fault.contains("another program wrote it"), "{fault}");
 }
