@@ -8,6 +8,7 @@
 pub mod clock;
 pub mod crypto;
 pub mod durable;
+#[cfg(feature = "gateway")]
 pub mod failpoint;
 pub mod id;
 pub mod json;
@@ -16,7 +17,6 @@ pub mod log_lines;
 pub mod merkle;
 pub mod refusal;
 pub mod secret;
-
 pub mod suggest;
 
 // Floor 1: formats and decisions. audit/store, on floor 3, is also in audit/.

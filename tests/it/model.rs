@@ -401,6 +401,10 @@ fn what_servers_document_passes() {
             r#""return_hidden_states":false,"no_stop_trim":true"#
         )),
     );
+}
+
+#[test]
+fn what_servers_document_passes_beside_chat() {
     passes(
         Operation::Completions,
         "llama.cpp",
@@ -419,6 +423,10 @@ fn what_servers_document_passes() {
             r#""truncate_prompt_tokens":5}"#
         ),
     );
+}
+
+#[test]
+fn tools_and_formats_pass_with_every_profile() {
     for profile in Profile::NAMES {
         passes(
             CHAT,
