@@ -102,7 +102,13 @@ def test_a_reload_between_is_not_undone(upstream: FakeUpstream, folder: Path) ->
         assert gateway.ask().status_code == 429
         os.kill(late.pid, signal.SIGCONT)
         assert late.wait(START_S) != 0
-        assert "the config has changed while this process started" in gateway.logged()
+        # The running gateway may kill the successor before it has printed its reason, and logs the
+        # reason itself then.
+        wait_until(
+            lambda: "the config has changed while this process started" in gateway.logged(),
+            START_S,
+            "the reason is logged",
+        )
         assert gateway.ask().status_code == 429
         gateway.take_over()
         assert gateway.ask().status_code == 429
