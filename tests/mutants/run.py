@@ -208,8 +208,16 @@ def build(tests: set[Test]) -> dict[str, str]:
     }
 
 
-def run(test: Test, programs: dict[str, str], number: int = 0) -> str:
-    """Runs one test with a mutant, 0 for none: `passed`, `failed`, `hung`, or `absent`."""
+@dataclass(frozen=True)
+class Ran:
+    """How a test has ended: `passed`, `failed`, `hung`, or `absent`."""
+
+    result: str
+    output: str = ""
+
+
+def run(test: Test, programs: dict[str, str], number: int = 0) -> Ran:
+    """Runs one test with a mutant, 0 for none."""
     try:
         ran = subprocess.run(
             [programs[test.target], "--exact", test.path],
@@ -222,26 +230,30 @@ def run(test: Test, programs: dict[str, str], number: int = 0) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "hung"
+        return Ran("hung")
     if "running 0 tests" in ran.stdout:
-        return "absent"
-    return "passed" if ran.returncode == 0 else "failed"
+        return Ran("absent")
+    return Ran("passed" if ran.returncode == 0 else "failed", ran.stdout + ran.stderr)
 
 
 def check_clean(tests: set[Test], programs: dict[str, str]) -> None:
     """Runs the tests without a mutant. All must pass."""
     begun = time.monotonic()
     results = {str(test): run(test, programs) for test in sorted(tests, key=str)}
-    wrong = [f"{test}: {result}" for test, result in results.items() if result != "passed"]
+    wrong = [
+        f"{test}: {ran.result}\n{ran.output[-3000:]}"
+        for test, ran in results.items()
+        if ran.result != "passed"
+    ]
     if wrong:
         raise Failure("without a mutant:\n" + "\n".join(wrong))
     seconds = time.monotonic() - begun
     print(f"without a mutant: {len(results)} tests passed, {seconds:.0f} s", flush=True)
 
 
-def verdict(result: str) -> str:
+def verdict(ran: Ran) -> str:
     """What the result of a test says of its mutant."""
-    return "noticed" if result == "failed" else f"MISSED ({result})"
+    return "noticed" if ran.result == "failed" else f"MISSED ({ran.result})"
 
 
 def show(outcome: Outcome) -> None:
