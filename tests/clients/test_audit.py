@@ -305,13 +305,14 @@ def test_floods_do_not_fill_the_disk(upstream: FakeUpstream, tmp_path: Path) -> 
             threading.Thread(target=flood, args=pair) for pair in ((0, loud), (1, "not.a.token"))
         ]
         [thread.start() for thread in threads]
-        served = 0
+        asked = served = 0
         while time.monotonic() < stop:
+            asked += 1
             served += ask(own, "everyone else").status_code == 200
             time.sleep(0.2)
         [thread.join() for thread in threads]
-        # One request a second on a busy machine.
-        assert min(sent) > 50 and served >= seconds, (sent, served)
+        # The others are all served. How many they are depends on the machine.
+        assert min(sent) > 50 and served == asked >= seconds, (sent, served, asked)
         minutes = seconds // 60 + 2
         grown = verified(own, live=True)[0].size - size - 2 * served
         # One agent and code: ten records a minute, plus its few good requests. Strangers: only

@@ -7,7 +7,6 @@ trace: it makes no log, and no file of root's in another user's folder.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -20,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import BINARY, Done, Served, binary, environment
+from gateway import BINARY, START_S, Done, Served, binary, environment
+from waiting import wait_until
 
 ECHO = """[[upstream]]
 name = "echo"
@@ -242,15 +242,23 @@ def test_the_socket_is_stale(gateway: Served, words: tuple[str, ...]) -> None:
     assert refusal(gateway, gateway.token) is None
 
 
+def given(data: Path) -> bool:
+    """Gives a folder to another user. False if a file was renamed meanwhile."""
+    try:
+        for path in [data, *data.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def theirs(gateway: Served) -> None:
     """Gives the data folder, and the path to it, to another user."""
     assert os.geteuid() == 0, (
         "the table has a column for another user's gateway: run these tests as root"
     )
-    for path in [gateway.data, *gateway.data.rglob("*")]:
-        # The gateway renames files of its log while it runs.
-        with contextlib.suppress(FileNotFoundError):
-            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    # The gateway renames files of its log while it runs: such a file has another name next time.
+    wait_until(lambda: given(gateway.data), START_S, "all files are the other user's")
     for folder in gateway.data.parents:
         if folder.stat().st_mode & 0o001 == 0:
             folder.chmod(folder.stat().st_mode | 0o011)
