@@ -2,13 +2,10 @@
 //!
 //! No code that can panic runs under the locks of this folder, so the data is consistent then.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, MutexGuard};
 use std::time::Duration;
 
-/// Locks a mutex, even after a panic of another thread.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+pub(super) use crate::lock::locked;
 
 /// Waits for one notification of `wake`, or until `at_most` has passed. May return early without
 /// either, so the caller checks its condition again.
