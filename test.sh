@@ -11,8 +11,8 @@ install_programs() {
     # Some programs are in folders that only root's PATH has.
     local missing="" PATH="$PATH:/usr/sbin:/sbin"
     for pair in curl:curl iproute2:ip openssl:openssl prometheus:promtool git:git \
-        nginx-light:nginx haproxy:haproxy nodejs:node npm:npm python3:python3 \
-        e2fsprogs:mkfs.ext4 mount:losetup; do
+        nginx-light:nginx haproxy:haproxy nodejs:node npm:npm default-jdk-headless:javac \
+        python3:python3 e2fsprogs:mkfs.ext4 mount:losetup; do
         command -v "${pair#*:}" >/dev/null 2>&1 || missing+=" ${pair%%:*}"
     done
     # Debian's python3 does not include what makes a virtual environment.

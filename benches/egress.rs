@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use token_shield::guard::egress::policy::{
     EgressPolicy, ListEntry, Lists, SelfEndpoints, TokenRestrictions, Use,
 };
-use token_shield::guard::egress::text::{Found, Scanner, Verdict};
+use token_shield::guard::egress::rendered::{LoadUse, RenderedText, Scope, Verdict};
 use token_shield::model::answer::StreamFilter;
 use token_shield::model::response_text::{Channel, ChannelId, StreamTexts, TextFilter, whole};
 use token_shield::model::tools::Tools;
@@ -30,8 +30,8 @@ const PROSE: &str = "The weather in the mountains turns quickly, so pack for rai
 const LINKS: &str = "See [the map](https://docs.example/map) and ![a \
     picture](https://evil.example/x.png?d=1), or https://docs.example.\n\n";
 
-/// The text with the highest cost per byte. Each occurrence is replaced.
-const HOSTILE: &str = "http:@)";
+/// A text with a high cost per byte. Each occurrence is changed.
+const HOSTILE: &str = "![](//@)";
 
 const EVENT: &str = "data: \
     {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\
@@ -60,24 +60,27 @@ fn policy() -> EgressPolicy {
 /// The filter of one text, as in an answer.
 struct Door<'j> {
     policy: &'j EgressPolicy,
-    scanner: Scanner,
+    text: RenderedText,
 }
 
 impl<'j> Door<'j> {
     fn new(policy: &'j EgressPolicy) -> Self {
-        Self { policy, scanner: Scanner::new(true) }
+        Self { policy, text: RenderedText::new(Scope::Loads) }
     }
 
     fn push(&mut self, text: &str, out: &mut String) {
-        let Self { policy, scanner } = self;
-        let narrowing = TokenRestrictions::default();
-        scanner.push(text, out, &mut |found: &Found<'_>| match found
-            .url
-            .map(|url| policy.evaluate(Use::Links, url, &narrowing))
-        {
-            Ok(Ok(_)) => Verdict::Pass,
-            Ok(Err(_)) | Err(_) => Verdict::Strip,
-        });
+        let Self { policy, text: filter } = self;
+        filter.push(text, out, &mut |load_use, url| judge(policy, load_use, url));
+    }
+}
+
+/// The verdict of the policy. Links are only reported.
+fn judge(policy: &EgressPolicy, load_use: LoadUse, url: Result<&str, &str>) -> Verdict {
+    let narrowing = TokenRestrictions::default();
+    match url.map(|url| policy.evaluate(Use::Links, url, &narrowing)) {
+        Ok(Ok(_)) => Verdict::Pass,
+        Ok(Err(_)) | Err(_) if load_use == LoadUse::Linked => Verdict::Pass,
+        Ok(Err(_)) | Err(_) => Verdict::Strip,
     }
 }
 
@@ -89,7 +92,8 @@ impl TextFilter for Door<'_> {
     }
 
     fn flush(&mut self, _: Channel<'_>, out: &mut String) {
-        self.scanner.pause(out, &mut |_: &Found<'_>| Verdict::Strip);
+        let policy = self.policy;
+        self.text.pause(out, &mut |load_use, url| judge(policy, load_use, url));
     }
 
     fn boundary(&mut self) {}
@@ -112,7 +116,7 @@ fn egress(bench: &mut Criterion) {
     for (name, text) in [
         ("text without links", PROSE.repeat(3_000)),
         ("text with links", format!("{PROSE}{LINKS}").repeat(2_000)),
-        ("nothing but what gives way", HOSTILE.repeat(100_000)),
+        ("nothing but what is changed", HOSTILE.repeat(100_000)),
     ] {
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(BenchmarkId::new("filter", name), |run| {

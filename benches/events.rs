@@ -62,6 +62,13 @@ impl TextFilter for Texts {
     }
 }
 
+/// A delta of the Responses dialect. Its number is the same each time, so that it is rewritten.
+const TEXT_DELTA: &str = concat!(
+    "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",",
+    "\"sequence_number\":7,\"item_id\":\"msg_0123456789abcdef\",\"output_index\":0,",
+    "\"content_index\":0,\"delta\":\" mountains\",\"logprobs\":[]}\n\n"
+);
+
 /// A chunk with the log probabilities of a token and of the `count` most probable alternatives.
 fn with_logprobs(count: usize) -> String {
     let one = concat!(
@@ -91,6 +98,7 @@ fn events(bench: &mut Criterion) {
         ("chat, logprobs of 1", chat, "", few.as_str()),
         ("chat, logprobs of 20", chat, "", many.as_str()),
         ("messages", messages, MESSAGE_BEGINS, DELTA),
+        ("responses", Operation::Responses, "", TEXT_DELTA),
     ] {
         for judges_tools in [false, true] {
             let mut filter = StreamFilter::new(operation, true, Texts { judges_tools });

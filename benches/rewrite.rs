@@ -62,7 +62,7 @@ fn rewrite(bench: &mut Criterion) {
         unknown_fields: UnknownFields::Refuse,
         model_upstream: "meta-llama/Llama-3.1-8B-Instruct",
     };
-    let changes = BodyChanges { output_tokens: 4096, request_id: None, cache_salt: None };
+    let changes = BodyChanges { output_tokens: Some(4096), request_id: None, cache_salt: None };
     let mut group = bench.benchmark_group("rewrite");
     for (name, length) in [("2 KB", 2 << 10), ("200 KB", 200 << 10)] {
         let body = chat(length);

@@ -180,7 +180,7 @@ impl Metrics {
         let upstream_up = gauges(
             &registry,
             "token_shield_upstream_up",
-            "1 where the last dial to the upstream succeeded",
+            "1 if the upstream counts as up, 0 after a failed dial or request",
             "upstream",
         )?;
         // An upstream counts as up until a dial or a request fails.

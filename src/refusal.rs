@@ -4,8 +4,12 @@
 //! [`Refusal`] has two texts: a short message for the caller, and a detail for the operator's log.
 //! The message never contains a token, a key or a part of a prompt.
 
+mod document;
+
 use std::fmt;
 use std::time::Duration;
+
+pub use document::markdown;
 
 /// The steps of a request, in order. A refusal names the step that refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,7 +125,9 @@ codes! {
         "The request target must be a plain path such as /v1/models. Escapes (except in a \
         model's name), dots, empty segments and a query are not allowed.";
     FramingInvalid "framing-invalid" Accepted 400 Never
-        "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Upgrade, Expect).";
+        "The message's framing is ambiguous (Transfer-Encoding, Content-Length, Expect).";
+    UpgradeNotServed "upgrade-not-served" Accepted 426 Never
+        "This gateway serves HTTP requests alone. Send the request without Upgrade.";
     RequestMalformed "request-malformed" Accepted 400 Never
         "The request is not well-formed HTTP: its request line, a header or its length.";
     HeadersTooLarge "headers-too-large" Accepted 431 Never
@@ -130,9 +136,9 @@ codes! {
     HeadersSlow "headers-slow" Accepted 408 Later "The headers did not arrive in time.";
 
     TokenMissing "token-missing" Presented 401 Never
-        "Send a capability token: Authorization: Bearer TOKEN, or x-api-key.";
+        "Send a capability token: Authorization: Bearer TOKEN, x-api-key, or api-key.";
     TokenAmbiguous "token-ambiguous" Presented 401 Never
-        "Send exactly one credential: one Authorization header or one x-api-key.";
+        "Send one credential: Authorization, x-api-key and api-key must be equal.";
     RootRate "root-rate" Presented 429 Later
         "Too many new chains of one root token. Retry-After gives the time until the next one \
         is verified.";
@@ -234,8 +240,10 @@ codes! {
 
     RouteUnknown "route-unknown" Routed 404 Never
         "There is no such route. The routes are POST /v1/chat/completions, /v1/completions, \
-        /v1/embeddings and /v1/messages, GET /v1/models, /v1/models/MODEL and \
-        /v1/token-shield/me.";
+        /v1/embeddings, /v1/rerank, /v1/messages, /v1/messages/count_tokens, /v1/responses, \
+        /api/chat, \
+        /api/generate, /api/embed and /api/show, GET /v1/models, /v1/models/MODEL, /api/tags, \
+        /api/ps, /api/version and /v1/token-shield/me.";
     MethodNotAllowed "method-not-allowed" Routed 405 Never
         "The path exists, but not with this method. The header Allow lists its methods.";
     ReceiptUnknown "receipt-unknown" Routed 404 Never
@@ -249,7 +257,7 @@ codes! {
 
     ContentType "content-type" Understood 415 Never "The body must be application/json in UTF-8.";
     BodyEncoded "body-encoded" Understood 415 Never
-        "Content-Encoding is not accepted. Send the body without it.";
+        "Content-Encoding is not accepted, except zstd. Send the body without it.";
     BodyTooLarge "body-too-large" Understood 413 Never
         "The body is larger than this gateway accepts.";
     BodySlow "body-slow" Understood 408 Later "The body did not arrive in time.";
@@ -263,6 +271,8 @@ codes! {
         "A field has a value of the wrong type or out of range.";
     FieldMissing "field-missing" Understood 400 Never "A required field is missing.";
     ModelNotFound "model-not-found" Understood 404 Never "There is no such model for this token.";
+    DialectNotServed "dialect-not-served" Understood 400 Never
+        "No server of this model has this operation. The message names those that it has.";
     ModelChanged "model-changed" Understood 503 Later
         "The model's weights do not match its pin, or are not known at the moment. Tell the \
         operator.";
@@ -303,6 +313,9 @@ codes! {
     UpstreamSlow "upstream-slow" Forwarded 504 Later "The model's server did not answer in time.";
     UpstreamInvalid "upstream-invalid" Forwarded 502 Never
         "The model's server sent an answer that the gateway does not pass on.";
+    UpstreamError "upstream-error" Forwarded 502 Never
+        "The model's server answered with an error in a form that the gateway does not pass on. \
+        The status of the answer is the server's.";
     Truncated "truncated" Forwarded 502 Never
         "The model's server ended its answer before it was complete.";
     UpstreamEndless "upstream-endless" Forwarded 502 Never
@@ -359,6 +372,8 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// The methods that the path has, for the header `Allow` (RFC 9110 section 15.5.6).
     pub allow: Option<Allow>,
+    /// The HTTP status of the model's server, which the answer keeps instead of the code's.
+    pub kept_status: Option<u16>,
 }
 
 impl Refusal {
@@ -372,7 +387,24 @@ impl Refusal {
             detail: None,
             retry_after: None,
             allow: None,
+            kept_status: None,
         }
+    }
+
+    /// The HTTP status of the answer.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self.kept_status {
+            Some(status) => status,
+            None => self.code.status(),
+        }
+    }
+
+    /// The same with the status of the model's server.
+    #[must_use]
+    pub const fn keeping(mut self, status: u16) -> Self {
+        self.kept_status = Some(status);
+        self
     }
 
     /// The same with another message. It must be safe to show to an unauthenticated caller.
@@ -433,35 +465,6 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
-
-/// The table as Markdown: docs/REFUSALS.md is this text.
-#[must_use]
-pub fn markdown() -> String {
-    let mut text = String::from(
-        "# Refusals\n\n\
-         For client authors and operators: every refusal code, its status, and whether a retry \
-         helps.\n\n\
-         This page is generated from `src/refusal.rs`, and a test keeps it equal. Each refusal \
-         carries\n`token-shield-request: rq_…`. If a retry cannot help, it also carries \
-         `x-should-retry: false`; the\nOpenAI and Anthropic SDKs obey this header. The body has \
-         the shape of the caller's dialect. The code\nis in `error.code`; Anthropic bodies also \
-         have `error.type`.\n\n\
-         | code | stage | status | retry | meaning |\n| --- | --- | --- | --- | --- |\n",
-    );
-    for code in Code::ALL {
-        let retry = match code.retry() {
-            Retry::Never => "never",
-            Retry::Later => "later",
-        };
-        text.push_str(&format!(
-            "| `{code}` | {} | {} | {retry} | {} |\n",
-            code.stage().as_str(),
-            code.status(),
-            code.meaning()
-        ));
-    }
-    text
-}
 
 #[cfg(test)]
 mod tests {

@@ -98,6 +98,8 @@ pub struct ModelRow {
 struct ModelWeights {
     declared: Arc<Declared>,
     seen: HashMap<Arc<str>, Arc<ModelDigest>>,
+    /// The context in tokens that each server reports, by server.
+    contexts: HashMap<Arc<str>, u64>,
 }
 
 impl ModelWeights {
@@ -194,7 +196,7 @@ impl Weights {
                 };
                 book.models.insert(
                     Arc::clone(&declared.name),
-                    ModelWeights { declared: Arc::new(declared), seen },
+                    ModelWeights { declared: Arc::new(declared), seen, contexts: HashMap::new() },
                 );
             }
         });
@@ -237,6 +239,30 @@ impl Weights {
     #[must_use]
     pub fn digest(&self, model: &str, upstream: &str) -> Arc<ModelDigest> {
         self.digest_in(&self.book.load(), model, upstream)
+    }
+
+    /// Records the context of a model at a server, in tokens. `None` if the server reports none.
+    pub fn note_context(&self, about: &Declared, place: &ModelServer, context: Option<u64>) {
+        if self.context(&about.name, &place.upstream) == context {
+            return;
+        }
+        self.change(|book| {
+            let Some(entry) = book.models.get_mut(&about.name) else { return };
+            // The answer belongs to an older config.
+            if !about.same(place, &entry.declared) {
+                return;
+            }
+            match context {
+                Some(tokens) => entry.contexts.insert(Arc::clone(&place.upstream), tokens),
+                None => entry.contexts.remove(&place.upstream),
+            };
+        });
+    }
+
+    /// The context of a model at a server, in tokens; `None` if the server has not reported it.
+    #[must_use]
+    pub fn context(&self, model: &str, upstream: &str) -> Option<u64> {
+        self.book.load().models.get(model)?.contexts.get(upstream).copied()
     }
 
     /// The digest of a model at a server in one snapshot.

@@ -1,4 +1,4 @@
-//! Fuzz target: the response filter's text scanner.
+//! Fuzz target: the response filter.
 #![no_main]
 
 #[path = "../egress_oracles.rs"]

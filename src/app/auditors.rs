@@ -24,7 +24,7 @@ const READS_MAX: usize = 16;
 /// # Errors
 /// When it cannot be bound.
 pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    crate::control::api::bind_for(path, 0o660)
+    crate::control::socket::bind_for(path, 0o660)
 }
 
 /// Serves until `shutdown`.

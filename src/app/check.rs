@@ -10,6 +10,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::guard::settings::Jwks;
 use crate::keyring::IssuerKeys;
+use crate::model::Profile;
 
 /// The faults of the keys, credentials and certificates that a config names. Writes no files.
 #[must_use]
@@ -47,7 +48,28 @@ pub fn soon_expired(config: &Config) -> Option<String> {
 /// Warnings about a config without faults.
 #[must_use]
 pub fn warnings(config: &Config) -> Vec<String> {
-    config.warnings.iter().cloned().chain(wiring::warnings(config)).collect()
+    let mut warnings = config.warnings.clone();
+    warnings.extend(wiring::warnings(config));
+    forwarded_models(config, &mut warnings);
+    warnings
+}
+
+/// Adds a warning for each model whose server forwards its prompts to a service outside.
+fn forwarded_models(config: &Config, warnings: &mut Vec<String>) {
+    for model in &config.guard.models {
+        let served = model.upstream_name.as_deref().unwrap_or(&model.name);
+        for upstream in &config.proxy.upstreams {
+            let Some(profile) = Profile::named(&upstream.profile) else { continue };
+            let forwards = profile.forwards_model(&model.name) || profile.forwards_model(served);
+            if forwards && model.route.contains(&upstream.name) {
+                warnings.push(format!(
+                    "model {:?}: the upstream {:?} forwards {served:?} to a service outside, so \
+                        requests for it are refused with egress-uncontrolled",
+                    model.name, upstream.name
+                ));
+            }
+        }
+    }
 }
 
 /// The names of the config's classes.

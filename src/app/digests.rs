@@ -287,9 +287,19 @@ async fn ask_once(gateway: &Gateway, wiring: &Arc<DataPlaneConfig>) {
                 if place.upstream == upstream && self::path(place.way) == Some(path) {
                     let digest = read(place.way, answer.as_deref(), &model.upstream_name);
                     note(&gateway.weights, model, place, &digest);
+                    let context = context(place.way, answer.as_deref(), &model.upstream_name);
+                    gateway.weights.note_context(model, place, context);
                 }
             }
         }
+    }
+}
+
+/// The context of a model in an answer, in tokens.
+fn context(way: DigestSource, answer: Option<&[u8]>, model: &str) -> Option<u64> {
+    match way {
+        DigestSource::Listed => servers::context(answer?, model),
+        DigestSource::None | DigestSource::Files | DigestSource::Ollama => None,
     }
 }
 

@@ -196,7 +196,8 @@ impl UrlWatch {
             let (Some(from), Some(keys)) = (issuer.jwks.clone(), keys.remove(&issuer.iss)) else {
                 continue;
             };
-            let due = Instant::now() + issuer.jwks_refresh;
+            // These may be the former process's keys, because no fetch has succeeded here.
+            let due = Instant::now() + issuer.jwks_refresh.min(AGAIN);
             self.fetched.insert(issuer.iss.clone(), FetchedKeys { from, keys, due });
         }
     }

@@ -9,7 +9,7 @@ use super::inherited::Inherited;
 use super::management::Sockets;
 use super::{StartFault, auditors, handover};
 use crate::config::Config;
-use crate::control::api;
+use crate::control::socket;
 
 /// The bound sockets of a gateway.
 pub struct Listeners {
@@ -39,7 +39,7 @@ impl Listeners {
         let (api, metrics) = (config.proxy.listen.address, config.proxy.metrics);
         let api = tcp(&mut inherited, api).await?;
         let metrics = tcp(&mut inherited, metrics).await?;
-        let admin = unix(&mut inherited, &config.proxy.admin, api::bind, &mut own)?;
+        let admin = unix(&mut inherited, &config.proxy.admin, socket::bind, &mut own)?;
         let auditors = match &config.proxy.auditors.socket {
             Some(path) => Some(unix(&mut inherited, path, auditors::bind, &mut own)?),
             None => None,
@@ -57,7 +57,7 @@ impl Listeners {
     /// When it cannot be bound.
     pub fn with_handover(mut self, config: &Config) -> Result<Self, StartFault> {
         let path = handover::socket(&config.data);
-        let bound = api::bind(&path)
+        let bound = socket::bind(&path)
             .map_err(|error| StartFault::Bind { address: path.display().to_string(), error })?;
         // Absolute: a successor may run in another folder.
         // Only a path that this process has bound is removed at the stop.

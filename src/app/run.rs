@@ -173,6 +173,10 @@ impl App {
         let files = watch::Sender::new(self.config.proxy.listen.tls.clone());
         background.while_it_serves(self.certificate_watch(&files));
         let issuers_in_force = issuers.subscribe();
+        // A take-over ends the reload, which has the sender. Without a sender, the watches over
+        // keys would end too, and a removed key would still be good for streams that drain.
+        let sender = issuers.clone();
+        background.until_the_end(async move { sender.closed().await });
         background
             .while_it_serves(reload::on_hangup(self.reload(issuers, files), Arc::clone(notifier)));
         if let Some(alive) = notifier.keep_alive() {

@@ -151,6 +151,7 @@ pub(super) fn wiring(config: &Config) -> Result<DataPlaneConfig, StartFault> {
         timeouts: config.proxy.timeouts.clone(),
         answers: config.proxy.answers,
         publish_keys: config.proxy.listen.publish_keys,
+        cors: config.proxy.listen.cors.clone(),
         tree: if tree.is_served() { Some(Arc::new(tree)) } else { None },
         policy: config.policy.as_str().into(),
         fetcher: fetcher(config)?,

@@ -102,7 +102,7 @@ pub(super) fn copy(
 ) -> JoinHandle<std::io::Result<()>> {
     std::thread::spawn(move || {
         let (mut from, is_terminal) = (from, to.is_terminal());
-        let mut buffer = [0; 8192];
+        let (mut buffer, mut last) = ([0; 8192], 0);
         loop {
             let count = from.read(&mut buffer)?;
             let bytes = match buffer.get_mut(..count) {
@@ -110,7 +110,7 @@ pub(super) fn copy(
                 Some(_) | None => return Ok(()),
             };
             if is_terminal {
-                hide_controls(bytes);
+                hide_controls(bytes, &mut last);
             }
             to.write_all(bytes)?;
             to.flush()?;
@@ -118,11 +118,14 @@ pub(super) fn copy(
     })
 }
 
-/// Replaces control characters with question marks, except line feeds and tabs.
-fn hide_controls(bytes: &mut [u8]) {
+/// Replaces control characters with question marks, except line feeds and tabs. `last` is the byte
+/// before these. Escape sequences could also change the terminal's title or settings.
+fn hide_controls(bytes: &mut [u8], last: &mut u8) {
     for byte in bytes {
-        // Escape sequences could also change the terminal's title or settings.
-        if byte.is_ascii_control() && !b"\n\t".contains(byte) {
+        // U+0080 to U+009F in UTF-8, among them a second form of ESC.
+        let is_second = *last == 0xc2 && matches!(*byte, 0x80..=0x9f);
+        *last = *byte;
+        if is_second || (byte.is_ascii_control() && !b"\n\t".contains(byte)) {
             *byte = b'?';
         }
     }

@@ -13,6 +13,7 @@ use super::fault::CliFault;
 use super::key_files::{generate, public_file};
 use super::logs::{self, LogFormat};
 use super::probe::{self, FoundServer};
+use super::ready::{ReadyLines, chat_model, profile_of};
 use super::serve::until_told;
 use super::sign::{TokenContent, sign};
 use super::target::own_folder;
@@ -35,12 +36,16 @@ pub(super) struct Dev {
     /// An inference server. Without it, dev tries the usual ports.
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// The kind of server at --upstream: vllm, llama.cpp, ollama, tgi, sglang or generic.
-    #[arg(long, value_name = "NAME", default_value = "generic")]
-    upstream_profile: String,
+    /// The kind of server at --upstream: vllm, llama.cpp, ollama, tgi, sglang or generic. Default:
+    /// the kind that its answers show.
+    #[arg(long, value_name = "NAME")]
+    upstream_profile: Option<String>,
     /// A model of --upstream, if the server does not list its models. Repeatable.
     #[arg(long = "upstream-model", value_name = "MODEL")]
     upstream_models: Vec<String>,
+    /// Serve the first chat model under the names claude-* and gpt-* too.
+    #[arg(long)]
+    alias: bool,
     /// Serve TLS with a generated certificate. Its CA is DATA/tls/ca.pem.
     #[arg(long)]
     tls: bool,
@@ -142,12 +147,19 @@ impl Dev {
                     server first"
             );
         }
-        Ok(vec![FoundServer {
-            name: "upstream",
-            authority: target.authority(),
-            profile: self.upstream_profile.clone(),
-            models,
-        }])
+        let found = match &self.upstream_profile {
+            Some(_) => None,
+            None => probe::kind(&target.authority(), &base_path).await,
+        };
+        let (name, kind) = match found {
+            Some(found) => (found.name, found.profile),
+            None => ("upstream", "generic"),
+        };
+        let profile = match &self.upstream_profile {
+            Some(profile) => profile.clone(),
+            None => kind.to_owned(),
+        };
+        Ok(vec![FoundServer { name, authority: target.authority(), profile, models }])
     }
 
     /// The text of the config, with a model for each name that a server lists. The first server
@@ -168,10 +180,11 @@ impl Dev {
              [[issuer]]\niss = \"urn:token-shield:dev\"\naud = \"urn:token-shield:dev\"\njwks \
              = \"keys/operator.jwk.pub\"\nnamespaces = [\"*\"]\n\n\
              [audit]\nreserve = \"16MiB\"\n\n\
-             [class.default]\nrpm = 600\nburst = 100\nin_flight = 16\noutput_tokens = 4096\n\n\
+             [class.default]\nrpm = 600\nburst = 100\nin_flight = 16\n\n\
              [[upstream]]\nname = \"echo\"\nurl = \"echo:\"\nprofile = \"generic\"\ncontrolled = \
-             true\n\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n",
-            self.listen
+             true\n\n[[model]]\nname = \"echo\"\nroute = [\"echo\"]\n{}",
+            self.listen,
+            self.aliases("echo", found)
         );
         let mut seen = vec!["echo".to_owned()];
         for (place, server) in found.iter().enumerate() {
@@ -192,14 +205,24 @@ impl Dev {
                 if !seen.contains(model) {
                     let _ = write!(
                         text,
-                        "\n[[model]]\nname = {}\nroute = [\"server-{place}\"]\n",
-                        quoted(model)
+                        "\n[[model]]\nname = {}\nroute = [\"server-{place}\"]\n{}",
+                        quoted(model),
+                        self.aliases(model, found)
                     );
                     seen.push(model.clone());
                 }
             }
         }
         text
+    }
+
+    /// The aliases of a model, as a line of the config.
+    fn aliases(&self, model: &str, found: &[FoundServer]) -> &'static str {
+        if self.alias && model == chat_model(found) {
+            "aliases = [\"claude-*\", \"gpt-*\"]\n"
+        } else {
+            ""
+        }
     }
 
     /// Prints the addresses, the token and the servers that were found.
@@ -255,6 +278,13 @@ impl Dev {
         };
         println!("  api      {scheme}://{api}/v1        metrics  http://{metrics}/metrics");
         println!("  token    {}   (ML-DSA-65, agent default/dev, 24 h)", file.display());
+        let ready = ReadyLines {
+            url: &format!("{scheme}://{api}"),
+            token: &format!("$(cat {})", file.display()),
+            model: chat_model(found),
+            profile: profile_of(found),
+        };
+        ready.print();
         println!(
             "  try      curl -s{trust} {scheme}://{api}/v1/chat/completions -H \"Authorization: \
                 Bearer $(cat {})\" \\\n             -H 'content-type: application/json' -d \

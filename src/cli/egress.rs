@@ -13,7 +13,7 @@ use crate::guard::egress::destination::Destination;
 use crate::guard::egress::policy::{
     EgressPolicy, PolicyStep, TokenRestrictions, Uncontrolled, Use,
 };
-use crate::guard::settings::{Called, Class, RequestFilterAction, ResponseFilterAction};
+use crate::guard::settings::{Class, RequestFilterAction, ResponseFilterAction, ToolCallAction};
 use crate::id::AgentName;
 use crate::token::Presented;
 
@@ -175,7 +175,7 @@ impl PolicyCheck<'_> {
             Ok(_) => Ok(()),
             Err(why) => Err(why),
         };
-        let becomes = becomes(wanted, self.class, judged.is_ok());
+        let becomes = becomes(wanted, self.class, url, judged.is_ok());
         if self.json {
             let steps: Vec<_> = steps.iter().map(step_row).collect();
             println!(
@@ -217,7 +217,7 @@ fn step_row(step: &PolicyStep) -> serde_json::Value {
 }
 
 /// What the filters of the class do with the URL.
-fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
+fn becomes(wanted: Use, class: &Class, url: &str, controlled: bool) -> String {
     match wanted {
         Use::Media => {
             let request = match (class.requests.media, controlled) {
@@ -231,12 +231,17 @@ fn becomes(wanted: Use, class: &Class, controlled: bool) -> String {
             };
             format!("{request}; in an answer, {}", reply(class.answers.fetched, controlled))
         }
-        Use::Links => format!("in an answer, {}", reply(class.answers.clicked, controlled)),
+        Use::Links => {
+            // The response filter has no finding for such a link.
+            let stays = controlled || EgressPolicy::is_loopback(url);
+            format!("in an answer, {}", reply(class.answers.clicked, stays))
+        }
         Use::Tunnel => {
             let call = match (controlled, class.answers.tool_calls) {
                 (true, _) => "passes",
-                (false, Called::Report) => "passes, and is recorded",
-                (false, Called::Block) => "ends the answer",
+                (false, ToolCallAction::Report) => "passes, and is recorded",
+                (false, ToolCallAction::Replace) => "is replaced by a text that says why",
+                (false, ToolCallAction::Block) => "ends the answer with an error",
             };
             format!(
                 "a call of a tool of fetch_tools that names it {call}; agents' own connections are \
@@ -251,7 +256,7 @@ const fn reply(reply: ResponseFilterAction, controlled: bool) -> &'static str {
     match (controlled, reply) {
         (true, _) => "it stays",
         (false, ResponseFilterAction::Report) => "it stays, and is recorded",
-        (false, ResponseFilterAction::Strip) => "a mark replaces it",
+        (false, ResponseFilterAction::Strip) => "a mark makes it lead to no host",
         (false, ResponseFilterAction::Block) => "it ends the answer",
     }
 }

@@ -58,6 +58,12 @@ pub(super) fn exit(failure: &super::Failure) -> ExitCode {
     })
 }
 
+/// A text for a terminal: control characters are question marks. A reason or a name could contain
+/// an escape sequence, which changes what the terminal shows.
+pub(super) fn visible(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
+}
+
 /// The error line for standard error, with `--json` one JSON object. Empty if another process has
 /// printed the error already.
 pub(super) fn line(failure: &super::Failure, json: bool) -> String {
@@ -69,7 +75,10 @@ pub(super) fn line(failure: &super::Failure, json: bool) -> String {
     match (message.is_empty(), json) {
         (true, _) => String::new(),
         (false, true) => object(code, &message),
-        (false, false) => format!("token-shield: {message}"),
+        (false, false) => {
+            let lines: Vec<String> = message.lines().map(visible).collect();
+            format!("token-shield: {}", lines.join("\n"))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::admin_client::{AdminClient, send};
@@ -132,7 +132,7 @@ struct HandleSigner<'s> {
 }
 
 impl HandleSigner<'_> {
-    /// Renews the first of these that is a handle. If none is, returns the fault of the last one.
+    /// Renews the first of these that is registered. If none is, returns the fault of the last one.
     async fn first_of(
         &self,
         client: &AdminClient,
@@ -141,26 +141,26 @@ impl HandleSigner<'_> {
     ) -> Result<(HandleId, Reply), Failure> {
         let mut fault: Failure = "this is a token, not a handle".into();
         for id in meant {
-            match self.renew(client, *id, ttl).await {
-                Ok(reply) => return Ok((*id, reply)),
+            let question = Question::Handle { handle: id.to_string() };
+            match client.send(AdminRequest::Question(question)).await {
+                Ok(reply) => match reply.rows.first() {
+                    Some(row) => return Ok((*id, self.renew(client, *id, row, ttl).await?)),
+                    None => fault = "no such handle is registered".into(),
+                },
                 Err(why) => fault = why,
             }
         }
         Err(fault)
     }
 
-    /// Signs a new token for the handle, and registers it.
+    /// Signs a new token for the handle of a row, and registers it.
     async fn renew(
         &self,
         client: &AdminClient,
         id: HandleId,
+        row: &Value,
         ttl: Option<Duration>,
     ) -> Result<Reply, Failure> {
-        let question = Question::Handle { handle: id.to_string() };
-        let reply = client.send(AdminRequest::Question(question)).await?;
-        let Some(row) = reply.rows.first() else {
-            return Err("no such handle is registered".into());
-        };
         if text(row, "revoked").is_some() {
             return Err("the handle is revoked for ever; issue a new handle".into());
         }

@@ -51,6 +51,8 @@ mod print;
 #[cfg(feature = "gateway")]
 mod probe;
 #[cfg(feature = "gateway")]
+mod ready;
+#[cfg(feature = "gateway")]
 mod rotate;
 #[cfg(feature = "gateway")]
 mod rows;

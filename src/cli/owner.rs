@@ -16,6 +16,7 @@ use super::target::GatewayTarget;
 use super::{Failure, as_owner};
 use crate::audit::store::log::{FolderOwner, LogSettings};
 use crate::control::api::{AdminAnswer, AdminRequest};
+use crate::lock::locked;
 
 /// The hidden command that the owner's process runs.
 pub(super) const PROCESS: &str = "owner-process";
@@ -55,7 +56,7 @@ impl Owner {
 
     /// Sends one request and returns the answer.
     pub(super) fn send(&self, request: &AdminRequest) -> Result<AdminAnswer, Failure> {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = locked(&self.child);
         let pipes = &mut child.1;
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');

@@ -7,6 +7,7 @@ use std::io::IsTerminal as _;
 use serde_json::{Map, Value};
 
 use super::Failure;
+use super::fault::visible;
 use crate::config::Config;
 use crate::control::{GatewayIdentity, Reply};
 
@@ -31,7 +32,7 @@ pub(super) fn say_done(what: &str, members: Value, reply: &Reply, json: bool) {
     let indices: Vec<String> = reply.sealed.iter().map(|index| format!("#{index}")).collect();
     eprintln!("{what}, sealed as {} {}", indices.join(" "), at(reply));
     if let Some(note) = &reply.note {
-        eprintln!("note: {note}");
+        eprintln!("note: {}", visible(note));
     }
 }
 
@@ -88,7 +89,7 @@ fn cells(row: &Value) -> Vec<RowCell<'_>> {
 fn shown(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => visible(text),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
 }
@@ -115,7 +116,9 @@ fn tables(rows: &[Value]) -> String {
         for line in &lines {
             let mut padded = Vec::new();
             for (cell, &width) in std::iter::zip(line, &widths) {
-                padded.push(format!("{cell:<width$}"));
+                // A width of `format!` has 16 bits, and a row may have a longer cell.
+                let missing = width - cell.chars().count();
+                padded.push(format!("{cell}{}", " ".repeat(missing)));
             }
             let _ = writeln!(text, "{}", padded.join("  ").trim_end());
         }
@@ -152,5 +155,18 @@ mod tests {
             json!({"token": "t"}),
         ];
         assert_eq!(tables(&rows), "agent     class\na/b       x\na/longer  -\n\ntoken\nt\n");
+    }
+
+    #[test]
+    fn a_row_cannot_control_the_terminal() {
+        let rows = [json!({"reason": "a\u{1b}[2Jb\u{9b}31mc\nd"})];
+        assert_eq!(tables(&rows), "reason\na?[2Jb?31mc?d\n");
+    }
+
+    #[test]
+    fn a_long_cell_is_padded_too() {
+        let long = "x".repeat(70_000);
+        let rows = [json!({"a": long, "b": "y"})];
+        assert_eq!(tables(&rows), format!("a{}  b\n{long}  y\n", " ".repeat(69_999)));
     }
 }

@@ -30,38 +30,70 @@ const USUAL: [(&str, u16, &str); 5] = [
 /// The time limit for a server's list of models.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The servers that answer on their usual ports.
+/// The servers that answer on their usual ports. A server of another kind than the port's is known
+/// by its answers.
 pub(super) async fn usual() -> Vec<FoundServer> {
     let mut found = Vec::new();
-    for (name, port, profile) in USUAL {
+    for (name, port, usual) in USUAL {
         let authority = format!("127.0.0.1:{port}");
-        if let Some(models) = models(&authority, "").await {
-            found.push(FoundServer { name, authority, profile: profile.to_owned(), models });
-        }
+        // Other programs use these ports too.
+        let Some(models) = models(&authority, "").await else { continue };
+        let (name, profile) = match kind(&authority, "").await {
+            Some(kind) => (kind.name, kind.profile),
+            None => (name, usual),
+        };
+        found.push(FoundServer { name, authority, profile: profile.to_owned(), models });
     }
     found
 }
 
-/// The models that a server lists. `None` if it does not answer in time.
-pub(super) async fn models(authority: &str, base_path: &str) -> Option<Vec<String>> {
-    tokio::time::timeout(PATIENCE, ask(authority, base_path)).await.ok().flatten()
+/// The kind of a server.
+pub(super) struct ServerKind {
+    /// The name of its program.
+    pub(super) name: &'static str,
+    /// The name of its profile.
+    pub(super) profile: &'static str,
 }
 
-/// Requests the list of models.
-async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
-    let stream = TcpStream::connect(authority).await.ok()?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-    // The task drives the connection while the answer is read.
-    let driver = tokio::spawn(connection);
-    let request = hyper::Request::get(format!("{base_path}/v1/models"))
-        .header("host", authority)
-        .body(Empty::<bytes::Bytes>::new())
-        .ok()?;
-    let body =
-        sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
-    driver.abort();
-    let listed: serde_json::Value = serde_json::from_slice(&body).ok()?;
+/// The kinds by the owner that a server writes into its list of models.
+const OWNERS: [(&str, ServerKind); 4] = [
+    ("vllm", ServerKind { name: "vLLM", profile: "vllm" }),
+    ("sglang", ServerKind { name: "SGLang", profile: "sglang" }),
+    ("llamacpp", ServerKind { name: "llama.cpp", profile: "llama.cpp" }),
+    ("library", ServerKind { name: "Ollama", profile: "ollama" }),
+];
+
+/// The kinds by a path that only they have, and a member of the answer.
+const PATHS: [(&str, &str, ServerKind); 2] = [
+    ("/api/version", "version", ServerKind { name: "Ollama", profile: "ollama" }),
+    ("/info", "model_id", ServerKind { name: "TGI", profile: "tgi" }),
+];
+
+/// The kind of a server, as its answers show it; `None` if they do not.
+pub(super) async fn kind(authority: &str, base_path: &str) -> Option<ServerKind> {
+    if let Some(listed) = read(authority, base_path, "/v1/models").await
+        && let Some(owner) = listed["data"][0]["owned_by"].as_str()
+    {
+        for (known, kind) in OWNERS {
+            if owner == known {
+                return Some(kind);
+            }
+        }
+    }
+    // Each path costs a request, so they come after the list that is read anyway.
+    for (path, member, kind) in PATHS {
+        if let Some(answer) = read(authority, base_path, path).await
+            && answer[member].is_string()
+        {
+            return Some(kind);
+        }
+    }
+    None
+}
+
+/// The models that a server lists. `None` if it does not answer in time.
+pub(super) async fn models(authority: &str, base_path: &str) -> Option<Vec<String>> {
+    let listed = read(authority, base_path, "/v1/models").await?;
     let mut ids = Vec::new();
     for model in listed.get("data")?.as_array()? {
         if let Some(serde_json::Value::String(id)) = model.get("id") {
@@ -69,6 +101,29 @@ async fn ask(authority: &str, base_path: &str) -> Option<Vec<String>> {
         }
     }
     Some(ids)
+}
+
+/// The JSON at a path of a server. `None` if it does not answer in time, or with another form.
+async fn read(authority: &str, base_path: &str, path: &str) -> Option<serde_json::Value> {
+    let asked = ask(authority, format!("{base_path}{path}"));
+    tokio::time::timeout(PATIENCE, asked).await.ok().flatten()
+}
+
+/// Requests the JSON at a path.
+async fn ask(authority: &str, path: String) -> Option<serde_json::Value> {
+    let stream = TcpStream::connect(authority).await.ok()?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    // The task drives the connection while the answer is read.
+    let driver = tokio::spawn(connection);
+    let request = hyper::Request::get(path)
+        .header("host", authority)
+        .body(Empty::<bytes::Bytes>::new())
+        .ok()?;
+    let body =
+        sender.send_request(request).await.ok()?.into_body().collect().await.ok()?.to_bytes();
+    driver.abort();
+    serde_json::from_slice(&body).ok()
 }
 
 /// Whether a program on this machine listens on `port` on all addresses. Agents could then bypass

@@ -163,7 +163,10 @@ impl RotationFiles<'_> {
         // After an interruption the file exists already. Its key is used again.
         if !self.next.exists() {
             generate(old.key().algorithm(), self.next)?;
-            for made in [self.next, &public_file(self.next)] {
+        }
+        // Also after an interruption: it may have come before the change of the owner.
+        for made in [self.next, &public_file(self.next)] {
+            if made.exists() {
                 keep_owner(self.file, made)?;
             }
         }

@@ -285,6 +285,11 @@ fn found(here: &Path, system: &Path, uid: u32) -> Result<GatewayTarget, CliFault
         } else {
             fs::symlink_metadata(&path).is_ok()
         };
+        // A pipe or a device would stop the command, or fill its memory. Only a named config may be
+        // one, as in `--config <(…)`.
+        if fs::metadata(&target.config).is_ok_and(|found| !found.is_file()) {
+            return Err(no_addresses(&target.config, "is not a file"));
+        }
         let folder = target.distinct_path();
         let known = candidates.iter().any(|(_, other)| same(&other.distinct_path(), &folder));
         if is_there && !known {
@@ -415,6 +420,16 @@ mod tests {
             folder.found(own()).expect("one").config,
             folder.0.path().join("token-shield.toml")
         );
+    }
+
+    #[test]
+    fn what_is_found_and_is_no_file_is_not_read() {
+        let folder = Folder::new();
+        let pipe = folder.0.path().join("token-shield.toml");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+        assert!(made.success());
+        let refused = folder.found(own()).expect_err("a pipe");
+        assert!(refused.message.contains("is not a file"), "{refused}");
     }
 
     #[test]

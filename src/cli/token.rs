@@ -160,11 +160,7 @@ fn id_of(given: &str) -> Option<String> {
 
 /// Whether the config has a model with this name or alias.
 fn is_known(config: &Config, name: &str) -> bool {
-    config
-        .guard
-        .models
-        .iter()
-        .any(|model| model.name == name || model.aliases.iter().any(|alias| alias == name))
+    config.guard.models.iter().any(|model| model.is_named(name))
 }
 
 impl TokenCommand {

@@ -1,7 +1,6 @@
 //! `token-shield upgrade`: makes the running gateway start its successor.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use super::fault::{CliFault, REFUSED};
 use super::target::Addresses;
 use super::{Failure, GatewayArgs};
 use crate::app::handover::{Upgraded, Word, receive, send, socket};
+use crate::control::socket::connect_at_once;
 
 /// The time limit for a successor to read its config and to take over.
 const DONE_MAX: Duration = Duration::from_secs(150);
@@ -33,7 +33,7 @@ impl Upgrade {
         let path = socket(&data);
         // The former process serves until its successor is ready, so an error here changes no
         // state.
-        let stream = UnixStream::connect(&path).map_err(|error| unreached(&path, &error))?;
+        let stream = connect_at_once(&path).map_err(|error| unreached(&path, &error))?;
         stream.set_read_timeout(Some(DONE_MAX))?;
         let answer = send(&stream, &Word::Upgrade, &[]).and_then(|()| receive(&stream));
         let (word, _) = answer.map_err(|error| {

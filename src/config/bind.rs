@@ -16,7 +16,9 @@ use super::{Config, Faults};
 use crate::audit::store::log::LogSettings as Log;
 use crate::audit::store::retain::Keep;
 use crate::crypto::sha256;
-use crate::guard::settings::{Class, GuardSettings as Guard, Model};
+use crate::guard::egress::destination::Destination;
+use crate::guard::settings::{Answers, Class, GuardSettings as Guard, Model};
+use crate::model::framing::sse::EVENT_BYTES_MAX;
 use crate::model::usage::AnswerLimits;
 use crate::proxy::settings::{
     Auditors, Listen, ProxySettings as Proxy, Timeouts, Tls, UpstreamSettings,
@@ -150,7 +152,7 @@ impl Routes {
     }
 }
 
-/// The classes of agents. `default` always exists.
+/// The classes of agents. `default` and `coding` always exist.
 fn classes<'t>(root: &Section<'t>, empty: &'t DeTable<'t>) -> BTreeMap<String, Class> {
     let mut classes = BTreeMap::new();
     for (name, section) in root.named("class") {
@@ -159,6 +161,14 @@ fn classes<'t>(root: &Section<'t>, empty: &'t DeTable<'t>) -> BTreeMap<String, C
     }
     // An unregistered agent has the class `default`, so it must exist.
     classes.entry("default".to_owned()).or_insert_with(|| tightest("default"));
+    // Programs read the answers to coding agents, and write them to files.
+    if !classes.contains_key("coding")
+        && let Some(default) = classes.get("default")
+    {
+        let coding =
+            Class { name: "coding".to_owned(), answers: Answers::OF_PROGRAMS, ..default.clone() };
+        classes.insert(coding.name.clone(), coding);
+    }
     classes
 }
 
@@ -186,13 +196,13 @@ impl Limits {
     /// Reads the section, with the default values.
     fn read(section: Section<'_>) -> Self {
         let limits = Self {
-            peer_rps: section.small_or("peer_rps", 200),
-            root_rps: section.small_or("root_rps", 100),
-            token_cache: section.small_or("token_cache", 65_536),
+            peer_rps: section.u32_or("peer_rps", 200),
+            root_rps: section.u32_or("root_rps", 100),
+            token_cache: section.count_or("token_cache", 65_536),
             body_max: section.bytes_or("body", 32 << 20),
             bodies_max: section.bytes_or("bodies", 512 << 20),
-            connections_max: section.small_or("connections", 10_000),
-            peer_connections_max: section.small_or("peer_connections", 1000),
+            connections_max: section.count_or("connections", 10_000),
+            peer_connections_max: section.count_or("peer_connections", 1000),
             answers: answers(&section),
         };
         section.close();
@@ -246,7 +256,12 @@ fn answers(limits: &Section<'_>) -> AnswerLimits {
     if each == 0 {
         limits.fault("answer_bytes_per_token", "must be 1 or more");
     }
-    AnswerLimits { each, bytes: limits.bytes_or("answer", 64 << 20) }
+    let event = limits.bytes_or("answer_event", EVENT_BYTES_MAX as u64);
+    AnswerLimits {
+        each,
+        bytes: limits.bytes_or("answer", 64 << 20),
+        event: usize::try_from(event).unwrap_or(usize::MAX),
+    }
 }
 
 /// The settings of the log, of its retention, and of the auditors. `log` has the default values.
@@ -315,6 +330,7 @@ fn listen<'t>(
     // Both are read before a missing value ends the function. A key that was not read counts as
     // unknown.
     let publish_keys = section.is_true("publish_keys");
+    let cors = origins(section);
     let danger = section.is_true("danger_plaintext");
     if danger {
         warnings.push("danger_plaintext: tokens may cross the network unencrypted".to_owned());
@@ -339,7 +355,26 @@ fn listen<'t>(
         );
         return None;
     }
-    Some(Listen { publish_keys, address, tls })
+    Some(Listen { publish_keys, cors, address, tls })
+}
+
+/// The origins in `listen.cors`, as browsers write them (RFC 6454 section 6.2).
+fn origins(section: &Section<'_>) -> Vec<String> {
+    let mut origins = Vec::new();
+    for text in section.texts("cors") {
+        let is_origin = Destination::read(&text).is_ok_and(|read| {
+            let origin = format!("{}://{}", read.scheme.as_str(), read.host);
+            text == origin || text == format!("{origin}:{}", read.port)
+        });
+        if is_origin {
+            origins.push(text);
+        } else {
+            let what = "is not an origin, such as \"https://app.example\": scheme, host and port \
+                    in lower case, without a path";
+            section.fault("cors", format!("{text:?} {what}"));
+        }
+    }
+    origins
 }
 
 /// Reads the section `timeouts`, with the default values.

@@ -16,8 +16,8 @@ pub(super) fn tightest(name: &str) -> Class {
         name: name.to_owned(),
         caps,
         weight: 1,
-        output_tokens: 4096,
-        unknown_fields: UnknownFields::Refuse,
+        output_tokens: None,
+        unknown_fields: UnknownFields::Drop,
         cache_scope,
         requests: Requests::default(),
         answers: Answers::default(),
@@ -60,7 +60,7 @@ pub(super) fn class<'t>(name: &str, section: Section<'t>, empty: &'t DeTable<'t>
         ("shared", CacheScope::Shared),
     ];
     let cache_scope = choice(&section, "cache_scope", &scopes).unwrap_or(tightest.cache_scope);
-    let output_tokens = section.number_or("output_tokens", tightest.output_tokens);
+    let output_tokens = section.number("output_tokens");
     let requests = super::egress::requests(section.table("requests", empty));
     let answers = super::egress::answers(section.table("answers", empty));
     let fetch_per_hour = section.bytes_or("fetch_per_hour", tightest.fetch_per_hour);

@@ -10,7 +10,8 @@ use super::values::{choice, networks};
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::policy::{ListEntry, Lists};
 use crate::guard::settings::{
-    Answers, Called, FetchSettings, RequestFilterAction, Requests, ResponseFilterAction,
+    Answers, FetchSettings, RequestFilterAction, Requests, ResponseFilterAction, ToolCallAction,
+    Unchanged,
 };
 
 /// The port of resolvers (RFC 1035, section 4.2).
@@ -84,7 +85,7 @@ fn resolver(text: &str) -> Option<SocketAddr> {
 fn fetch(section: Section<'_>, base: &Path) -> FetchSettings {
     let fetch = FetchSettings {
         bytes_max: section.bytes_or("bytes", 8 << 20),
-        count_max: section.small_or("count", 16),
+        count_max: section.count_or("count", 16),
         time_max: section.seconds_or("time", 10),
         resolver: section.parsed(
             "resolver",
@@ -100,19 +101,49 @@ fn fetch(section: Section<'_>, base: &Path) -> FetchSettings {
     fetch
 }
 
+/// Who reads the answers of a class.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// A person, in a Markdown renderer.
+    Markdown,
+    /// A program.
+    Program,
+}
+
 /// The actions of a class's response filter.
 pub(super) fn answers(section: Section<'_>) -> Answers {
-    let replies = [
-        ("report", ResponseFilterAction::Report),
-        ("strip", ResponseFilterAction::Strip),
-        ("block", ResponseFilterAction::Block),
+    let readers = [("markdown", Reader::Markdown), ("program", Reader::Program)];
+    let reader = choice(&section, "reader", &readers).unwrap_or(Reader::Markdown);
+    let unchanged = [("report", Unchanged::Report), ("block", Unchanged::Block)];
+    let tool_calls = [
+        ("report", ToolCallAction::Report),
+        ("replace", ToolCallAction::Replace),
+        ("block", ToolCallAction::Block),
     ];
-    let tool_calls = [("report", Called::Report), ("block", Called::Block)];
-    let tool_calls = choice(&section, "tool_calls", &tool_calls).unwrap_or_default();
+    let default = Answers::default();
+    let (fetched, clicked) = match reader {
+        Reader::Markdown => {
+            let actions = [
+                ("report", ResponseFilterAction::Report),
+                ("strip", ResponseFilterAction::Strip),
+                ("block", ResponseFilterAction::Block),
+            ];
+            (choice(&section, "fetched", &actions), choice(&section, "clicked", &actions))
+        }
+        Reader::Program => {
+            // Nothing that a program reads is changed, so `strip` is no action here.
+            let actions =
+                [("report", ResponseFilterAction::Report), ("block", ResponseFilterAction::Block)];
+            let report = ResponseFilterAction::Report;
+            let action = |key| Some(choice(&section, key, &actions).unwrap_or(report));
+            (action("fetched"), action("clicked"))
+        }
+    };
     let answers = Answers {
-        fetched: choice(&section, "fetched", &replies).unwrap_or_default(),
-        clicked: choice(&section, "clicked", &replies).unwrap_or_default(),
-        tool_calls,
+        fetched: fetched.unwrap_or(default.fetched),
+        clicked: clicked.unwrap_or(default.clicked),
+        structured: choice(&section, "structured", &unchanged).unwrap_or(default.structured),
+        tool_calls: choice(&section, "tool_calls", &tool_calls).unwrap_or(default.tool_calls),
     };
     section.close();
     answers

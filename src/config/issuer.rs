@@ -164,7 +164,7 @@ fn issuer(
     let idle_key = section.seconds_or("idle_key", 30 * 86_400);
     let handles = choice(&section, "handles", &[("on", true), ("off", false)]).unwrap_or(true);
     let principals = principals(&section, several);
-    let token_list = section.small_or("token_list", LIST_MAX);
+    let token_list = section.count_or("token_list", LIST_MAX);
     if !(1..=LIST_CAP).contains(&token_list) {
         section.fault(
             "token_list",

@@ -192,11 +192,16 @@ impl<'t> Section<'t> {
         self.number(key).unwrap_or(fallback)
     }
 
-    /// A decimal number that fits the type. A missing or faulty one, or a larger one, reads as
-    /// `fallback`.
-    pub(super) fn small_or<T: TryFrom<u64>>(&self, key: &'static str, fallback: T) -> T {
-        let Some(number) = self.number(key) else { return fallback };
-        T::try_from(number).unwrap_or(fallback)
+    /// A count of things in memory. A missing or faulty one reads as `fallback`.
+    pub(super) fn count_or(&self, key: &'static str, fallback: usize) -> usize {
+        let allowed = "a whole number, 0 or more";
+        self.read(key, allowed, |value| usize::try_from(decimal(value)?).ok()).unwrap_or(fallback)
+    }
+
+    /// A number of 32 bits. A missing or faulty one reads as `fallback`.
+    pub(super) fn u32_or(&self, key: &'static str, fallback: u32) -> u32 {
+        let allowed = "a whole number from 0 to 4294967295";
+        self.read(key, allowed, |value| u32::try_from(decimal(value)?).ok()).unwrap_or(fallback)
     }
 
     /// A boolean.
@@ -255,7 +260,9 @@ impl<'t> Section<'t> {
 
     /// The table under `key`, if it exists.
     pub(super) fn optional_table(&self, key: &'static str, empty: &'t DeTable<'t>) -> Option<Self> {
-        if self.table.contains_key(key) { Some(self.table(key, empty)) } else { None }
+        // A missing table becomes a known key too.
+        self.value(key)?;
+        Some(self.table(key, empty))
     }
 
     /// The tables `[[key]]`.

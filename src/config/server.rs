@@ -30,6 +30,15 @@ pub(super) fn model(
         }
     }
     let (aliases, namespaces) = (section.texts("aliases"), section.texts("namespaces"));
+    for alias in &aliases {
+        let front = alias.strip_suffix('*').unwrap_or(alias);
+        if front.is_empty() || front.contains('*') {
+            section.fault(
+                "aliases",
+                format!("{alias:?}: a * is allowed only at the end, after other characters"),
+            );
+        }
+    }
     let upstream_name = section.text("as");
     let caps = caps(&section);
     let weights = section.texts("weights").iter().map(|path| base.join(path)).collect();
@@ -64,7 +73,7 @@ pub(super) fn upstream<'t>(
     let mut caps = caps(&section);
     caps.in_flight = caps.in_flight.or(Some(64));
     let wait =
-        Wait { length: section.small_or("queue", 64), time: section.seconds_or("queue_time", 30) };
+        Wait { length: section.count_or("queue", 64), time: section.seconds_or("queue_time", 30) };
     let headers = [("authorization", false), ("x-api-key", true)];
     // A faulty URL is replaced, so that the other faults of the config are found too.
     let (target, base_path) = url.unwrap_or((ServerAddress::Echo, String::new()));
@@ -152,9 +161,24 @@ pub(super) fn target(
         return None;
     }
     let target = match uri.scheme_str()? {
-        "http" => ServerAddress::Tcp { host, port: authority.port_u16().unwrap_or(80) },
-        "https" => ServerAddress::Tls { host, port: authority.port_u16().unwrap_or(443), ca },
+        "http" => ServerAddress::Tcp { host, port: port(authority, 80)? },
+        "https" => ServerAddress::Tls { host, port: port(authority, 443)?, ca },
         _ => return None,
     };
     Some((target, base_path))
+}
+
+/// The port of a URL, `usual` if it names none. `None` if it is not 1 to 65535: `http` accepts any
+/// text after the colon.
+fn port(authority: &http::uri::Authority, usual: u16) -> Option<u16> {
+    let after = authority.as_str().strip_prefix(authority.host())?;
+    if after.is_empty() {
+        return Some(usual);
+    }
+    let digits = after.strip_prefix(':')?;
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let port: std::num::NonZeroU16 = digits.parse().ok()?;
+    Some(port.get())
 }

@@ -1,7 +1,6 @@
 //! The admin API: one JSON request and one JSON reply, over a Unix socket of mode 0600. The kernel
 //! reports the uid of the peer.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -60,38 +59,6 @@ impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Peer {
             Err(_) => Self(None),
         }
     }
-}
-
-/// Binds the admin socket. A stale socket is removed first.
-///
-/// # Errors
-/// If the path cannot be bound, or a process listens there.
-pub fn bind(path: &Path) -> std::io::Result<UnixListener> {
-    bind_for(path, 0o600)
-}
-
-/// [`bind`] with another mode of the socket's file.
-///
-/// # Errors
-/// If the path cannot be bound, or a process listens there.
-pub fn bind_for(path: &Path, mode: u32) -> std::io::Result<UnixListener> {
-    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-    // `symlink_metadata` does not follow links, and only a socket is removed. So another file at
-    // this path is never deleted.
-    let left_over =
-        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    // Only a refused connection shows that no process listens there. After success or any other
-    // error, such as a full backlog, the socket stays, and `bind` below fails.
-    if left_over
-        && let Err(error) = std::os::unix::net::UnixStream::connect(path)
-        && error.kind() == std::io::ErrorKind::ConnectionRefused
-    {
-        std::fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    // Until this call, the umask determines the mode. `answer` checks the peer's uid in any case.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
 }
 
 /// The uid in the header [`SUDO_UID`], if there is a valid one.
@@ -164,23 +131,4 @@ pub async fn run(
         let _ = shutdown.wait_for(|stop| *stop).await;
     };
     axum::serve(listener, service).with_graceful_shutdown(stop).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_a_stale_socket_is_removed() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("admin.sock");
-        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        drop(bind(&path).expect("a stale socket is replaced"));
-        std::fs::remove_file(&path).expect("removed");
-        // A stream cannot connect to a datagram socket, but the error is not a refusal.
-        let used = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
-        assert!(bind(&path).is_err());
-        assert!(path.exists(), "the socket is in use");
-        drop(used);
-    }
 }

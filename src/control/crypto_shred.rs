@@ -79,7 +79,12 @@ impl Control {
                 });
             }
             for token in acting.tokens {
-                events.extend(self.row_revoked(token, FORGOTTEN.to_owned())?);
+                for event in self.row_revoked(token, FORGOTTEN.to_owned())? {
+                    // Several tokens of one handle revoke the handle once.
+                    if !events.contains(&event) {
+                        events.push(event);
+                    }
+                }
             }
         }
         // The revocations come before the record that destroys the key. After a crash between them,
@@ -115,20 +120,22 @@ impl Control {
     }
 
     /// Destroys a record key, and removes its principal from the state and the memory.
-    pub(super) fn crypto_shred(&self, record_key: &str) -> Result<(), ControlFault> {
+    ///
+    /// An error means that the file may still have the key. The next start overwrites it.
+    pub(super) fn crypto_shred(&self, record_key: &str) -> Result<(), VaultFault> {
         let id: RecordKeyId = record_key.parse().map_err(|_| VaultFault::Unknown)?;
         let mut vault = locked(self.log.vault());
         let principal = principal_of(&vault, &id);
         // After a crash before this line, the record exists. Then the next start destroys the key.
-        vault.destroy(&id)?;
+        let destroyed = vault.destroy(&id);
         drop(vault);
-        let Some(principal) = principal else { return Ok(()) };
+        let Some(principal) = principal else { return destroyed };
         let agents = self.registry.agents_for(&principal);
         if let Some(recorder) = self.recorder.get() {
             recorder.remove_principal(&principal, &agents);
         }
         self.registry.remove_principal(&principal);
-        Ok(())
+        destroyed
     }
 }
 

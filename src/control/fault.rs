@@ -1,6 +1,7 @@
 //! The reasons why a command is refused.
 
 use crate::audit::store::log::LogFault;
+use crate::audit::store::vault::VaultFault;
 use crate::id::NameFault;
 use crate::refusal::Refusal;
 
@@ -72,7 +73,7 @@ pub enum ControlFault {
     Reason,
     /// A principal without a record key.
     #[error(transparent)]
-    Vault(#[from] crate::audit::store::vault::VaultFault),
+    Vault(#[from] VaultFault),
     /// The command could not be recorded.
     #[error("the command could not be recorded, so the state is unchanged: {0}")]
     Log(#[from] LogFault),
@@ -86,10 +87,22 @@ pub enum ControlFault {
         /// The reason why the rest was not written.
         fault: LogFault,
     },
+    /// A record key was destroyed in memory, and not on disk.
+    #[error(
+        "recorded as {sealed:?}, and the running gateway has no record key of this principal any \
+            more; the file still has it, because it could not be overwritten: {fault}; the next \
+            start overwrites it"
+    )]
+    KeyOnDisk {
+        /// The indices of the records that were written.
+        sealed: Vec<u64>,
+        /// The reason why the key was not overwritten.
+        fault: VaultFault,
+    },
 }
 
 /// Every [`ControlFault::code`], and `not-owner`.
-pub const CODES: [&str; 16] = [
+pub const CODES: [&str; 17] = [
     "name",
     "class",
     "not-registered",
@@ -104,6 +117,7 @@ pub const CODES: [&str; 16] = [
     "unknown-principal",
     "log",
     "partly-done",
+    "key-on-disk",
     "still-active",
     "not-owner",
 ];
@@ -128,6 +142,7 @@ impl ControlFault {
             Self::Vault(_) => "unknown-principal",
             Self::Log(_) => "log",
             Self::Half { .. } => "partly-done",
+            Self::KeyOnDisk { .. } => "key-on-disk",
             Self::Acting(_) => "still-active",
         }
     }

@@ -10,6 +10,7 @@ mod keys;
 mod models;
 mod protocol;
 mod records;
+pub mod socket;
 mod status;
 mod turns;
 mod views;
@@ -157,7 +158,7 @@ impl Control {
                     [] => ControlFault::Log(fault),
                     done => ControlFault::Half { sealed: done.to_vec(), fault },
                 })?;
-            self.apply_side_effects(&done.record.event)?;
+            sealed.push(done.index);
             if let Some(metrics) = &self.metrics {
                 metrics.audit_record(done.record.event.kind());
             }
@@ -167,7 +168,10 @@ impl Control {
                 record = done.index,
                 "operator command"
             );
-            sealed.push(done.index);
+            // Last, because the record is written also if this fails.
+            if let Err(fault) = self.apply_side_effects(&done.record.event) {
+                return Err(ControlFault::KeyOnDisk { sealed, fault });
+            }
         }
         Ok(Reply { sealed, rows, note, gateway: self.about.get().cloned() })
     }

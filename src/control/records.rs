@@ -6,6 +6,7 @@ use super::{Control, ControlFault, Operator, Reply, parsed};
 use crate::audit::format::event::Event;
 use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::log::LogFault;
+use crate::audit::store::vault::VaultFault;
 use crate::id::RequestId;
 use crate::token::{Presented, verify_whenever};
 
@@ -71,7 +72,7 @@ impl Control {
 
     /// Applies a record about the log itself: accepts the clock, or destroys a key and removes its
     /// principal from the state.
-    pub(super) fn apply_side_effects(&self, event: &Event) -> Result<(), ControlFault> {
+    pub(super) fn apply_side_effects(&self, event: &Event) -> Result<(), VaultFault> {
         if let Event::Clock { accepted: true, .. } = event {
             self.ratchet.accept();
         }

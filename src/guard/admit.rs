@@ -4,16 +4,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use crate::audit::format::request::{Forwards, Server};
+use crate::guard::betas::Betas;
 use crate::guard::cache_salt::{CacheOwner, CacheSalts};
 use crate::guard::candidates::Candidates;
+use crate::guard::egress::answer::after_prefill;
 use crate::guard::egress::fetches::Fetches;
+use crate::guard::egress::rendered::RenderedText;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::{Permit, Subject};
 use crate::guard::queue::Holder;
 use crate::guard::reserve::{CallTarget, Parts, Reserved, ReservedKind};
 use crate::guard::route::Routed;
+use crate::guard::settings::Answers;
 use crate::guard::table::Upstream;
 use crate::id::RequestId;
 use crate::model::{BodyChanges, ExternalReference, ModelCall, Operation};
@@ -26,7 +31,7 @@ pub enum Action {
     /// Answer without an upstream.
     Local(Local),
     /// Forward a call.
-    Call(Call),
+    Call(Box<Call>),
 }
 
 impl Action {
@@ -36,7 +41,7 @@ impl Action {
     /// The work that needs no upstream.
     pub fn into_call(self) -> Result<Call, Local> {
         match self {
-            Self::Call(call) => Ok(call),
+            Self::Call(call) => Ok(*call),
             Self::Local(local) => Err(local),
         }
     }
@@ -46,6 +51,8 @@ impl Action {
 pub enum Local {
     /// Answer with the models that the token may use, or one of them.
     Models(Option<String>),
+    /// Answer with this JSON, which is the same for every caller.
+    Constant(&'static str),
     /// Answer with what the token allows.
     Me,
 }
@@ -62,8 +69,12 @@ pub struct Call {
     pub output_tokens: Option<u64>,
     /// True when the caller asked for usage in the stream.
     pub usage_asked: bool,
-    /// True when the answer continues a text that the caller sent.
-    pub continues: bool,
+    /// The header `anthropic-beta`, if the server gets one.
+    pub betas: Option<HeaderValue>,
+    /// The actions of the response filter.
+    pub answers: Answers,
+    /// The state of the response filter after the text of the caller that the answer continues.
+    pub continuing: Option<Box<RenderedText>>,
     /// The model, and the upstreams that may serve it.
     pub candidates: Candidates,
     /// The upstream that the body was written for.
@@ -96,7 +107,7 @@ pub struct Adjustments {
     pub dropped: Vec<String>,
     /// References that were removed because the model server would have fetched them.
     pub stripped: Vec<ExternalReference>,
-    /// How many URLs of the answer were replaced by a mark.
+    /// How many addresses of the answer were changed.
     pub removed: u64,
 }
 
@@ -199,6 +210,8 @@ pub struct BodyStamp<'s> {
     pub request: RequestId,
     /// Makes the salts for prompt caches.
     pub cache_salts: &'s CacheSalts,
+    /// The beta features that the caller requests.
+    pub betas: &'s Betas,
 }
 
 /// Writes the body as it is forwarded. Cannot fail: every check was made before.
@@ -207,12 +220,15 @@ pub fn admit(reserved: Reserved<'_>, stamp: &BodyStamp<'_>) -> Admitted {
     let Parts { routed, asked, cap } = reserved.into_parts();
     let (work, adjustments, permit) = match asked {
         ReservedKind::Me => (Action::Local(Local::Me), Adjustments::default(), Permit::default()),
+        ReservedKind::Constant(answer) => {
+            (Action::Local(Local::Constant(answer)), Adjustments::default(), Permit::default())
+        }
         ReservedKind::Models(one) => {
             (Action::Local(Local::Models(one)), Adjustments::default(), Permit::default())
         }
         ReservedKind::Call { call, target, permit } => {
             let (call, adjustments) = write(&call, target, cap.each, &routed, stamp);
-            (Action::Call(call), adjustments, permit)
+            (Action::Call(Box::new(call)), adjustments, permit)
         }
     };
     Admitted { routed, work, adjustments, permit, cap: cap.all }
@@ -222,7 +238,7 @@ pub fn admit(reserved: Reserved<'_>, stamp: &BodyStamp<'_>) -> Admitted {
 fn write(
     call: &ModelCall<'_>,
     target: CallTarget,
-    cap: u64,
+    cap: Option<u64>,
     routed: &Routed,
     stamp: &BodyStamp<'_>,
 ) -> (Call, Adjustments) {
@@ -246,12 +262,19 @@ fn write(
     let written = call.write(&BodyChanges { output_tokens: cap, request_id, cache_salt });
     // Reported only where the gateway lowered the caller's own cap.
     let lowered = if written.clamped { written.output_tokens } else { None };
+    let betas = stamp.betas.sent(call.operation(), profile);
     let adjustments = Adjustments {
         output_tokens: lowered,
-        dropped: call.dropped().to_vec(),
+        dropped: [call.dropped(), &betas.dropped].concat(),
         // Bounded, because the caller decides how many references a body has.
         stripped: call.stripped().iter().take(NAMED_MAX).cloned().collect(),
         removed: 0,
+    };
+    let answers = class.answers.of(call.is_structured());
+    let policy = &caller.tables().policy;
+    let continuing = match call.prefill() {
+        Some(prefill) => after_prefill(token, answers, policy, &prefill).map(Box::new),
+        None => None,
     };
     let forward = Call {
         operation: call.operation(),
@@ -260,7 +283,9 @@ fn write(
         // The server applies the cap to each choice; the record counts all of them.
         output_tokens: written.output_tokens.map(|each| each.saturating_mul(call.choices())),
         usage_asked: call.usage_asked(),
-        continues: call.continues(),
+        betas: betas.header,
+        answers,
+        continuing,
         candidates,
         upstream,
         fetches,

@@ -1,17 +1,20 @@
 //! Step "cap" of the guard: finds how many output tokens a request may have.
 
+use crate::guard::candidates::Candidates;
 use crate::guard::govern::Governed;
 use crate::guard::understand::{RequestKind, Understood};
 use crate::model::Operation;
 use crate::refusal::{Code, Refusal};
+use crate::weights::Weights;
 
 /// The cap on output tokens of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Cap {
-    /// The cap on all choices together; `None` where the operation has no output tokens.
+    /// The cap on all choices together; `None` where no class and no token has a cap, and where the
+    /// operation has no output tokens.
     pub all: Option<u64>,
-    /// The cap on each choice.
-    pub each: u64,
+    /// The cap on each choice, where there is one.
+    pub each: Option<u64>,
 }
 
 /// A request whose cap is known. Only [`cap`] makes one.
@@ -35,29 +38,49 @@ impl<'b> Capped<'b> {
     }
 }
 
-/// Takes the lowest cap of the class and of all tokens of the chain.
+/// Takes the lowest cap of the class and of all tokens of the chain. Without any, no cap is
+/// written. A cap never exceeds the context that the servers report, because some servers refuse
+/// such a request.
 ///
 /// # Errors
 /// `rate-is-zero` for a cap of zero; `field-invalid` where a request has more choices than output
 /// tokens.
-pub fn cap(governed: Governed<'_>) -> Result<Capped<'_>, Refusal> {
+pub fn cap<'b>(governed: Governed<'b>, weights: &Weights) -> Result<Capped<'b>, Refusal> {
     let understood = governed.understood();
     let caller = understood.routed().paced().caller();
     let mut lowest = caller.class().output_tokens;
     for grants in caller.token().verified.grants() {
-        if let Some(own) = grants.output_tokens {
-            lowest = lowest.min(own);
-        }
+        lowest = lowest.into_iter().chain(grants.output_tokens).min();
     }
-    let cap = match understood.asked() {
-        RequestKind::Call { call, .. } if writes_tokens(call.operation()) => {
-            Cap { all: Some(lowest), each: each_choice(lowest, call.choices())? }
+    let cap = match (understood.asked(), lowest) {
+        (RequestKind::Call { call, candidates, .. }, Some(lowest))
+            if writes_tokens(call.operation()) =>
+        {
+            let each = each_choice(lowest, call.choices())?;
+            match context(candidates, weights) {
+                // Each choice has the whole context.
+                Some(context) if context < each => {
+                    Cap { all: Some(context.saturating_mul(call.choices())), each: Some(context) }
+                }
+                Some(_) | None => Cap { all: Some(lowest), each: Some(each) },
+            }
         }
-        RequestKind::Call { .. } | RequestKind::Models(_) | RequestKind::Me => {
-            Cap { all: None, each: lowest }
-        }
+        (
+            RequestKind::Call { .. }
+            | RequestKind::Models(_)
+            | RequestKind::Constant(_)
+            | RequestKind::Me,
+            _,
+        ) => Cap { all: None, each: None },
     };
     Ok(Capped { governed, cap })
+}
+
+/// The smallest context of the servers that may get the request, in tokens; `None` if none is
+/// known.
+fn context(candidates: &Candidates, weights: &Weights) -> Option<u64> {
+    let model = &candidates.model().name;
+    candidates.iter().filter_map(|upstream| weights.context(model, &upstream.name)).min()
 }
 
 /// The cap on each of the requested choices.
@@ -81,9 +104,23 @@ fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
 #[must_use]
 pub const fn writes_tokens(operation: Operation) -> bool {
     match operation {
-        Operation::ChatCompletions | Operation::Completions | Operation::Messages => true,
-        Operation::Embeddings | Operation::ListModels | Operation::ShowModel | Operation::Me => {
-            false
-        }
+        Operation::ChatCompletions
+        | Operation::Completions
+        | Operation::Messages
+        | Operation::Responses
+        | Operation::OllamaChat
+        | Operation::OllamaGenerate => true,
+        Operation::Embeddings
+        | Operation::Rerank
+        | Operation::CountTokens
+        | Operation::OllamaEmbed
+        | Operation::OllamaEmbeddings
+        | Operation::OllamaTags
+        | Operation::OllamaShow
+        | Operation::OllamaRunning
+        | Operation::OllamaVersion
+        | Operation::ListModels
+        | Operation::ShowModel
+        | Operation::Me => false,
     }
 }

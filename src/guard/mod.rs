@@ -12,6 +12,7 @@
 
 pub mod admit;
 pub mod authenticate;
+pub mod betas;
 pub mod cache_salt;
 pub mod candidates;
 pub mod cap;

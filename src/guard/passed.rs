@@ -3,7 +3,7 @@
 //! passed too.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use crate::guard::gcra::{Limit, Period, RateState};
 use crate::guard::limiter::{Limiter, Seeds};
 use crate::guard::queue::Holder;
 use crate::guard::slots::{Slot, Slots};
+use crate::lock::locked;
 
 /// A subject's keyed hash: its upper and its lower half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -176,7 +177,7 @@ impl RemoteWork {
 
     /// Counts what is in flight there now, and removes the counts of the report before.
     pub fn set(&self, in_flight: InFlight) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = locked(&self.held);
         self.set_subjects(&mut held.subjects, in_flight.subjects);
         self.set_upstreams(&mut held.upstreams, in_flight.upstreams);
     }

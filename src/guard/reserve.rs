@@ -32,6 +32,8 @@ pub(super) enum ReservedKind<'b> {
     Me,
     /// A question for the models that the token may use, or for one of them.
     Models(Option<String>),
+    /// A question whose answer is the same for every caller.
+    Constant(&'static str),
     /// A call.
     Call {
         /// The parsed body.
@@ -82,6 +84,7 @@ pub fn reserve<'b>(
     let asked = match asked {
         RequestKind::Me => ReservedKind::Me,
         RequestKind::Models(one) => ReservedKind::Models(one),
+        RequestKind::Constant(answer) => ReservedKind::Constant(answer),
         RequestKind::Call { call, candidates, fetches } => {
             // A call always has a turn (a slot at an upstream). Without one, the caller of this
             // function has a fault.

@@ -62,8 +62,14 @@ const CREDENTIAL_PARAMETERS: [&str; 7] =
     ["access_token", "api_key", "api-key", "apikey", "key", "token", "authorization"];
 
 /// Query parameters that SDKs send and that have no effect here, by path.
-const HARMLESS_PARAMETERS: [(&str, &str); 6] = [
+const HARMLESS_PARAMETERS: [(&str, &str); 12] = [
+    ("/v1/chat/completions", "api-version"),
+    ("/v1/completions", "api-version"),
+    ("/v1/embeddings", "api-version"),
+    ("/v1/responses", "api-version"),
+    ("/v1/models", "api-version"),
     ("/v1/messages", "beta"),
+    ("/v1/messages/count_tokens", "beta"),
     ("/v1/models", "beta"),
     ("/v1/models", "limit"),
     ("/v1/models", "after"),
@@ -126,7 +132,19 @@ fn at(path: &str) -> Option<(Operation, Option<&str>)> {
         "/v1/chat/completions" => (Operation::ChatCompletions, None),
         "/v1/completions" => (Operation::Completions, None),
         "/v1/embeddings" => (Operation::Embeddings, None),
+        // The paths of Jina, Cohere and vLLM for one operation.
+        "/v1/rerank" | "/rerank" | "/v2/rerank" => (Operation::Rerank, None),
         "/v1/messages" => (Operation::Messages, None),
+        "/v1/messages/count_tokens" => (Operation::CountTokens, None),
+        "/v1/responses" => (Operation::Responses, None),
+        "/api/chat" => (Operation::OllamaChat, None),
+        "/api/generate" => (Operation::OllamaGenerate, None),
+        "/api/embed" => (Operation::OllamaEmbed, None),
+        "/api/embeddings" => (Operation::OllamaEmbeddings, None),
+        "/api/tags" => (Operation::OllamaTags, None),
+        "/api/show" => (Operation::OllamaShow, None),
+        "/api/ps" => (Operation::OllamaRunning, None),
+        "/api/version" => (Operation::OllamaVersion, None),
         "/v1/models" => (Operation::ListModels, None),
         "/v1/token-shield/me" => (Operation::Me, None),
         path => (Operation::ShowModel, Some(path.strip_prefix(MODEL_PATH)?)),
@@ -146,10 +164,21 @@ pub fn operation<'u>(
         Operation::ChatCompletions
         | Operation::Completions
         | Operation::Embeddings
-        | Operation::Messages => (*method == Method::POST, Allow::Generate),
-        Operation::ListModels | Operation::ShowModel | Operation::Me => {
-            (reads(method), Allow::Read)
-        }
+        | Operation::Rerank
+        | Operation::Messages
+        | Operation::CountTokens
+        | Operation::Responses
+        | Operation::OllamaChat
+        | Operation::OllamaGenerate
+        | Operation::OllamaEmbed
+        | Operation::OllamaEmbeddings
+        | Operation::OllamaShow => (*method == Method::POST, Allow::Generate),
+        Operation::OllamaTags
+        | Operation::OllamaRunning
+        | Operation::OllamaVersion
+        | Operation::ListModels
+        | Operation::ShowModel
+        | Operation::Me => (reads(method), Allow::Read),
     };
     if fits {
         Ok((operation, model))
@@ -162,11 +191,20 @@ pub fn operation<'u>(
 /// any scope.
 const fn scope(operation: Operation) -> Option<Scope> {
     match operation {
-        Operation::ChatCompletions => Some(Scope::Chat),
-        Operation::Completions => Some(Scope::Completions),
-        Operation::Embeddings => Some(Scope::Embeddings),
-        Operation::Messages => Some(Scope::Messages),
-        Operation::ListModels | Operation::ShowModel => Some(Scope::ModelsRead),
+        Operation::ChatCompletions | Operation::OllamaChat => Some(Scope::Chat),
+        Operation::Completions | Operation::OllamaGenerate => Some(Scope::Completions),
+        Operation::Embeddings | Operation::OllamaEmbed | Operation::OllamaEmbeddings => {
+            Some(Scope::Embeddings)
+        }
+        Operation::Rerank => Some(Scope::Rerank),
+        Operation::Messages | Operation::CountTokens => Some(Scope::Messages),
+        Operation::Responses => Some(Scope::Responses),
+        Operation::OllamaTags
+        | Operation::OllamaShow
+        | Operation::OllamaRunning
+        | Operation::OllamaVersion
+        | Operation::ListModels
+        | Operation::ShowModel => Some(Scope::ModelsRead),
         Operation::Me => None,
     }
 }
@@ -265,6 +303,7 @@ mod tests {
         target("/v1/models?x=1", Some(Code::TargetNotCanonical));
         target("/v1/models?limit=20", None);
         target("/v1/messages?beta=true", None);
+        target("/v1/chat/completions?api-version=2024-10-21", None);
         target("/v1/chat/completions?beta=true", Some(Code::TargetNotCanonical));
         target("/v1/models?access_token=x", Some(Code::TokenInQuery));
         target("/v1/models?limit=1&API_KEY=x", Some(Code::TokenInQuery));
@@ -294,8 +333,19 @@ mod tests {
             told(Method::HEAD, "/v1/messages"),
             Err((Code::MethodNotAllowed, Some(Allow::Generate)))
         );
+        assert_eq!(told(Method::POST, "/v1/responses"), Ok((Operation::Responses, None)));
+        assert_eq!(
+            told(Method::GET, "/v1/responses"),
+            Err((Code::MethodNotAllowed, Some(Allow::Generate)))
+        );
+        assert_eq!(told(Method::GET, "/v1/responses/resp_1"), unknown);
         assert_eq!(told(Method::POST, "/V1/chat/completions"), unknown);
         assert_eq!(told(Method::POST, "/api/pull"), unknown);
+        for path in ["/v1/rerank", "/rerank", "/v2/rerank"] {
+            assert_eq!(told(Method::POST, path), Ok((Operation::Rerank, None)));
+        }
+        let count = told(Method::POST, "/v1/messages/count_tokens");
+        assert_eq!(count, Ok((Operation::CountTokens, None)));
         assert_eq!(told(Method::GET, "/slots"), unknown);
         assert_eq!(told(Method::GET, "/v1/models/a/b"), Ok((Operation::ShowModel, Some("a/b"))));
         assert_eq!(told(Method::HEAD, "/v1/models"), Ok((Operation::ListModels, None)));

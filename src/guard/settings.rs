@@ -113,26 +113,6 @@ pub enum Jwks {
     },
 }
 
-impl Jwks {
-    /// The file, where it is one.
-    #[must_use]
-    pub fn file(&self) -> Option<&std::path::Path> {
-        match self {
-            Self::File(path) => Some(path),
-            Self::Url { .. } => None,
-        }
-    }
-
-    /// The URL, where it is one.
-    #[must_use]
-    pub fn url(&self) -> Option<&str> {
-        match self {
-            Self::File(_) => None,
-            Self::Url { url, .. } => Some(url),
-        }
-    }
-}
-
 /// Caps; `None` means no limit here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caps {
@@ -156,8 +136,8 @@ pub struct Class {
     pub caps: Caps,
     /// Its share of a full upstream, relative to other classes.
     pub weight: u32,
-    /// The most output tokens of an answer.
-    pub output_tokens: u64,
+    /// The most output tokens of an answer; `None` means no limit here.
+    pub output_tokens: Option<u64>,
     /// The action for fields that a server's profile does not know.
     pub unknown_fields: UnknownFields,
     /// The requests that may share a server's prompt cache.
@@ -171,27 +151,64 @@ pub struct Class {
 }
 
 /// The actions for references in an answer that are not controlled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answers {
-    /// For content that is fetched without a click: pictures, style sheets, frames.
+    /// For content that is fetched without a click: images, style sheets, frames.
     pub fetched: ResponseFilterAction,
     /// For links.
     pub clicked: ResponseFilterAction,
+    /// Instead of [`ResponseFilterAction::Strip`], where the request declares the form of the
+    /// answer. Such an answer is never changed.
+    pub structured: Unchanged,
     /// For calls of tools that reach out. No part of such a call is ever removed.
-    pub tool_calls: Called,
+    pub tool_calls: ToolCallAction,
 }
 
-/// The action for an answer that calls a tool with a destination that is not controlled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Called {
-    /// The call is sent on, and is counted and recorded.
+impl Default for Answers {
+    /// The actions where a person reads the answer.
+    fn default() -> Self {
+        Self {
+            fetched: ResponseFilterAction::Strip,
+            clicked: ResponseFilterAction::Report,
+            structured: Unchanged::Report,
+            tool_calls: ToolCallAction::Replace,
+        }
+    }
+}
+
+impl Answers {
+    /// The actions where a program reads the answer: nothing is changed.
+    pub const OF_PROGRAMS: Self = Self {
+        fetched: ResponseFilterAction::Report,
+        clicked: ResponseFilterAction::Report,
+        structured: Unchanged::Report,
+        tool_calls: ToolCallAction::Replace,
+    };
+
+    /// The actions for an answer whose form the request declares, or does not declare.
+    #[must_use]
+    pub const fn of(self, is_structured: bool) -> Self {
+        if !is_structured {
+            return self;
+        }
+        Self {
+            fetched: self.fetched.unchanged(self.structured),
+            clicked: self.clicked.unchanged(self.structured),
+            ..self
+        }
+    }
+}
+
+/// The action for a part of an answer that is never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unchanged {
+    /// It is sent on, and is counted and recorded.
     Report,
-    /// The answer is refused, or ends before the call.
-    #[default]
+    /// The answer is refused, or ends before it.
     Block,
 }
 
-impl Called {
+impl Unchanged {
     /// As the config writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -202,19 +219,49 @@ impl Called {
     }
 }
 
-/// The action for a reference in an answer. A later variant is stricter than an earlier one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// The action for a tool call that reaches a place that is not controlled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolCallAction {
+    /// It is sent on, and is counted and recorded.
+    Report,
+    /// A text with the reason replaces it, and the answer ends there as usual.
+    Replace,
+    /// The answer is refused, or ends before it with an error.
+    Block,
+}
+
+impl ToolCallAction {
+    /// As the config writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Report => ResponseFilterAction::Report.as_str(),
+            Self::Replace => "replace",
+            Self::Block => ResponseFilterAction::Block.as_str(),
+        }
+    }
+}
+
+/// The action for a reference in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseFilterAction {
     /// The reference stays, and is counted and recorded.
     Report,
-    /// The reference is replaced by a mark.
-    #[default]
+    /// A mark makes the reference lead nowhere.
     Strip,
     /// The answer is refused, or ends there.
     Block,
 }
 
 impl ResponseFilterAction {
+    /// The action where nothing may be changed.
+    const fn unchanged(self, instead: Unchanged) -> Self {
+        match (self, instead) {
+            (Self::Report, _) | (Self::Strip, Unchanged::Report) => Self::Report,
+            (Self::Block, _) | (Self::Strip, Unchanged::Block) => Self::Block,
+        }
+    }
+
     /// As the config writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -263,12 +310,26 @@ impl RequestFilterAction {
     }
 }
 
+impl Model {
+    /// Whether a request names the model so.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        if self.name == name {
+            return true;
+        }
+        self.aliases.iter().any(|alias| match alias.strip_suffix('*') {
+            Some(front) => name.starts_with(front),
+            None => alias == name,
+        })
+    }
+}
+
 /// A model.
 #[derive(Clone, Debug)]
 pub struct Model {
     /// Its canonical name.
     pub name: String,
-    /// Other names for it.
+    /// Other names for it. One that ends with `*` covers all names with that beginning.
     pub aliases: Vec<String>,
     /// Namespaces whose agents see it; empty means all.
     pub namespaces: Vec<String>,

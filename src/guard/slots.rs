@@ -2,7 +2,7 @@
 //! [`queue`](crate::guard::queue)).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::guard::queue::{Holder, Joined, Queue, Ticket};
 use crate::guard::table::Upstream;
+use crate::lock::locked;
 use crate::metrics::Metrics;
 use crate::refusal::{Code, Refusal};
 
@@ -90,7 +91,7 @@ impl SharedSlots {
     fn lock(&self) -> MutexGuard<'_, SlotsState> {
         // The state is used even after a panic under the lock. Otherwise one panic would stop every
         // later request at this upstream.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// The slot of a holder, which the queue has granted before.

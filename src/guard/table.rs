@@ -10,7 +10,7 @@ use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 use crate::guard::gcra::{Limit, Period};
 use crate::guard::settings::{Caps, Class, FetchSettings, GuardSettings, Wait};
 use crate::health::Health;
-use crate::model::Profile;
+use crate::model::{Operation, Profile};
 use crate::weights::Weights;
 
 /// An upstream, as far as the guard needs it.
@@ -43,15 +43,27 @@ pub struct ModelRoute {
 
 impl ModelRoute {
     /// The first upstream of the route that is not known to be down; else the first one. Only
-    /// upstreams whose weights the model may have are considered.
+    /// upstreams that have the operation, and whose weights the model may have, are considered.
     #[must_use]
-    pub fn upstream(&self, health: &Health, weights: &Weights) -> Option<&Arc<Upstream>> {
-        let mut may =
-            self.route.iter().filter(|upstream| weights.passes(&self.name, &upstream.name));
+    pub fn upstream(
+        &self,
+        operation: Operation,
+        health: &Health,
+        weights: &Weights,
+    ) -> Option<&Arc<Upstream>> {
+        let mut may = self.route.iter().filter(|upstream| {
+            upstream.profile.has(operation) && weights.passes(&self.name, &upstream.name)
+        });
         // Without a healthy upstream the first one is used: the health check may be out of date,
         // and the attempt shows it.
         let first = may.clone().next();
         may.find(|upstream| health.is_up(&upstream.name)).or(first)
+    }
+
+    /// True if an upstream of the route has the operation.
+    #[must_use]
+    pub fn has(&self, operation: Operation) -> bool {
+        self.route.iter().any(|upstream| upstream.profile.has(operation))
     }
 }
 
@@ -63,6 +75,8 @@ pub struct Tables {
     principals: BTreeMap<String, BTreeMap<String, Caps>>,
     /// By canonical name and alias.
     by_name: BTreeMap<String, Arc<ModelRoute>>,
+    /// The models with an alias for all names of one beginning, the longest beginning first.
+    by_beginning: Vec<Beginning>,
     /// Largest body in bytes.
     pub body_max: u64,
     /// The egress policy.
@@ -71,6 +85,12 @@ pub struct Tables {
     pub fetch: FetchSettings,
     /// Tools by which agents reach out.
     pub fetch_tools: Vec<Pattern>,
+}
+
+/// An alias for all names with one beginning.
+struct Beginning {
+    front: String,
+    model: Arc<ModelRoute>,
 }
 
 /// A model's route names an upstream that is not declared.
@@ -95,7 +115,7 @@ impl Tables {
         for upstream in upstreams {
             by_upstream.insert(Arc::clone(&upstream.name), Arc::new(upstream));
         }
-        let mut by_name = BTreeMap::new();
+        let (mut by_name, mut by_beginning) = (BTreeMap::new(), Vec::new());
         for model in &settings.models {
             let mut route = Vec::with_capacity(model.route.len());
             for name in &model.route {
@@ -117,10 +137,18 @@ impl Tables {
                 caps: model.caps.clone(),
             });
             // Aliases share the value, so that all names of a model share its rates.
-            for name in std::iter::once(&model.name).chain(&model.aliases) {
-                by_name.insert(name.clone(), Arc::clone(&served));
+            by_name.insert(model.name.clone(), Arc::clone(&served));
+            for alias in &model.aliases {
+                let Some(front) = alias.strip_suffix('*') else {
+                    by_name.insert(alias.clone(), Arc::clone(&served));
+                    continue;
+                };
+                let model = Arc::clone(&served);
+                by_beginning.push(Beginning { front: front.to_owned(), model });
             }
         }
+        // The first match counts, so the most exact one comes first.
+        by_beginning.sort_by_key(|beginning| std::cmp::Reverse(beginning.front.len()));
         let mut classes = HashMap::with_capacity(settings.classes.len());
         for (name, class) in &settings.classes {
             classes.insert(name.clone(), Arc::new(class.clone()));
@@ -132,6 +160,7 @@ impl Tables {
             classes,
             principals,
             by_name,
+            by_beginning,
             body_max: settings.body_max,
             policy,
             fetch,
@@ -151,13 +180,18 @@ impl Tables {
         self.principals.get(issuer)?.get(name)
     }
 
-    /// The model with this name or alias.
+    /// The model with this name or alias. An exact name takes precedence over a beginning, and a
+    /// longer beginning over a shorter one.
     #[must_use]
     pub fn model(&self, name: &str) -> Option<&Arc<ModelRoute>> {
-        self.by_name.get(name)
+        if let Some(model) = self.by_name.get(name) {
+            return Some(model);
+        }
+        let known = self.by_beginning.iter().find(|known| name.starts_with(&known.front))?;
+        Some(&known.model)
     }
 
-    /// Every name and alias with its model, in order.
+    /// Every name and alias with its model, in order. Aliases for a beginning are left out.
     pub fn models(&self) -> impl Iterator<Item = (&str, &Arc<ModelRoute>)> {
         self.by_name.iter().map(|(name, served)| (name.as_str(), served))
     }

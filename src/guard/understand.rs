@@ -9,7 +9,7 @@ use crate::guard::egress::fetches::Fetches;
 use crate::guard::route::Routed;
 use crate::guard::table::ModelRoute;
 use crate::health::Health;
-use crate::model::{BodyRules, ModelCall, Operation, read};
+use crate::model::{BodyRules, ModelCall, Operation, constant, read};
 use crate::refusal::{Code, Refusal};
 use crate::token::Verified;
 use crate::weights::Weights;
@@ -21,6 +21,8 @@ pub enum RequestKind<'b> {
     /// A question for the models that the token may use, or for one of them. It has no body and no
     /// upstream.
     Models(Option<String>),
+    /// A question whose answer is the same for every caller.
+    Constant(&'static str),
     /// A call to a model.
     Call {
         /// The parsed body.
@@ -94,14 +96,27 @@ pub fn understand<'b>(
     let operation = routed.operation();
     let caller = routed.paced().caller();
     let asked = match operation {
-        Operation::ListModels | Operation::ShowModel => {
+        Operation::ListModels | Operation::ShowModel | Operation::OllamaTags => {
             RequestKind::Models(routed.model().map(str::to_owned))
         }
+        // Only the name is read from the body. Nothing of it is forwarded.
+        Operation::OllamaShow => {
+            RequestKind::Models(Some(read(operation, body)?.model().to_owned()))
+        }
+        Operation::OllamaRunning => RequestKind::Constant(constant::NO_RUNNING_MODELS),
+        Operation::OllamaVersion => RequestKind::Constant(constant::OLLAMA_VERSION),
         Operation::Me => RequestKind::Me,
         Operation::ChatCompletions
         | Operation::Completions
         | Operation::Embeddings
-        | Operation::Messages => {
+        | Operation::Rerank
+        | Operation::Messages
+        | Operation::CountTokens
+        | Operation::Responses
+        | Operation::OllamaChat
+        | Operation::OllamaGenerate
+        | Operation::OllamaEmbed
+        | Operation::OllamaEmbeddings => {
             // Reads the model's name first: the rules for the other fields depend on the model's
             // upstream.
             let reading = read(operation, body)?;
@@ -109,8 +124,11 @@ pub fn understand<'b>(
                 Some(served) if may_use(caller, reading.model(), served) => Arc::clone(served),
                 Some(_) | None => return Err(not_found(reading.model())),
             };
+            if !served.has(operation) {
+                return Err(not_served(operation, &served));
+            }
             // Without an upstream, the model exists, but none has the weights that it must have.
-            let Some(upstream) = served.upstream(health, weights) else {
+            let Some(upstream) = served.upstream(operation, health, weights) else {
                 return Err(model_changed(&served.name));
             };
             let upstream = Arc::clone(upstream);
@@ -130,6 +148,23 @@ pub fn understand<'b>(
 #[must_use]
 pub fn model_changed(model: &str) -> Refusal {
     Refusal::new(Code::ModelChanged).because(format_args!("model {model}: token-shield model list"))
+}
+
+/// The refusal for an operation that no server of the model has. It names the operations that they
+/// have.
+fn not_served(operation: Operation, served: &ModelRoute) -> Refusal {
+    let mut paths = Vec::new();
+    for known in Operation::ALL {
+        if served.has(known) {
+            paths.push(known.path());
+        }
+    }
+    let message = format!(
+        "No server of this model has {}. They have {}.",
+        operation.path(),
+        paths.join(", ")
+    );
+    Refusal::new(Code::DialectNotServed).saying(message)
 }
 
 /// The refusal for a model that does not exist for this token.

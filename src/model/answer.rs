@@ -4,9 +4,13 @@
 use std::sync::Arc;
 
 use super::event::StreamEvent;
-use super::framing::sse::{EventLines, Splitter, TooLong};
+use super::framing::Framing;
+use super::framing::ndjson::{LineSplitter, append_lines};
+use super::framing::sse::{EVENT_BYTES_MAX, EventLines, Splitter, TooLong};
 use super::progress::Progress;
 use super::redact::{Redacted, Redactor, Unsearchable};
+use super::refused_call::SentTurn;
+use super::repair;
 use super::response_text::{StreamTexts, TextFilter};
 use super::tools::{self, Gate, Passage, Tools};
 use super::tree::TreeMemory;
@@ -43,13 +47,19 @@ pub enum StreamFault {
 
 /// Forwards a stream of server-sent events. The bytes stay the same, with two exceptions: the texts
 /// that `P` changes, and the usage event that the caller did not request.
+///
+/// In a dialect with lines of JSON, each line passes the filters as the data of an event.
 pub struct StreamFilter<P> {
+    /// Splits the bytes into lines, in a dialect with lines.
+    lines: Option<LineSplitter>,
     /// Splits the bytes into events.
     splitter: Splitter,
     /// The number of bytes so far.
     taken: u64,
     /// Holds events while a tool call is incomplete.
     gate: Gate,
+    /// The state for the end of a stream with a refused tool call.
+    turn: SentTurn,
     /// The texts of the stream.
     texts: StreamTexts,
     /// The filters of texts and tool calls.
@@ -79,11 +89,17 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     /// `usage_asked` is true when the caller itself requested usage.
     #[must_use]
     pub fn new(operation: Operation, usage_asked: bool, filters: P) -> Self {
+        let lines = match operation.dialect().framing() {
+            Framing::Events => None,
+            Framing::Lines => Some(LineSplitter::within(EVENT_BYTES_MAX)),
+        };
         Self {
+            lines,
             splitter: Splitter::default(),
             taken: 0,
             gate: Gate::default(),
-            texts: StreamTexts::default(),
+            turn: SentTurn::new(operation.dialect()),
+            texts: StreamTexts::new(operation.dialect().framing()),
             filters,
             watch: Watch {
                 dialect: operation.dialect(),
@@ -110,6 +126,19 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
         self
     }
 
+    /// The same filter for events of at most `limit` bytes.
+    #[must_use]
+    pub fn within_events(mut self, limit: usize) -> Self {
+        if self.lines.is_some() {
+            self.lines = Some(LineSplitter::within(limit));
+            // A line becomes an event with more bytes, and is within the limit already.
+            self.splitter = Splitter::within(usize::MAX);
+        } else {
+            self.splitter = Splitter::within(limit);
+        }
+        self
+    }
+
     /// Takes the next bytes and appends the output to `out`. An incomplete event is held.
     ///
     /// Returns the offset in `out` where the dialect's last event begins, if it has come.
@@ -118,6 +147,19 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     /// When an event is too long or cannot be read. Nothing of that event was appended, and the
     /// stream must end.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, StreamFault> {
+        let Some(lines) = &mut self.lines else { return self.events(bytes, out) };
+        let (events, mut ready) = (lines.push(bytes)?, Vec::new());
+        let last = self.events(&events, &mut ready)?;
+        // Only whole events are ready, so each part is whole lines.
+        let (before, end) = ready.split_at(last.unwrap_or(ready.len()));
+        append_lines(before, out);
+        let place = last.map(|_| out.len());
+        append_lines(end, out);
+        Ok(place)
+    }
+
+    /// Takes the next bytes of events. The result is as in [`StreamFilter::push`].
+    fn events(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<usize>, StreamFault> {
         let Some(mut redacted) = self.redacted.take() else { return self.filter(bytes, out) };
         let mut ready = Vec::with_capacity(bytes.len());
         let last = self.filter(bytes, &mut ready)?;
@@ -176,17 +218,46 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     /// Parses an event once for all filters and appends the output. Returns the offset in `out`
     /// where the event begins.
     fn event(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, StreamFault> {
-        let lines = EventLines::read(bytes);
+        let repaired = repair::event(self.watch.dialect, bytes);
+        let lines = EventLines::read(repaired.as_deref().unwrap_or(bytes));
         // A client that splits the lines differently would see an event that no filter has checked.
         if !lines.is_plain() {
             return Err(StreamFault::Lines);
         }
         let event = StreamEvent::read(&lines, std::mem::take(&mut self.memory));
         // One parsed tree serves all filters, so they cannot disagree about the event.
-        let begun = self.passed(&event, out);
+        let (start, was_ended) = (out.len(), self.watch.progress.ended);
+        let was_blocked = self.filters.ended();
+        let mut begun = self.passed(&event, out);
+        // A filter may end the answer with text that it held. Then this event is the first that is
+        // not sent, because it may be the last one of the dialect.
+        if !was_blocked && self.filters.ended() {
+            out.truncate(start);
+            begun = begun.map(|_| start);
+        }
+        if self.watch.progress.ended
+            && !was_ended
+            && let Ok(place) = &mut begun
+        {
+            *place = self.comment(*place, out);
+        }
         // The memory of the tree is used again for the next event, also after a fault.
         self.memory = event.into_memory();
         begun
+    }
+
+    /// Inserts a comment before the last event at `place`, if filters have changed texts. Returns
+    /// the new place of that event.
+    fn comment(&self, place: usize, out: &mut Vec<u8>) -> usize {
+        let changes = self.filters.changes();
+        if changes == 0 || place == out.len() {
+            return place;
+        }
+        // Clients ignore lines that begin with a colon (WHATWG HTML section 9.2.6).
+        let comment = format!(": token-shield-removed: {changes}\n\n").into_bytes();
+        let end = place + comment.len();
+        out.splice(place..place, comment);
+        end
     }
 
     /// Checks the name of an event, then passes it to the filters. The result is as in
@@ -198,6 +269,10 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
             return Err(StreamFault::Name);
         }
         let begun = out.len();
+        // A client may join a text after the last line with the texts before it, which have ended.
+        if self.lines.is_some() && self.watch.progress.ended {
+            return Ok(begun);
+        }
         // A filter that has ended the answer suppresses every later event.
         // `passes` also reads the usage of a suppressed chunk. The record needs its numbers.
         if self.filters.ended() || !self.watch.passes(event) {
@@ -225,8 +300,12 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
                 return Ok(begun);
             }
             begun = out.len();
-            self.texts.event(&event, &mut self.filters, out)?;
+            let lines = EventLines::read(&event);
+            let event = StreamEvent::read(&lines, TreeMemory::default());
+            self.turn.read(&event, true);
+            self.texts.read(&event, &mut self.filters, out)?;
         }
+        self.turn.read(event, next == Passage::PassedOn);
         if next == Passage::PassedOn && !self.filters.ended() {
             begun = out.len();
             self.texts.read(event, &mut self.filters, out)?;
@@ -239,12 +318,49 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     /// # Errors
     /// When the held bytes cannot be read.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), StreamFault> {
+        let Some(lines) = &mut self.lines else { return self.finish_events(out) };
+        // A client may parse a last line without its line feed. So it is filtered too.
+        let (rest, mut ready) = (lines.rest(), Vec::new());
+        self.events(&rest, &mut ready)?;
+        self.finish_events(&mut ready)?;
+        append_lines(&ready, out);
+        Ok(())
+    }
+
+    /// Handles the end of the events. The result is as in [`StreamFilter::finish`].
+    fn finish_events(&mut self, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let Some(mut redacted) = self.redacted.take() else { return self.rest(out) };
         let mut ready = Vec::new();
-        self.rest(&mut ready)?;
-        redacted.push(&ready, out)?;
-        redacted.finish(out);
-        Ok(())
+        let rest = self.rest(&mut ready);
+        if rest.is_ok() {
+            redacted.push(&ready, out)?;
+            redacted.finish(out);
+        }
+        // The end of an answer with a refused call comes after this, and is redacted too.
+        self.redacted = Some(redacted);
+        rest
+    }
+
+    /// The events that end the answer with `text` in place of a refused tool call; `None` if the
+    /// dialect has no such end. Text that was held comes first.
+    #[must_use]
+    pub fn end_with(&mut self, text: &str) -> Option<Vec<u8>> {
+        let mut held = Vec::new();
+        self.texts.finish(&mut self.filters, &mut held);
+        // These events repeat members of the server's first event, so they are redacted too.
+        held.extend_from_slice(&self.turn.end(text)?);
+        if let Some(redacted) = &mut self.redacted {
+            let mut out = Vec::new();
+            redacted.push(&held, &mut out).ok()?;
+            redacted.finish(&mut out);
+            held = out;
+        }
+        if self.lines.is_none() {
+            return Some(held);
+        }
+        let mut lines = Vec::new();
+        append_lines(&held, &mut lines);
+        Some(lines)
     }
 
     /// Filters the rest of an incomplete event and releases the held events and texts.
@@ -308,6 +424,12 @@ impl<P: TextFilter + Tools> StreamFilter<P> {
     #[must_use]
     pub const fn failed(&self) -> bool {
         self.watch.progress.failed
+    }
+
+    /// The number of the last event that was sent, if the events have numbers.
+    #[must_use]
+    pub const fn last_number(&self) -> Option<u64> {
+        self.texts.number()
     }
 
     /// True once the dialect's last event (`[DONE]`, `message_stop`) has passed.

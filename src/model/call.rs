@@ -6,10 +6,13 @@ use std::sync::Arc;
 use crate::json::{self, Limits, Object, Value, write_string};
 use crate::refusal::{Code, Refusal};
 
+use super::fold::fold;
+use super::gateway_fields::GatewayFields;
 use super::markdown;
+use super::output_cap;
 use super::path::Path;
-use super::profile::{GatewayFields, Profile, Shape};
-use super::validator::{BodyValidator, fold};
+use super::profile::{Profile, Shape};
+use super::validator::BodyValidator;
 use super::{ExternalReference, Operation, UnknownFields};
 
 /// The maximum nesting depth of a body.
@@ -109,6 +112,7 @@ impl<'b> ParsedBody<'b> {
             return Err(Refusal::new(Code::Internal).because("this operation has no body"));
         };
         let mut judge = BodyValidator::new(terms.profile, terms.unknown_fields);
+        operation.dialect().prepare(&mut object, &mut judge.dropped);
         judge.shape(shape, &mut object, &Path::Root)?;
         let BodyValidator { mut external_references, dropped, .. } = judge;
         let gateway = Arc::clone(&terms.profile.gateway);
@@ -116,9 +120,13 @@ impl<'b> ParsedBody<'b> {
         if gateway.markdown_images {
             external_references.extend(markdown::external_references(&object)?);
         }
-        let asked = if operation.writes_tokens() { output_cap(&gateway, &object)? } else { None };
-        // The validator has checked the types. A missing field and `null` are false.
-        let stream = operation.writes_tokens() && object.is_true("stream");
+        let asked = output_cap::asked(operation, &gateway, &object)?;
+        // The validator has checked the types. `null` is the same as a missing field.
+        let stream = match object.get("stream") {
+            Some(Value::Bool(stream)) => *stream,
+            Some(_) | None => operation.dialect().streams_by_default(),
+        };
+        let stream = operation.writes_tokens() && stream;
         let options = object.object("stream_options");
         let usage_asked = options.is_some_and(|options| options.is_true("include_usage"));
         let model_upstream = terms.model_upstream.to_owned();
@@ -137,35 +145,6 @@ impl<'b> ParsedBody<'b> {
             dropped,
         })
     }
-}
-
-/// The cap on output tokens that the caller requests, under any of its names. A negative value is
-/// the same as no cap.
-fn output_cap(gateway: &GatewayFields, object: &Object<'_>) -> Result<Option<u64>, Refusal> {
-    let mut found: Option<(&str, Option<u64>)> = None;
-    for name in &gateway.output_cap_names {
-        match object.get(name) {
-            None | Some(Value::Null) => {}
-            Some(value) => {
-                // Servers choose differently between two caps. The gateway could not know which one
-                // holds.
-                if let Some((other, _)) = found {
-                    let says = format!(
-                        "The fields {other} and {name} are both present; send one of them."
-                    );
-                    return Err(Refusal::new(Code::FieldInvalid).saying(says).at(name.as_str()));
-                }
-                if value.as_u64() == Some(0) {
-                    let says = format!(
-                        "The field {name} must not be 0: some servers read that as no limit."
-                    );
-                    return Err(Refusal::new(Code::FieldInvalid).saying(says).at(name.as_str()));
-                }
-                found = Some((name, value.as_u64()));
-            }
-        }
-    }
-    Ok(found.and_then(|(_, asked)| asked))
 }
 
 /// A call to a model. Every field of it was validated.
@@ -198,9 +177,9 @@ pub struct ModelCall<'b> {
 
 /// The values that the gateway writes into a body.
 pub struct BodyChanges {
-    /// The cap on the output tokens of each choice. The written cap is the smaller of this value
-    /// and the caller's.
-    pub output_tokens: u64,
+    /// The cap on the output tokens of each choice, if there is one. The written cap is the smaller
+    /// of this value and the caller's.
+    pub output_tokens: Option<u64>,
     /// The id of the request. It is written if the server has a field for it.
     pub request_id: Option<String>,
     /// The salt of the prompt cache. It is written if the server has a field for it.
@@ -211,7 +190,7 @@ pub struct BodyChanges {
 pub struct WrittenBody {
     /// Compact JSON.
     pub body: Vec<u8>,
-    /// The cap on output tokens in this body; `None` for operations without output tokens.
+    /// The cap on output tokens in this body, if there is one.
     pub output_tokens: Option<u64>,
     /// True when the caller requested a higher cap.
     pub clamped: bool,
@@ -268,25 +247,13 @@ impl ModelCall<'_> {
         }
     }
 
-    /// Whether the answer continues a text of the caller. This is a completion, or a chat whose
-    /// last message has the role `assistant`.
-    #[must_use]
-    pub fn continues(&self) -> bool {
-        self.operation == Operation::Completions || self.last_role() == Some("assistant")
-    }
-
-    /// The role of the last message.
-    fn last_role(&self) -> Option<&str> {
-        self.object.array("messages")?.last()?.as_object()?.text("role")
-    }
-
     /// The cap on output tokens that is written: `max`, or the caller's if that is smaller. `None`
-    /// for operations without output tokens.
-    fn written_cap(&self, max: u64) -> Option<u64> {
+    /// without both, and for operations without output tokens.
+    fn written_cap(&self, max: Option<u64>) -> Option<u64> {
         if !self.operation.writes_tokens() {
             return None;
         }
-        Some(self.asked.map_or(max, |asked| asked.min(max)))
+        self.asked.into_iter().chain(max).min()
     }
 
     /// True when the caller requested usage at the end of its stream.
@@ -311,25 +278,34 @@ impl ModelCall<'_> {
     /// gateway sets.
     #[must_use]
     pub fn write(&self, changes: &BodyChanges) -> WrittenBody {
-        let gateway = &*self.gateway;
+        let (gateway, dialect) = (&*self.gateway, self.operation.dialect());
+        let cap_name = gateway.cap_name(self.operation);
+        let cap_names = gateway.cap_names(self.operation);
         // The written cap is never higher than the gateway's. It limits what an answer can cost.
         let cap = self.written_cap(changes.output_tokens);
-        let server_fields = self.operation.dialect().has_server_fields();
+        let server_fields = dialect.has_server_fields();
         // Without the usage at the end of a stream, the record would have only an upper bound of
         // the tokens.
         let force_usage = self.stream && gateway.include_usage && server_fields;
         let mut out =
             ObjectWriter { body: Vec::with_capacity(self.length.saturating_add(256)), first: true };
         let (mut cap_left, mut usage_left) = (cap, force_usage);
+        let nested = dialect.nested_cap();
         for (key, value) in self.object.iter() {
             // The caller's name may be an alias. The server gets its own name for the model.
             if key == "model" {
                 out.text("model", &self.model_upstream);
-            } else if cap.is_some() && gateway.output_cap_names.iter().any(|name| name == key) {
+            } else if let Some(nested) = nested.filter(|nested| nested.object == key)
+                && let Some(cap) = cap_left.take()
+            {
+                out.value(key, &nested.with(value, cap));
+            } else if nested.is_none() && cap.is_some() && cap_names.contains(&key) {
                 // One cap only, under the name that this server knows.
                 if let Some(cap) = cap_left.take() {
-                    out.value(&gateway.output_cap, &Value::from_u64(cap));
+                    out.value(cap_name, &Value::from_u64(cap));
                 }
+            } else if key == "store" && dialect.stores_answers() {
+                // Written below, whether the caller sent it or not.
             } else if force_usage && key == "stream_options" {
                 out.value(key, &Value::Object(self.stream_options(value)));
                 usage_left = false;
@@ -339,19 +315,24 @@ impl ModelCall<'_> {
         }
         // The caller sent no cap.
         if let Some(cap) = cap_left {
-            out.value(&gateway.output_cap, &Value::from_u64(cap));
+            match nested {
+                Some(nested) => out.value(nested.object, &nested.with(&Value::Null, cap)),
+                None => out.value(cap_name, &Value::from_u64(cap)),
+            }
+        }
+        // Without the field, a server stores the answer.
+        if dialect.stores_answers() {
+            out.value("store", &Value::Bool(false));
         }
         if usage_left {
             out.value("stream_options", &Value::Object(self.stream_options(&Value::Null)));
         }
-        if server_fields {
-            for (field, content) in [
-                (&gateway.request_id, &changes.request_id),
-                (&gateway.cache_salt, &changes.cache_salt),
-            ] {
-                if let (Some(field), Some(content)) = (field, content) {
-                    out.text(field, content);
-                }
+        for (has, field, content) in [
+            (server_fields, &gateway.request_id, &changes.request_id),
+            (dialect.has_cache_salt(), &gateway.cache_salt, &changes.cache_salt),
+        ] {
+            if let (true, Some(field), Some(content)) = (has, field, content) {
+                out.text(field, content);
             }
         }
         let clamped = self.asked.is_some_and(|asked| cap.is_some_and(|cap| asked > cap));

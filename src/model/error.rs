@@ -12,11 +12,11 @@ pub fn body(dialect: Dialect, refusal: &Refusal, request: &str) -> Vec<u8> {
     out
 }
 
-/// The last event of a stream that the gateway ends early.
+/// The last events of a stream that the gateway ends early. `after` is the number of the last event
+/// that was sent, if the events have numbers.
 #[must_use]
-pub fn event(dialect: Dialect, refusal: &Refusal, request: &str) -> Vec<u8> {
-    let mut out = dialect.error_event_begins().to_vec();
-    dialect.write_error(refusal, request, &mut out);
-    out.extend_from_slice(b"\n\n");
+pub fn event(dialect: Dialect, refusal: &Refusal, request: &str, after: Option<u64>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256);
+    dialect.write_error_event(refusal, request, after, &mut out);
     out
 }

@@ -161,7 +161,7 @@ mod tests {
         let mark = Placeholder::new([7; 16]);
         call.inline(&mark, |reach| reach.target.contains("good"));
         let whole =
-            call.write(&BodyChanges { output_tokens: 9, request_id: None, cache_salt: None });
+            call.write(&BodyChanges { output_tokens: Some(9), request_id: None, cache_salt: None });
         String::from_utf8(fill(&whole.body, &mark, contents).expect("content for every mark"))
             .expect("UTF-8")
     }

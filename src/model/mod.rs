@@ -7,17 +7,22 @@
 //! functions of bytes and values. The other direction (usage, streams, errors) is also here.
 
 pub mod answer;
+mod answer_form;
 mod call;
 pub mod convert;
 mod dialect;
 pub mod error;
 mod event;
+mod fold;
 pub mod framing;
+mod gateway_fields;
 pub mod inline;
 mod inline_slot;
 mod kind;
+mod label;
 mod markdown;
 pub mod models;
+mod output_cap;
 mod path;
 mod profile;
 mod profile_table;
@@ -25,18 +30,21 @@ mod progress;
 mod ranges;
 mod raw_json;
 pub mod redact;
+pub mod refused_call;
+pub mod repair;
 pub mod response_text;
 mod signature;
 mod strip;
 pub mod tools;
 mod tree;
+mod unknown_field;
 mod unreadable;
 pub mod usage;
 mod validator;
 mod values;
 
 pub use call::{BodyChanges, BodyRules, ModelCall, ParsedBody, WrittenBody, read};
-pub use dialect::{Dialect, Operation};
+pub use dialect::{Dialect, Operation, constant};
 pub use profile::Profile;
 pub use profile_table::ProfileFault;
 

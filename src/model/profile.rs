@@ -8,9 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use toml::Table;
 
+use super::Operation;
+use super::gateway_fields::{GatewayFields, read_gateway};
 use super::kind::{Medium, ObjectKind, Rule, ValueKind};
 use super::profile_table::{
-    ProfileFault, as_table, fault, flag_at, rule_at, size_at, sub_table, text_at, texts_at,
+    ProfileFault, as_table, fault, rule_at, size_at, sub_table, text_at, texts_at,
 };
 
 /// The fields that a model server knows, with their rules.
@@ -22,8 +24,14 @@ pub struct Profile {
     pub(super) shapes: Vec<Shape>,
     /// The unions. Rules refer to them by index.
     pub(super) unions: Vec<Union>,
+    /// The names of the operations that the server has.
+    operations: Vec<String>,
+    /// The patterns of values of the header `anthropic-beta` that the server gets.
+    anthropic_beta: Vec<String>,
     /// The patterns of fields that no caller may send.
     never: Vec<String>,
+    /// The patterns of fields that are not dropped where they are unknown.
+    binding: Vec<String>,
     /// The allowed inline content.
     media: Media,
     /// The fields that the gateway writes.
@@ -109,23 +117,6 @@ struct Media {
     chars_max: usize,
 }
 
-/// The fields that the gateway itself writes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct GatewayFields {
-    /// The server's name for the cap on output tokens.
-    pub(super) output_cap: String,
-    /// All names that a caller may use for the cap.
-    pub(super) output_cap_names: Vec<String>,
-    /// True if the server knows `stream_options.include_usage`.
-    pub(super) include_usage: bool,
-    /// True if the server searches for images in text (`![](URL)`) and fetches them.
-    pub(super) markdown_images: bool,
-    /// The field for the request's id, if the server has one.
-    pub(super) request_id: Option<String>,
-    /// The field for the prompt cache's salt, if the server has one.
-    pub(super) cache_salt: Option<String>,
-}
-
 /// The built-in profiles: names and texts.
 const BUILT_IN: [(&str, &str); 6] = [
     ("generic", include_str!("../../config/profiles/generic.toml")),
@@ -165,6 +156,29 @@ impl Profile {
         &self.name
     }
 
+    /// True if the server has the operation.
+    #[must_use]
+    pub fn has(&self, operation: Operation) -> bool {
+        self.operations.iter().any(|name| *name == operation.as_str())
+    }
+
+    /// True if the server gets that value of the header `anthropic-beta`.
+    #[must_use]
+    pub fn takes_beta(&self, value: &str) -> bool {
+        self.anthropic_beta.iter().any(|pattern| matches(pattern, value))
+    }
+
+    /// True if the server forwards the prompts for a model of that name to a service outside.
+    #[must_use]
+    pub fn forwards_model(&self, name: &str) -> bool {
+        // Ollama compares names without regard to case. A digest may follow the name.
+        let name = match name.split_once('@') {
+            Some((name, _)) => name.to_ascii_lowercase(),
+            None => name.to_ascii_lowercase(),
+        };
+        self.gateway.cloud_models.iter().any(|end| name.ends_with(end.as_str()))
+    }
+
     /// True if the server has a field for the request's id.
     #[must_use]
     pub fn takes_request_id(&self) -> bool {
@@ -185,6 +199,11 @@ impl Profile {
     /// True for a field that no caller may send, at any depth.
     pub(super) fn never(&self, key: &str) -> bool {
         self.never.iter().any(|pattern| matches(pattern, key))
+    }
+
+    /// True for a field that bounds, stops, shapes or protects an answer.
+    pub(super) fn is_binding(&self, key: &str) -> bool {
+        self.binding.iter().any(|pattern| matches(pattern, key))
     }
 
     /// The media types that may be inline for `medium`.
@@ -232,8 +251,19 @@ fn lay_over(lower: &mut Table, upper: Table) {
 /// Compiles a merged table to a profile and links the names in its rules.
 fn compile(table: &Table) -> Result<Profile, ProfileFault> {
     // An unknown key is an error: a misspelled one could disable a rule.
-    const KEYS: [&str; 8] =
-        ["name", "base", "never", "media", "gateway", "include", "shape", "union"];
+    const KEYS: [&str; 11] = [
+        "name",
+        "base",
+        "operations",
+        "anthropic_beta",
+        "never",
+        "binding",
+        "media",
+        "gateway",
+        "include",
+        "shape",
+        "union",
+    ];
     if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(fault(key, format!("not a key of a profile; those are {}", KEYS.join(", "))));
     }
@@ -267,18 +297,30 @@ fn compile(table: &Table) -> Result<Profile, ProfileFault> {
         name: text_at(table, "name")?.ok_or_else(|| fault("name", "is missing"))?,
         shapes,
         unions,
+        operations: texts_at(table, "operations")?,
+        anthropic_beta: texts_at(table, "anthropic_beta")?,
         never: texts_at(table, "never")?,
+        binding: texts_at(table, "binding")?,
         media: read_media(sub_table(table, "media")?)?,
         gateway: Arc::new(gateway),
     };
-    // Every operation with a body needs its shape, so a missing one is found at the start.
-    match ["chat", "completions", "embeddings", "messages"]
-        .into_iter()
-        .find(|root| profile.shape(root).is_none())
-    {
-        Some(root) => Err(fault(format!("shape.{root}"), "is missing")),
-        None => Ok(profile),
+    check_operations(&profile)?;
+    Ok(profile)
+}
+
+/// Checks that each operation of the profile exists and has the shape of its body. So a missing one
+/// is found at the start.
+fn check_operations(profile: &Profile) -> Result<(), ProfileFault> {
+    for name in &profile.operations {
+        let known = Operation::ALL.iter().find(|known| known.as_str() == name);
+        let Some(shape) = known.and_then(|operation| operation.shape()) else {
+            return Err(fault("operations", format!("{name:?} is no operation with a body")));
+        };
+        if profile.shape(shape).is_none() {
+            return Err(fault(format!("shape.{shape}"), "is missing"));
+        }
     }
+    Ok(())
 }
 
 /// Reads the shapes, each with the fields of the shapes that it includes. The rules of the shape
@@ -372,40 +414,6 @@ fn read_media(table: &Table) -> Result<Media, ProfileFault> {
         chars_max: size_at(table, "chars_max")
             .ok_or_else(|| fault("media.chars_max", "must be a number of characters"))?,
     })
-}
-
-/// Reads the table `gateway`.
-fn read_gateway(table: &Table) -> Result<GatewayFields, ProfileFault> {
-    const KEYS: [&str; 6] = [
-        "output_cap",
-        "output_cap_names",
-        "include_usage",
-        "markdown_images",
-        "request_id",
-        "cache_salt",
-    ];
-    if let Some(key) = table.keys().find(|key| !KEYS.contains(&key.as_str())) {
-        return Err(fault(
-            format!("gateway.{key}"),
-            format!("the gateway writes only {}", KEYS.join(", ")),
-        ));
-    }
-    let gateway = GatewayFields {
-        output_cap: text_at(table, "output_cap")?
-            .ok_or_else(|| fault("gateway.output_cap", "is missing"))?,
-        output_cap_names: texts_at(table, "output_cap_names")?,
-        include_usage: flag_at(table, "include_usage")
-            .ok_or_else(|| fault("gateway.include_usage", "must be true or false"))?,
-        markdown_images: flag_at(table, "markdown_images").unwrap_or(false),
-        request_id: text_at(table, "request_id")?,
-        cache_salt: text_at(table, "cache_salt")?,
-    };
-    // The gateway replaces the caller's cap in all these fields. A cap under a name that is not
-    // listed would remain beside the gateway's.
-    if !gateway.output_cap_names.contains(&gateway.output_cap) {
-        return Err(fault("gateway.output_cap_names", "must hold output_cap itself"));
-    }
-    Ok(gateway)
 }
 
 /// The index of a name.

@@ -5,6 +5,21 @@ use std::collections::BTreeSet;
 
 use super::usage::Usage;
 
+/// A copy of an answer's text. The events of a response repeat it several times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Copy {
+    /// The deltas.
+    Deltas,
+    /// Each text as a whole.
+    Texts,
+    /// Each part as a whole.
+    Parts,
+    /// Each item as a whole.
+    Items,
+    /// The response as a whole.
+    Response,
+}
+
 /// The progress of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -12,6 +27,8 @@ pub(super) struct Progress {
     pub(super) usage: Option<Usage>,
     /// The bytes of the answer's text in UTF-8: content, reasoning, arguments of tool calls.
     pub(super) text: u64,
+    /// The bytes of text in each copy of the answer, if its events repeat the text.
+    copies: [u64; 5],
     /// The value of `text` at the last report of usage.
     pub(super) text_at_usage: u64,
     /// The dialect's last event has come (`[DONE]`, `message_stop`).
@@ -29,6 +46,22 @@ impl Progress {
     /// error of the server has come. Some servers do not send the last event.
     pub(super) fn is_complete(&self) -> bool {
         self.ended || self.failed || (!self.begun.is_empty() && self.begun == self.finished)
+    }
+
+    /// Adds bytes of text to a copy. The longest copy counts as the answer's text, so that a server
+    /// hides nothing in a copy that others leave out.
+    pub(super) fn copy(&mut self, copy: Copy, bytes: u64) {
+        let place = match copy {
+            Copy::Deltas => 0,
+            Copy::Texts => 1,
+            Copy::Parts => 2,
+            Copy::Items => 3,
+            Copy::Response => 4,
+        };
+        if let Some(sum) = self.copies.get_mut(place) {
+            *sum = sum.saturating_add(bytes);
+            self.text = self.text.max(*sum);
+        }
     }
 
     /// Records that a part of the choice has come.

@@ -10,16 +10,20 @@ mod chain;
 mod channel;
 mod drain;
 mod filter;
+mod place;
 mod walk;
 
-use super::dialect::texts::{addition, ends_texts};
+use super::dialect::texts::{addition, ends_answer, ends_texts, is_delta, is_event};
 use super::event::StreamEvent;
+use super::framing::Framing;
 use super::framing::sse::{self, EventLines};
-use super::tree::TreeMemory;
-use super::values::InPlace;
+use super::tree::{JsonTree, TreeMemory};
+use super::values::{InPlace, Values as _};
 use drain::{TextEnd, drain};
-use walk::{Sources, Walk};
+use place::{EventNumber, Sources};
+use walk::Walk;
 
+pub use super::dialect::texts::is_repeated;
 pub use super::unreadable::Unreadable;
 pub use chain::FilterChain;
 pub use channel::{Channel, ChannelId};
@@ -44,6 +48,10 @@ pub struct StreamTexts {
     templates: Vec<Template>,
     /// The last positions of the texts.
     sources: Sources,
+    /// The number of the last event that was sent, if the events have numbers.
+    number: Option<u64>,
+    /// Whether an event with `"done": true` ends all texts, as in Ollama's dialect.
+    ends_with_done: bool,
 }
 
 /// The last event of a text.
@@ -63,6 +71,13 @@ struct Released {
 }
 
 impl StreamTexts {
+    /// The texts of a stream in that framing.
+    #[must_use]
+    pub fn new(framing: Framing) -> Self {
+        // In the other dialects a text may go on after such an event.
+        Self { ends_with_done: framing == Framing::Lines, ..Self::default() }
+    }
+
     /// Filters an event and appends it. First appends the held bytes of the texts that it ends.
     ///
     /// # Errors
@@ -101,24 +116,34 @@ impl StreamTexts {
             out.extend_from_slice(bytes);
             return Ok(());
         };
+        // What was held of a text comes before the event that repeats the text.
+        if repeats(tree) && filter.is_holding() {
+            self.finish(filter, out);
+        }
         let mut walk = Walk::new(event.data(), tree, filter, false);
         walk.sources = std::mem::take(&mut self.sources);
         let walked = walk.document(tree.json(), tree.root());
         self.sources = std::mem::take(&mut walk.sources);
         walked?;
-        // Clients may show blocks separately. So open constructs do not continue in the next block.
-        if walk.kind.is_some_and(ends_texts) {
+        // No text follows the last line of Ollama's answers. Clients may show blocks separately. So
+        // open constructs do not continue in the next block.
+        let mut is_last = false;
+        if self.ends_with_done {
+            tree.members(tree.root(), |name, value| is_last |= ends_answer(name, tree.raw(value)));
+        }
+        if is_last || walk.kind.is_some_and(ends_texts) {
             walk.end(TextEnd::All);
             walk.filter.boundary();
         }
         let (rest, holding) = (std::mem::take(&mut walk.rest), walk.filter.holding(None));
         // Most events leave no held bytes.
         let here = if holding.is_empty() { Vec::new() } else { walk.channels() };
-        let written = walk.written();
         // The held bytes of ended texts belong before this event.
         for released in &rest {
             self.again(released, out);
         }
+        count(&mut self.number, &mut walk.number);
+        let written = walk.written();
         match &written {
             Some(data) => sse::with_data(bytes, data, out),
             None => out.extend_from_slice(bytes),
@@ -137,15 +162,23 @@ impl StreamTexts {
         Ok(())
     }
 
+    /// The number of the last event that was sent, if the events have numbers.
+    #[must_use]
+    pub(super) const fn number(&self) -> Option<u64> {
+        self.number
+    }
+
     /// Handles the end of the stream: appends the held bytes.
     pub fn finish(&mut self, filter: &mut dyn TextFilter, out: &mut Vec<u8>) {
         drain(filter, TextEnd::All, &mut |channel, text| {
             self.again(&Released { id: channel.id(), text }, out);
         });
+        // The filter also reads the last lines of texts without held bytes.
+        filter.boundary();
     }
 
     /// Sends the last event of a text again, only with the held bytes of that text.
-    fn again(&self, released: &Released, out: &mut Vec<u8>) {
+    fn again(&mut self, released: &Released, out: &mut Vec<u8>) {
         let Released { id, text } = released;
         let Some(template) = self.templates.iter().find(|template| template.id == *id) else {
             return;
@@ -160,13 +193,35 @@ impl StreamTexts {
         let mut walk = Walk::new(event.data(), tree, &mut only, false);
         // Members such as usage and tool calls must not be sent twice.
         walk.alone = true;
+        walk.sources = std::mem::take(&mut self.sources);
         // The event was already searched once without an error.
         let _ = walk.value(tree.root(), "", 0);
+        self.sources = std::mem::take(&mut walk.sources);
+        count(&mut self.number, &mut walk.number);
         match walk.written() {
             Some(data) => sse::with_data(&template.event, &data, out),
             None => out.extend_from_slice(&template.event),
         }
     }
+}
+
+/// Whether the document is an event of a response that does not add to a text.
+fn repeats(tree: &JsonTree<'_>) -> bool {
+    let Some(kind) = tree.view().text("type") else { return false };
+    is_event(kind) && !is_delta(kind)
+}
+
+/// Counts an event. If the number is not higher than that of the event before, because more events
+/// were sent than the server has counted, it becomes the next one.
+fn count(last: &mut Option<u64>, number: &mut Option<EventNumber>) {
+    let Some(number) = number else { return };
+    if let Some(last) = *last
+        && number.value <= last
+    {
+        number.value = last.saturating_add(1);
+        number.changed = true;
+    }
+    *last = Some(number.value);
 }
 
 /// A filter that inserts one text at its position and empties all others.

@@ -12,6 +12,11 @@ const TEXT_MIN: usize = 8;
 /// The number of base64 characters that are decoded: 24 bytes.
 const CHARS: usize = 32;
 
+/// Whether a text has only the characters of base64.
+pub(super) fn is_base64(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+}
+
 /// The first bytes of base64 content. There are none if it is not base64.
 fn first(content: &[u8]) -> Vec<u8> {
     // Only complete groups of 4 characters can be decoded.
@@ -124,9 +129,10 @@ pub(super) fn is_content(content: &str) -> bool {
         || !(is_text(&front) || front.starts_with(b"ID3"))
 }
 
-/// Whether bytes begin with the sync word of an MPEG audio frame or an ADTS header.
+/// Whether bytes begin with the sync word of an MPEG audio frame or an ADTS header. `FF FE` is the
+/// byte order mark of UTF-16 text; of sounds, only Layer I with a checksum begins so.
 fn is_mpeg_audio(bytes: &[u8]) -> bool {
-    matches!(bytes, [0xff, second, ..] if second & 0xe0 == 0xe0)
+    matches!(bytes, [0xff, second, ..] if second & 0xe0 == 0xe0 && *second != 0xfe)
 }
 
 /// Whether bytes look like text: ASCII, UTF-8 with its byte order mark, or UTF-16.
@@ -191,6 +197,10 @@ mod tests {
             "ID3\u{4}\0\0\0\0\0\u{2}ab#EXTM3U\nhttp://x/p.m3u8\n",
             "ID3\u{4}\0\0\0\0\u{1}\0",
         ] {
+            let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            let marked = [&b"\xff\xfe"[..], &wide].concat();
+            assert!(!is_content(&packed(&marked)), "{text:?} in UTF-16");
+            assert!(!fits("audio/mpeg", &packed(&marked)), "{text:?} in UTF-16");
             let packed = packed(text.as_bytes());
             for media_type in [
                 "video/mp4",

@@ -18,7 +18,10 @@ impl ModelCall<'_> {
         for reach in std::mem::take(&mut self.external_references) {
             let done = which(&reach)
                 && match reach.kind {
-                    ReferenceKind::Media => replace(&mut self.object, &reach.steps),
+                    ReferenceKind::Media => {
+                        let part = self.operation().dialect().text_part();
+                        replace(&mut self.object, &reach.steps, part)
+                    }
                     ReferenceKind::HostedTool
                     | ReferenceKind::Mcp
                     | ReferenceKind::Background
@@ -106,6 +109,10 @@ fn is_dangling(choice: &Object<'_>, tools: &[Value<'_>]) -> bool {
     {
         return true;
     }
+    // The Responses dialect has the list in the choice itself.
+    if let Some([]) = choice.array("tools") {
+        return true;
+    }
     match name_in(choice) {
         Some(wanted) => !tools.iter().any(|tool| name(tool) == Some(wanted)),
         None => false,
@@ -126,6 +133,10 @@ fn collect<'v>(
                 Some(_) | None => own,
             };
             found.push((format!("{at}tools[{place}]"), kind));
+            // A namespace holds tools itself.
+            if let Some(inner) = tool.as_object() {
+                collect(inner, own, &format!("{at}tools[{place}]."), found);
+            }
         }
     }
     if let Some(functions) = object.array("functions") {
@@ -166,7 +177,7 @@ pub(super) fn at<'v, 'b>(root: &'v mut Object<'b>, steps: &[Step]) -> Option<&'v
 
 /// Replaces the content part that the steps lead into by a note. The part is the innermost item of
 /// an array on the path. Returns false if it is no content part.
-fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
+fn replace(root: &mut Object<'_>, steps: &[Step], note_type: &'static str) -> bool {
     // A note is no valid tool.
     if let Some(Step::Key(key)) = steps.first()
         && matches!(key.as_str(), "tools" | "functions")
@@ -176,7 +187,7 @@ fn replace(root: &mut Object<'_>, steps: &[Step]) -> bool {
     match part_at(root, steps) {
         Some(part) if part.member("type").is_some() => {
             let mut note = Object::new();
-            note.set("type", Value::from_text("text"));
+            note.set("type", Value::from_text(note_type));
             note.set("text", Value::from_text(NOTE));
             *part = Value::Object(note);
             true

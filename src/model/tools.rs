@@ -9,6 +9,7 @@ pub(super) mod typed;
 mod whole;
 
 pub(super) use gate::{Gate, Passage};
+pub(super) use whole::CallsOf;
 pub use whole::whole;
 
 use super::unreadable::Unreadable;

@@ -20,6 +20,9 @@ pub enum Unreadable {
     /// One object has two texts under one name.
     #[error("a member of the answer occurs twice")]
     Twice,
+    /// An item of a response begins with a text, which clients join with its deltas or ignore.
+    #[error("an item of the answer begins with a text")]
+    Begun,
     /// It is deeper than `DEPTH_MAX`.
     #[error("the answer is nested deeper than {DEPTH_MAX}")]
     Depth,

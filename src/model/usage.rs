@@ -32,6 +32,8 @@ pub struct AnswerLimits {
     pub each: u64,
     /// The bytes of the whole answer, if there is no cap on tokens or the answer does not stream.
     pub bytes: u64,
+    /// The bytes of one event of a stream.
+    pub event: usize,
 }
 
 /// The bytes that every answer may have in addition to those of its tokens.
@@ -163,8 +165,15 @@ impl Sent {
 /// text. Otherwise the bytes of the body and of the text are counted.
 #[must_use]
 pub fn settle(sent: Sent, heard: &Heard) -> (Usage, UsageSource) {
-    // Without a cap, the text limits the output that a report can claim.
-    let cap = sent.output_tokens.unwrap_or_else(|| heard.text.saturating_add(OUTPUT_SPARE));
+    // Without a cap, the text limits the output that a report can claim. A server may keep the text
+    // of its reasoning.
+    let cap = match (sent.output_tokens, heard.usage) {
+        (Some(cap), _) => cap,
+        (None, Some(told)) => {
+            heard.text.saturating_add(told.reasoning).saturating_add(OUTPUT_SPARE)
+        }
+        (None, None) => heard.text.saturating_add(OUTPUT_SPARE),
+    };
     // An upper bound: every token has at least one byte.
     let bound = Usage { input: sent.bytes, output: heard.text.min(cap), reasoning: 0 };
     let Some(told) = heard
@@ -254,6 +263,14 @@ mod tests {
             ..Heard::default()
         };
         assert_eq!(settle(Sent { output_tokens: None, ..SENT }, &endless).1, UsageSource::Bound);
+        // Reasoning that the server does not show is output too.
+        let hidden = Heard {
+            usage: Some(Usage { input: 9, output: 5_000, reasoning: 4_980 }),
+            text: 20,
+            ..endless
+        };
+        let uncapped = settle(Sent { output_tokens: None, ..SENT }, &hidden);
+        assert_eq!(uncapped.1, UsageSource::Reported);
     }
 
     #[test]

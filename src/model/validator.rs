@@ -1,16 +1,18 @@
 //! Validates every field of a body, at every depth, by a profile.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::json::{self, Limits, Object, Value};
 use crate::refusal::{Code, Refusal};
-use crate::suggest::nearest;
 
 use super::inline_slot::{InlineSlot, SlotForm};
 use super::kind::{Medium, ObjectKind, Rule, StringKind, ValueKind};
-use super::path::{Path, shown};
+use super::label::Label;
+use super::path::Path;
 use super::profile::{Profile, Shape, Union};
 use super::signature;
+use super::unknown_field::{may_drop, refusal};
 use super::{ExternalReference, ReferenceKind, UnknownFields};
 
 /// The maximum number of dropped fields that are listed for the caller.
@@ -51,12 +53,12 @@ impl<'t> BodyValidator<'t> {
                     out.insert(key.to_owned());
                 }
                 Some(rule) => self.rule(rule, value, &path)?,
-                // A field under `never` is refused in this mode too. It could load code, or change
-                // the identity or address of the server.
-                None if self.unknown == UnknownFields::Drop && !self.profile.never(key) => {
+                None if self.unknown == UnknownFields::Drop
+                    && may_drop(self.profile, shape, key) =>
+                {
                     out.insert(key.to_owned());
                 }
-                None => return Err(self.unknown(shape, key, value, &path)),
+                None => return Err(refusal(self.profile, shape, key, value, &path)),
             }
         }
         if !out.is_empty() {
@@ -76,6 +78,14 @@ impl<'t> BodyValidator<'t> {
                 return Err(Refusal::new(Code::FieldMissing)
                     .saying(format!("The field {missing} is required."))
                     .at(missing));
+            }
+        }
+        match Label::of_source(shape, object) {
+            Label::Fits => {}
+            Label::Other(actual) => object.set("media_type", Value::from_text(actual)),
+            Label::Wrong(label) => {
+                let path = Path::Key(path, "data");
+                return Err(invalid(&path, &format!("does not begin as {label} does")));
             }
         }
         Ok(())
@@ -284,7 +294,12 @@ impl<'t> BodyValidator<'t> {
     }
 
     /// Checks inline content by its type and size. Any other value is an external reference.
-    fn media(&mut self, medium: Medium, text: &str, path: &Path<'_>) -> Result<(), Refusal> {
+    fn media(
+        &mut self,
+        medium: Medium,
+        text: &mut Cow<'_, str>,
+        path: &Path<'_>,
+    ) -> Result<(), Refusal> {
         let max = self.profile.media_chars_max();
         if text.len() > max {
             return Err(invalid(
@@ -294,8 +309,8 @@ impl<'t> BodyValidator<'t> {
         }
         // Bare base64 has no label. Its bytes show whether it is content.
         if medium == Medium::Base64 {
-            if !is_base64(text) {
-                self.external_references.push(reach(ReferenceKind::Media, text.to_owned(), path));
+            if !signature::is_base64(text) {
+                self.external_references.push(reach(ReferenceKind::Media, text.to_string(), path));
             } else if !signature::is_content(text) {
                 return Err(invalid(
                     path,
@@ -312,19 +327,24 @@ impl<'t> BodyValidator<'t> {
             let slot = InlineSlot::new(SlotForm::DataUrl, types, max);
             self.external_references.push(ExternalReference {
                 slot,
-                ..reach(ReferenceKind::Media, text.to_owned(), path)
+                ..reach(ReferenceKind::Media, text.to_string(), path)
             });
             return Ok(());
         };
         match rest.split_once(";base64,") {
             Some((media_type, content))
-                if types.iter().any(|known| known == media_type) && is_base64(content) =>
+                if types.iter().any(|known| known == media_type)
+                    && signature::is_base64(content) =>
             {
-                let fits = signature::fits(media_type, content);
-                if fits {
-                    Ok(())
-                } else {
-                    Err(invalid(path, &format!("does not begin as {media_type} does")))
+                match Label::of(media_type, types, content) {
+                    Label::Fits => Ok(()),
+                    Label::Other(actual) => {
+                        *text = Cow::Owned(format!("data:{actual};base64,{content}"));
+                        Ok(())
+                    }
+                    Label::Wrong(label) => {
+                        Err(invalid(path, &format!("does not begin as {label} does")))
+                    }
                 }
             }
             Some(_) | None => Err(invalid(
@@ -336,50 +356,6 @@ impl<'t> BodyValidator<'t> {
             )),
         }
     }
-
-    /// The refusal of a field that the shape does not have.
-    fn unknown(&self, shape: &Shape, key: &str, value: &Value<'_>, path: &Path<'_>) -> Refusal {
-        let refusal = Refusal::new(Code::FieldNotAllowed).at(path.to_string());
-        let server = self.profile.name();
-        if self.profile.never(key) {
-            return refusal.saying(format!(
-                "The field {path} is not allowed: it is never taken from a caller."
-            ));
-        }
-        // Some servers compare keys without regard to case. A similar key would bypass the rule of
-        // the real one.
-        let folded = fold(key);
-        if let Some((known, _)) = shape.fields.iter().find(|(known, _)| fold(known) == folded) {
-            let says = format!(
-                "The field {path} is not allowed: {} is not {known:?}; keys are compared exactly.",
-                shown(key)
-            );
-            return refusal.saying(says);
-        }
-        let near = nearest(shape.fields.iter().map(|(known, _)| known.as_str()), key);
-        let rule = match value {
-            Value::Null => "open",
-            Value::Bool(_) => "bool",
-            Value::Number(_) => "number",
-            Value::String(_) => "string",
-            Value::Array(_) => "[open]",
-            Value::Object(_) => "object",
-        };
-        refusal.saying(format!(
-            "The field {path} is not one that the profile {server} passes{}. An agent's class with \
-                unknown_fields = \"drop\" drops \
-             it. The line that would let it pass, built into config/profiles/{server}.toml under \
-             [shape.{}]: {} = \"{rule}\".",
-            near.map_or_else(String::new, |near| format!("; did you mean {near:?}")),
-            shape.name,
-            shown(key),
-        ))
-    }
-}
-
-/// Whether a text has only the characters of base64.
-fn is_base64(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
 }
 
 /// An external reference without a slot.
@@ -469,32 +445,5 @@ fn last_key(path: &Path<'_>) -> String {
         Path::Root => String::new(),
         Path::Key(_, key) => (*key).to_owned(),
         Path::Item(parent, _) => last_key(parent),
-    }
-}
-
-/// Whether [`fold`] leaves a key unchanged, because it is in ASCII without capitals.
-pub(super) fn is_folded(key: &str) -> bool {
-    key.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
-}
-
-/// The common form of all spellings that some parser reads as the same key. It ignores case, the
-/// characters that case folding maps to ASCII (long s, Kelvin sign), and full-width letters.
-pub(super) fn fold(key: &str) -> String {
-    let mut folded = String::with_capacity(key.len());
-    for character in key.chars() {
-        // Uppercase first: the long s has an ASCII uppercase form. Lowercase second: the Kelvin
-        // sign has an ASCII lowercase form.
-        for upper in narrow(character).to_uppercase() {
-            folded.extend(upper.to_lowercase());
-        }
-    }
-    folded
-}
-
-/// The ASCII character for a full-width one. Other characters stay.
-fn narrow(character: char) -> char {
-    match u32::from(character) {
-        code @ 0xff01..=0xff5e => char::from_u32(code - 0xfee0).unwrap_or(character),
-        _ => character,
     }
 }

@@ -2,11 +2,13 @@
 //! share it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::lock::locked;
 
 /// Counters and times of one connection. Requests update them; the timers of the connection read
 /// them.
@@ -102,7 +104,7 @@ impl Activity {
     /// The locked state. A panic in another holder leaves only counters, so a poisoned lock is
     /// usable.
     fn lock(&self) -> MutexGuard<'_, ActivityState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     /// Records a new request. `takes_interim` is true if its caller understands interim answers.

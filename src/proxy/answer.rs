@@ -1,6 +1,5 @@
 //! Answers with a body, complete or streamed, and the values that must live until delivery ends.
 
-use std::fmt;
 use std::iter::zip;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use http::{HeaderValue, Response};
 use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::authenticate::Authenticated;
-use crate::guard::egress::answer::{Findings, ResponseFilters};
+use crate::guard::egress::answer::ResponseFilters;
 use crate::guard::egress::policy::Use;
 use crate::guard::egress::request::token_restrictions;
 use crate::guard::gcra::Headroom;
@@ -19,24 +18,23 @@ use crate::guard::route::Routed;
 use crate::guard::table::ModelRoute;
 use crate::guard::understand::{may_use, not_found};
 use crate::model::answer::StreamFilter;
-use crate::model::redact::Redactor;
-use crate::model::usage::{self, Heard, Sent};
-use crate::model::{Dialect, Operation, convert, models, response_text, tools};
+use crate::model::usage::{self, Extent, Heard, Sent};
+use crate::model::{Dialect, Operation, convert, error, models, repair};
+use crate::proxy::answer_head::{AnswerForm, check_response_head, form_of};
+use crate::proxy::beside::beside;
 use crate::proxy::body::Body;
 use crate::proxy::buffer::Room;
 use crate::proxy::exchange::{Exchange, Occupied, ResponseParts};
-use crate::proxy::forward::{AnswerForm, check_response_head, collect};
+use crate::proxy::filtered::{filtered, noted, through};
+use crate::proxy::forward::collect;
+use crate::proxy::pool::Arriving;
 use crate::proxy::respond;
 use crate::proxy::stream::StreamSource;
 use crate::proxy::times::ReadLimits;
 use crate::proxy::watch::RevocationWatcher;
-use crate::proxy::{EVENTS, Gateway, JSON};
+use crate::proxy::{Gateway, JSON};
 use crate::refusal::{Code, Refusal};
 use crate::token::Names;
-
-/// Answers longer than this are parsed on a blocking thread, so that other requests do not wait (64
-/// KiB).
-const BESIDE_MIN: usize = 64 << 10;
 
 /// An answer that is complete except for the names of its request and its records.
 pub(super) enum Answer {
@@ -139,24 +137,55 @@ impl Gateway {
         exchange.sends(sent);
         let extent = exchange.config.answers.of(sent);
         let response = self.ask(&committed, &mut watch, exchange).await?;
-        let head = check_response_head(response.status().as_u16(), response.headers())?;
+        let framing = operation.dialect().framing();
+        let head = check_response_head(response.status().as_u16(), response.headers(), framing)?;
         exchange.head(head.status);
+        let mut body = response.into_body();
+        let times = exchange.times();
+        let form = match head.form {
+            AnswerForm::Unknown => tokio::select! {
+                form = form_of(&head, &mut body, framing, &times) => form?,
+                refusal = watch.revoked() => return Err(refusal),
+            },
+            known @ (AnswerForm::Json | AnswerForm::Events | AnswerForm::Opaque) => known,
+        };
         let parts = ResponseParts {
             retry_after: head.retry_after,
             status: head.status,
-            content_type: head.content_type,
+            content_type: form.content_type(framing),
         };
-        let body = response.into_body();
-        let redactor = Arc::clone(&exchange.config.redactor);
-        if call.stream && matches!(head.heard, AnswerForm::Events) {
-            let filter = StreamFilter::new(operation, call.usage_asked, filter);
-            let source = StreamSource::Upstream(
-                body,
-                Box::new(filter.redacting(redactor).within(extent)),
-                None,
-            );
+        if form == AnswerForm::Opaque {
+            let why = format!("status {}, media type {:?}", head.status, head.media_type);
+            return Ok(own_error(parts, &why, exchange));
+        }
+        if call.stream && form == AnswerForm::Events {
+            let redactor = Arc::clone(&exchange.config.redactor);
+            let filter = StreamFilter::new(operation, call.usage_asked, filter)
+                .redacting(redactor)
+                .within(extent)
+                .within_events(exchange.config.answers.event);
+            let source = StreamSource::Upstream(body, Box::new(filter), None);
             return Ok(Answer::Stream(parts, Box::new(Stream { source, watch })));
         }
+        let wanted = Wanted { operation, stream: call.stream, usage_asked: call.usage_asked };
+        let arriving = ArrivingAnswer { body, form, parts, extent };
+        self.document(wanted, arriving, filter, watch, exchange).await
+    }
+
+    /// Reads an upstream's answer to its end and makes the caller's answer from it.
+    ///
+    /// # Errors
+    /// As [`Self::call`], after the head.
+    async fn document(
+        &self,
+        wanted: Wanted,
+        arriving: ArrivingAnswer,
+        filter: ResponseFilters,
+        mut watch: RevocationWatcher,
+        exchange: &mut Exchange,
+    ) -> Result<Answer, Refusal> {
+        let ArrivingAnswer { body, form, parts, extent } = arriving;
+        let operation = wanted.operation;
         // The bound that follows from the request applies within the configured one.
         let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
         let limits = ReadLimits { bytes_max, times: exchange.times() };
@@ -172,7 +201,7 @@ impl Gateway {
         let length = bytes.len();
         // Some servers stream although the request did not want it. Their events are joined to one
         // answer.
-        let joins = matches!(head.heard, AnswerForm::Events);
+        let joins = form == AnswerForm::Events;
         let content_type = if joins { HeaderValue::from_static(JSON) } else { parts.content_type };
         let parts = ResponseParts { content_type, ..parts };
         let (heard, bytes) =
@@ -186,18 +215,63 @@ impl Gateway {
         }
         // A server that does not stream answers a stream request with one document. Errors stay
         // documents.
-        if call.stream && parts.status < 300 {
-            let filter = StreamFilter::new(operation, call.usage_asked, filter).redacting(redactor);
+        if wanted.stream && parts.status < 300 {
+            let redactor = Arc::clone(&exchange.config.redactor);
+            let filter = StreamFilter::new(operation, wanted.usage_asked, filter)
+                .within_events(exchange.config.answers.event)
+                .redacting(redactor);
             let pieces = as_events(operation, bytes, filter, exchange).await?;
-            let parts = ResponseParts { content_type: HeaderValue::from_static(EVENTS), ..parts };
+            let content_type = HeaderValue::from_static(operation.dialect().framing().media_type());
+            let parts = ResponseParts { content_type, ..parts };
             return Ok(Answer::Stream(
                 parts,
                 Box::new(Stream { source: StreamSource::Pieces(pieces), watch }),
             ));
         }
-        let bytes = filtered(bytes, parts.status, filter, exchange).await?;
-        Ok(Answer::Whole(parts, bytes))
+        match filtered(operation, bytes, parts.status, filter, exchange).await {
+            Ok(bytes) => Ok(Answer::Whole(parts, bytes)),
+            // An error stays an error with its status, because a client may retry another one.
+            Err(refusal) if parts.status >= 400 && refusal.code == Code::UpstreamInvalid => {
+                let why = match refusal.detail {
+                    Some(detail) => format!("status {}: {detail}", parts.status),
+                    None => format!("status {}", parts.status),
+                };
+                Ok(own_error(parts, &why, exchange))
+            }
+            Err(refusal) => Err(refusal),
+        }
     }
+}
+
+/// The caller's request, as far as its answer depends on it.
+struct Wanted {
+    operation: Operation,
+    stream: bool,
+    usage_asked: bool,
+}
+
+/// An answer whose head has come.
+struct ArrivingAnswer {
+    body: Arriving,
+    form: AnswerForm,
+    parts: ResponseParts,
+    extent: Extent,
+}
+
+/// The answer to an upstream's error whose body is not passed on: its status with the gateway's own
+/// body. `why` is for the operator.
+fn own_error(parts: ResponseParts, why: &str, exchange: &mut Exchange) -> Answer {
+    let status = parts.status;
+    let message = format!(
+        "The model's server answered with status {status}. Its text has a form that the gateway \
+        does not pass on."
+    );
+    let refusal = Refusal::new(Code::UpstreamError).keeping(status).saying(message).because(why);
+    exchange.explained(&refusal);
+    // The rest of the body is not read.
+    exchange.occupied.server = Permit::default();
+    let body = error::body(exchange.dialect, &refusal, &exchange.id_text);
+    Answer::Whole(parts, Bytes::from(body))
 }
 
 /// The answer as one document, and what it reports. With `joins`, `bytes` are events.
@@ -209,6 +283,10 @@ fn joined(operation: Operation, bytes: Bytes, joins: bool) -> Result<(Heard, Byt
         Bytes::from(convert::joined(operation, &bytes).map_err(unlike)?)
     } else {
         bytes
+    };
+    let whole = match repair::lone_surrogates(&whole) {
+        Some(repaired) => Bytes::from(repaired),
+        None => whole,
     };
     Ok((usage::heard(operation, &whole), whole))
 }
@@ -235,111 +313,6 @@ async fn as_events(
 fn unlike(why: convert::Unlike) -> Refusal {
     let code = if why == convert::Unlike::Cut { Code::Truncated } else { Code::UpstreamInvalid };
     Refusal::new(code).because(why)
-}
-
-/// Runs work on an answer of `bytes` bytes; above [`BESIDE_MIN`] on a blocking thread.
-///
-/// The work holds the slots and the room of the exchange until it is done, because it continues if
-/// the caller leaves.
-async fn beside<T: Send + 'static>(
-    bytes: usize,
-    exchange: &mut Exchange,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    if bytes <= BESIDE_MIN {
-        return Ok(work());
-    }
-    // Moved into the closure: a caller that cancels must not free its slots while the work still
-    // runs.
-    let occupied = std::mem::take(&mut exchange.occupied);
-    let done = tokio::task::spawn_blocking(move || (work(), occupied)).await;
-    let (done, occupied) = done.map_err(|why| Refusal::new(Code::Internal).because(why))?;
-    exchange.occupied = occupied;
-    Ok(done)
-}
-
-/// A complete answer with its texts filtered.
-async fn filtered(
-    bytes: Bytes,
-    status: u16,
-    filter: ResponseFilters,
-    exchange: &mut Exchange,
-) -> Result<Bytes, Refusal> {
-    let (length, redactor, error) =
-        (bytes.len(), Arc::clone(&exchange.config.redactor), status >= 400);
-    let filtered = beside(length, exchange, move || {
-        let (looked, findings) = looked_through(bytes, filter);
-        (looked.map(|bytes| redacted(&redactor, bytes, error)), findings)
-    });
-    let (looked, findings) = filtered.await?;
-    exchange.found(&findings);
-    exchange.adjustments.removed = findings.removed;
-    looked
-}
-
-/// The bytes of an answer without the gateway's own secrets. `error` is true for an error's body.
-fn redacted(redactor: &Redactor, bytes: Bytes, error: bool) -> Bytes {
-    match redactor.whole(&bytes, error) {
-        Some(redacted) => Bytes::from(redacted),
-        None => bytes,
-    }
-}
-
-/// The refusal for an answer whose form is invalid.
-fn invalid(fault: impl fmt::Display) -> Refusal {
-    Refusal::new(Code::UpstreamInvalid).because(fault)
-}
-
-/// Applies the response filters to the tool calls and the texts of a complete answer. Findings are
-/// returned even with a refusal, because they are recorded.
-fn looked_through(bytes: Bytes, mut filter: ResponseFilters) -> (Result<Bytes, Refusal>, Findings) {
-    let called = tools::whole(&bytes, &mut filter);
-    let changed = response_text::whole(&bytes, &mut filter);
-    let findings = filter.into_parts().0.into_findings();
-    // A finding that refuses the answer comes before a fault of its form: it is the more exact
-    // reason.
-    let looked = match (findings.passes(), called, changed) {
-        (Err(refusal), _, _) => Err(refusal),
-        (Ok(()), Err(fault), _) | (Ok(()), Ok(_), Err(fault)) => Err(invalid(fault)),
-        (Ok(()), Ok(_), Ok(Some(changed))) => Ok(Bytes::from(changed)),
-        (Ok(()), Ok(_), Ok(None)) => Ok(bytes),
-    };
-    (looked, findings)
-}
-
-/// A stream after its filter.
-struct Through {
-    /// The filtered pieces.
-    pieces: Vec<Vec<u8>>,
-    /// The filter, with its findings.
-    filter: StreamFilter<ResponseFilters>,
-}
-
-/// Filters the pieces of a stream.
-///
-/// # Errors
-/// `upstream-invalid` if a piece cannot be parsed.
-fn through(
-    pieces: Vec<Vec<u8>>,
-    mut filter: StreamFilter<ResponseFilters>,
-) -> Result<Through, Refusal> {
-    let mut passed = Vec::with_capacity(pieces.len());
-    for piece in pieces {
-        let mut out = Vec::with_capacity(piece.len());
-        filter.push(&piece, &mut out).map_err(invalid)?;
-        passed.push(out);
-    }
-    Ok(Through { pieces: passed, filter })
-}
-
-/// Records what the filter found, then checks whether the findings allow the answer.
-fn noted(passed: Through, exchange: &mut Exchange) -> Result<Vec<Vec<u8>>, Refusal> {
-    let Through { pieces, filter } = passed;
-    let findings = filter.filters().first().findings();
-    exchange.heard(filter.heard());
-    exchange.found(findings);
-    findings.passes()?;
-    Ok(pieces)
 }
 
 /// The models that the token may use, each under every name that it may use for it.
@@ -456,14 +429,18 @@ pub(super) fn list(
     let Some(asked) = one else {
         let mut entries = Vec::new();
         for (name, served) in usable(caller) {
-            entries.push(model_entry(name, served));
+            // Ollama's clients call a listed model by Ollama's own operations.
+            if dialect != Dialect::Ollama || served.has(Operation::OllamaChat) {
+                entries.push(model_entry(name, served));
+            }
         }
         return Ok(models::list(dialect, &entries));
     };
-    for (name, served) in usable(caller) {
-        if name == asked {
-            return Ok(models::one(dialect, &model_entry(name, served)));
+    // An alias may stand for more names than the list has.
+    match caller.tables().model(asked) {
+        Some(served) if may_use(caller, asked, served) => {
+            Ok(models::one(dialect, &model_entry(asked, served)))
         }
+        Some(_) | None => Err(not_found(asked)),
     }
-    Err(not_found(asked))
 }

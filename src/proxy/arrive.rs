@@ -16,6 +16,7 @@ use crate::guard::route::{RequestTarget, route};
 use crate::model::Dialect;
 use crate::proxy::answer::{Answer, Failed};
 use crate::proxy::body::Body;
+use crate::proxy::cors::Cors;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::framing::framing;
 use crate::proxy::public::{Public, readable};
@@ -41,12 +42,21 @@ impl Gateway {
         exchange.reader.clone_from(&origin.reader);
         let (parts, mut body) = request.into_parts();
         let alone = parts.method == Method::HEAD;
+        let cors = Cors::of(&parts, &exchange.config.cors);
+        let is_preflight = cors.as_ref().is_some_and(Cors::is_preflight);
         let over_http1 = parts.version <= http::Version::HTTP_11;
         // A caller that waits for 100 Continue has sent no body yet. Reading it here would request
         // it without use (RFC 9110 section 10.1.1).
         let expects = parts.headers.contains_key(EXPECT);
-        let answer =
-            self.answer(Request::from_parts(parts, ()), &mut body, &origin, &mut exchange).await;
+        let request = Request::from_parts(parts, ());
+        let answer = if is_preflight {
+            exchange.operation = "preflight";
+            framing(&request, origin.framing)
+                .map(|()| Answer::Public(Bytes::new(), respond::TEXT))
+                .map_err(Refused::from)
+        } else {
+            self.answer(request, &mut body, &origin, &mut exchange).await
+        };
         let answered = match answer {
             Ok(answer) => match Box::pin(answer.respond(exchange)).await {
                 Ok(response) => Ok(response),
@@ -60,7 +70,8 @@ impl Gateway {
             Err((refused, exchange)) => {
                 // RFC 9112 section 6.1: close after a message whose framing two parsers could read
                 // differently (request smuggling).
-                close = over_http1 && refused.refusal.code == Code::FramingInvalid;
+                let code = refused.refusal.code;
+                close = over_http1 && matches!(code, Code::FramingInvalid | Code::UpgradeNotServed);
                 Box::pin(self.refuse(refused, exchange, origin.peer)).await
             }
         };
@@ -68,6 +79,9 @@ impl Gateway {
         // close` announces it.
         close |=
             over_http1 && !(body.is_end_stream() || !expects && buffer::spent(&mut body).await);
+        if let Some(cors) = cors {
+            cors.allow(response.headers_mut());
+        }
         if close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -159,6 +173,12 @@ impl Gateway {
 
 /// The dialect of errors for the caller that sent `request`.
 pub(super) fn dialect<B>(request: &Request<B>) -> Dialect {
+    if request.uri().path().starts_with("/api/") {
+        return Dialect::Ollama;
+    }
+    if request.uri().path().starts_with("/v1/responses") {
+        return Dialect::Responses;
+    }
     let anthropic = request.uri().path().starts_with("/v1/messages")
         || request.headers().contains_key("anthropic-version");
     if anthropic { Dialect::Anthropic } else { Dialect::OpenAi }

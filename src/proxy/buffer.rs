@@ -13,6 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::proxy::times::ReadLimits;
+use crate::proxy::zstd;
 use crate::refusal::{Code, Refusal};
 
 /// The memory that all buffered bodies may use together, in bytes.
@@ -101,18 +102,31 @@ const REST_MAX: usize = 64 << 10;
 /// How long it waits for those bytes.
 const REST_TIME: Duration = Duration::from_millis(100);
 
-/// Checks that the headers announce a body that the gateway reads: JSON in UTF-8, without a content
-/// coding.
+/// The content coding of a body (RFC 9110, section 8.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    /// None.
+    Identity,
+    /// `zstd`.
+    Zstd,
+}
+
+/// Checks that the headers announce a body that the gateway reads: JSON in UTF-8. Returns its
+/// content coding.
 ///
 /// # Errors
 /// `body-encoded` or `content-type`.
-fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
-    if headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
-        return Err(Code::BodyEncoded.into());
+fn announced(headers: &HeaderMap) -> Result<Coding, Refusal> {
+    let mut coding = Coding::Identity;
+    for value in headers.get_all(CONTENT_ENCODING) {
+        if value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity") {
+            continue;
+        }
+        // A second coding would have to be undone too.
+        if coding == Coding::Zstd || !value.as_bytes().eq_ignore_ascii_case(b"zstd") {
+            return Err(Code::BodyEncoded.into());
+        }
+        coding = Coding::Zstd;
     }
     // Two Content-Type fields are refused, because they can disagree.
     let mut types = headers.get_all(CONTENT_TYPE).iter();
@@ -123,16 +137,20 @@ fn announced(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut parts = only.split(';');
     let Some(essence) = parts.next() else { return Err(Code::ContentType.into()) };
     if essence.trim().eq_ignore_ascii_case("application/json") && parts.all(is_utf8) {
-        Ok(())
+        Ok(coding)
     } else {
         Err(Code::ContentType.into())
     }
 }
 
-/// Whether a parameter of a media type is `charset=utf-8`.
+/// Whether a parameter of a media type is `charset=utf-8`, or empty, after a last semicolon.
 fn is_utf8(parameter: &str) -> bool {
+    if parameter.trim().is_empty() {
+        return true;
+    }
     let Some((name, value)) = parameter.trim().split_once('=') else { return false };
-    name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+    let value = value.trim_matches('"').to_ascii_lowercase();
+    name.eq_ignore_ascii_case("charset") && matches!(value.as_str(), "utf-8" | "utf8")
 }
 
 /// The refusal for a body of more than `max` bytes.
@@ -141,7 +159,8 @@ fn too_large(max: u64) -> Refusal {
         .saying(format!("The body is larger than the {max} bytes that this gateway takes."))
 }
 
-/// Reads a body within `limits`. Two pieces come at most `times.idle_max` apart, and all of them
+/// Reads a body within `limits`, and undoes its content coding. The limit on its size applies
+/// before and after that. Two pieces come at most `times.idle_max` apart, and all of them
 /// before `times.ends`.
 ///
 /// # Errors
@@ -154,7 +173,7 @@ pub async fn read(
     limits: ReadLimits,
 ) -> Result<BufferedBody, Refusal> {
     let ReadLimits { bytes_max, times } = limits;
-    announced(&headers)?;
+    let coding = announced(&headers)?;
     // The head contains a token. It is not kept in memory while the body arrives.
     drop(headers);
     let size = body.size_hint();
@@ -188,10 +207,29 @@ pub async fn read(
             whole.extend_from_slice(&data);
         }
     }
-    Ok(BufferedBody {
-        bytes: if whole.is_empty() { first } else { Bytes::from(whole) },
-        room: Some(room),
-    })
+    let bytes = if whole.is_empty() { first } else { Bytes::from(whole) };
+    match coding {
+        Coding::Identity => Ok(BufferedBody { bytes, room: Some(room) }),
+        Coding::Zstd => decode(bytes, bytes_max, room).await,
+    }
+}
+
+/// Decodes a body in zstd on a blocking thread: a short body can be long work.
+async fn decode(packed: Bytes, bytes_max: u64, mut room: Room) -> Result<BufferedBody, Refusal> {
+    // The room moves with the work, which continues if the caller leaves.
+    let work = move || {
+        let bytes = zstd::decoded(&packed, |sum, more| {
+            if (sum + more) as u64 > bytes_max {
+                return Err(too_large(bytes_max));
+            }
+            room.grow(more)
+        })?;
+        Ok(BufferedBody { bytes, room: Some(room) })
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(decoded) => decoded,
+        Err(why) => Err(Refusal::new(Code::Internal).because(why)),
+    }
 }
 
 /// Reads the rest of an unused body, if it is short and already there. True if all of it is read.
@@ -233,6 +271,8 @@ mod tests {
     fn only_plain_json_is_read() {
         check(&[("content-type", "application/json")], None);
         check(&[("content-type", "Application/JSON; charset=UTF-8")], None);
+        check(&[("content-type", "application/json;charset=utf8;")], None);
+        check(&[("content-type", "application/json"), ("content-encoding", "")], None);
         check(&[("content-type", "application/json; charset=utf-16")], Some(Code::ContentType));
         check(&[("content-type", "application/json; x=y")], Some(Code::ContentType));
         check(&[("content-type", "text/plain")], Some(Code::ContentType));
@@ -245,6 +285,18 @@ mod tests {
             &[("content-type", "application/json"), ("content-encoding", "gzip")],
             Some(Code::BodyEncoded),
         );
+        check(&[("content-type", "application/json"), ("content-encoding", "ZSTD")], None);
+        for twice in [["zstd", "zstd"], ["zstd", "gzip"], ["zstd, zstd", ""]] {
+            let [first, second] = twice;
+            check(
+                &[
+                    ("content-type", "application/json"),
+                    ("content-encoding", first),
+                    ("content-encoding", second),
+                ],
+                Some(Code::BodyEncoded),
+            );
+        }
     }
 
     #[test]

@@ -218,13 +218,14 @@ fn passed_on(response: Response<Incoming>, dialect: Dialect) -> Response<Body> {
     parts.version = Version::default();
     OF_CONNECTIONS.iter().for_each(|name| drop(parts.headers.remove(name)));
     // Only a stream without a length needs the event: with a length the cut is visible.
-    let is_stream = text(&parts.headers, CONTENT_TYPE.as_str()).starts_with("text/event-stream")
+    let is_stream = text(&parts.headers, CONTENT_TYPE.as_str())
+        .starts_with(dialect.framing().media_type())
         && !parts.headers.contains_key(CONTENT_LENGTH);
     let broken = if is_stream {
         // The event carries the request's name, so that the caller can find the request in the log.
         let request = text(&parts.headers, respond::REQUEST.as_str());
         let refusal = Refusal::new(Code::GatewayStopping);
-        Some(Bytes::from(error::event(dialect, &refusal, request)))
+        Some(Bytes::from(error::event(dialect, &refusal, request, None)))
     } else {
         None
     };

@@ -17,8 +17,8 @@ use crate::clock::Clock;
 use crate::crypto::encryption::KeyedDigest;
 use crate::guard::admit::{Adjustments, Admitted};
 use crate::guard::authenticate::CachedToken;
-use crate::guard::egress::answer::Findings;
 use crate::guard::egress::fetches::WantedContent;
+use crate::guard::egress::findings::Findings;
 use crate::guard::gcra::Headroom;
 use crate::guard::limiter::Permit;
 use crate::id::{HandleId, RequestId};
@@ -32,7 +32,7 @@ use crate::proxy::{DataPlaneConfig, Gateway};
 use crate::refusal::{Code, Refusal};
 
 /// The code of an answer in which the upstream reports its own failure.
-const UPSTREAM_ERROR: &str = "upstream-error";
+const UPSTREAM_ERROR: &str = Code::UpstreamError.as_str();
 /// Codes of requests that certainly did not run: no server was reached, or none had a free slot.
 const NOT_RUN: [&str; 6] = [
     Code::UpstreamUnavailable.as_str(),
@@ -136,6 +136,8 @@ pub struct Exchange {
     /// A refusal that no metric has counted yet.
     uncounted: Option<Code>,
     entry: Option<Entry>,
+    /// The code of a refused tool call that a text has replaced.
+    replaced: Option<Code>,
 }
 
 impl Exchange {
@@ -178,6 +180,7 @@ impl Exchange {
             detail: None,
             uncounted: None,
             entry: None,
+            replaced: None,
         })
     }
 
@@ -337,7 +340,23 @@ impl Exchange {
     pub fn done(&mut self) {
         // Without an upstream the gateway made the answer itself.
         self.status = if self.upstream_status == 0 { 200 } else { self.upstream_status };
-        self.code = if self.status >= 400 { UPSTREAM_ERROR } else { "ok" };
+        self.code = match self.replaced {
+            _ if self.status >= 400 => UPSTREAM_ERROR,
+            Some(code) => code.as_str(),
+            None => "ok",
+        };
+    }
+
+    /// Records that a text replaces a refused tool call.
+    pub fn replaced(&mut self, refusal: &Refusal) {
+        self.replaced = Some(refusal.code);
+        self.explained(refusal);
+        self.metrics.refused(refusal.code);
+    }
+
+    /// Records why the upstream's answer is not passed on as it is.
+    pub fn explained(&mut self, refusal: &Refusal) {
+        self.detail = refusal.detail.as_deref().map(|detail| self.redacted(detail));
     }
 
     /// Records that the upstream reported an error inside its answer.

@@ -1,25 +1,20 @@
-//! Requests to an upstream and the heads of its answers. Each request is built from the beginning.
-//! Of an answer only known parts are forwarded.
+//! Requests to an upstream, and complete answers. Each request is built from the beginning.
 
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap,
-    RETRY_AFTER, USER_AGENT,
-};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 
 use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
-use crate::model::Operation;
+use crate::guard::betas;
+use crate::model::{Dialect, Operation};
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
-use crate::proxy::media_type::essence;
 use crate::proxy::pool::{self, Arriving, Pool, SendFault};
 use crate::proxy::times::ReadLimits;
 use crate::proxy::watch::Fresh;
@@ -45,11 +40,10 @@ pub struct UpstreamClient {
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+const ANTHROPIC_BETA: HeaderName = HeaderName::from_static(betas::HEADER);
 /// Headers that a request to an upstream has room for without a new allocation: ours, and hyper's
 /// Content-Length.
 const HEADERS: usize = 12;
-/// Characters of an unknown media type that are reported to operators.
-const MEDIA_TYPE_TOLD: usize = 80;
 /// The gateway's `User-Agent`.
 pub(super) const AGENT: &str = concat!("token-shield/", env!("CARGO_PKG_VERSION"));
 /// The retry delay of a request that the upstream did not get.
@@ -66,26 +60,6 @@ pub enum UpstreamFailure {
     Unsent(Refusal),
     /// The connection broke. The request may have run.
     Broke(Refusal),
-}
-
-/// The form of an upstream's answer, after its head was checked.
-pub enum AnswerForm {
-    /// One JSON document.
-    Json,
-    /// A stream of server-sent events.
-    Events,
-}
-
-/// The parts of an answer's head that are forwarded to the caller.
-pub struct AnswerHead {
-    /// The HTTP status.
-    pub status: u16,
-    /// The form of the body.
-    pub heard: AnswerForm,
-    /// The media type, without parameters.
-    pub content_type: HeaderValue,
-    /// The value of `Retry-After`, if it is valid.
-    pub retry_after: Option<HeaderValue>,
 }
 
 impl UpstreamClient {
@@ -161,9 +135,7 @@ impl UpstreamClient {
         // A separate connection per principal prevents that bytes of one principal's answer reach
         // another's.
         let owner = self.by_principal.then_some(call.owner);
-        let sent = self.pool.send(owner, || {
-            self.request(operation, uri.clone(), call.body.clone(), call.stream, &request_id)
-        });
+        let sent = self.pool.send(owner, || self.request(call, uri.clone(), &request_id));
         sent.await.map_err(|fault| self.failure(&fault))
     }
 
@@ -224,29 +196,26 @@ impl UpstreamClient {
     }
 
     /// A new request with only the gateway's own headers.
-    fn request(
-        &self,
-        operation: Operation,
-        uri: Uri,
-        body: Bytes,
-        stream: bool,
-        request_id: &HeaderValue,
-    ) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
+    fn request(&self, call: &Call, uri: Uri, request_id: &HeaderValue) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(call.body.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
         headers.reserve(HEADERS);
         headers.insert(HOST, self.host.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let accept = if stream { "text/event-stream" } else { "application/json" };
+        let framing = call.operation.dialect().framing();
+        let accept = if call.stream { framing.media_type() } else { "application/json" };
         headers.insert(ACCEPT, HeaderValue::from_static(accept));
         // Filters and redaction need plain bytes.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         headers.insert(REQUEST_ID, request_id.clone());
-        if matches!(operation, Operation::Messages) {
+        if call.operation.dialect() == Dialect::Anthropic {
             headers.insert(ANTHROPIC_VERSION, HeaderValue::from_static("2023-06-01"));
+        }
+        if let Some(betas) = &call.betas {
+            headers.insert(ANTHROPIC_BETA, betas.clone());
         }
         if let Some((name, value)) = &self.credential {
             headers.insert(name.clone(), value.clone());
@@ -272,88 +241,6 @@ pub fn credential(
     // Keeps the value out of debug output and of HTTP/2's compression table.
     value.set_sensitive(true);
     Ok((name, value))
-}
-
-/// The refusal for an answer that does not have the required form.
-fn invalid(what: impl fmt::Display) -> Refusal {
-    Refusal::new(Code::UpstreamInvalid).because(what)
-}
-
-/// Checks the head of an upstream's answer.
-///
-/// # Errors
-/// `upstream-credential` for 401, 403 and 407, because they concern the gateway's credential and
-/// not the caller. `upstream-invalid` for redirects, upgrades, encoded bodies and unknown media
-/// types.
-pub fn check_response_head(status: u16, headers: &HeaderMap) -> Result<AnswerHead, Refusal> {
-    match status {
-        200..=299 | 400 | 402 | 404..=406 | 408..=499 | 500..=599 => {}
-        401 | 403 | 407 => {
-            return Err(
-                Refusal::new(Code::UpstreamCredential).because(format_args!("status {status}"))
-            );
-        }
-        _ => return Err(invalid(format_args!("status {status}"))),
-    }
-    if let Some(coding) = headers.get(CONTENT_ENCODING)
-        && !coding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        return Err(invalid("the answer is encoded though identity was asked for"));
-    }
-    let Some(content_type) = headers.get(CONTENT_TYPE) else {
-        return Err(invalid("no content-type"));
-    };
-    let essence = match content_type.to_str() {
-        Ok(text) => essence(text),
-        Err(_) => String::new(),
-    };
-    // The gateway writes the media type itself. A parameter of the server could declare an encoding
-    // that the filters did not read.
-    let (heard, content_type) = match essence.as_str() {
-        "application/json" => (AnswerForm::Json, HeaderValue::from_static("application/json")),
-        "text/event-stream" if status < 300 => {
-            (AnswerForm::Events, HeaderValue::from_static("text/event-stream"))
-        }
-        other => {
-            // Limited: this is text of the server.
-            let told: String =
-                other.chars().filter(|letter| !letter.is_control()).take(MEDIA_TYPE_TOLD).collect();
-            return Err(invalid(format_args!("a media type that is not passed on: {told:?}")));
-        }
-    };
-    let retry_after = match headers.get(RETRY_AFTER) {
-        Some(value) if is_wait(value) => Some(value.clone()),
-        Some(_) | None => None,
-    };
-    Ok(AnswerHead { status, heard, content_type, retry_after })
-}
-
-/// Whether the text is a decimal number of `length` digits.
-fn is_number(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Whether a value of `Retry-After` is valid: seconds, or a date in the preferred form of RFC 9110
-/// section 5.6.7. Any other value could leak data, such as a credential.
-fn is_wait(value: &HeaderValue) -> bool {
-    const SECONDS_MAX: usize = 9;
-    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-    let Ok(text) = value.to_str() else { return false };
-    if !text.is_empty() && text.len() <= SECONDS_MAX && is_number(text, text.len()) {
-        return true;
-    }
-    let parts: Vec<&str> = text.split(' ').collect();
-    let [day, date, month, year, time, "GMT"] = parts.as_slice() else { return false };
-    let Some(day) = day.strip_suffix(',') else { return false };
-    let clock: Vec<&str> = time.split(':').collect();
-    DAYS.contains(&day)
-        && is_number(date, 2)
-        && MONTHS.contains(month)
-        && is_number(year, 4)
-        && clock.len() == 3
-        && clock.iter().all(|part| is_number(part, 2))
 }
 
 /// The refusal for a body that broke off: it was cut, or it is invalid HTTP.
@@ -382,7 +269,7 @@ pub async fn collect(
     let mut first = Bytes::new();
     loop {
         let Ok(frame) = tokio::time::timeout(times.patience(), body.frame()).await else {
-            return Err(Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or whole"));
+            return Err(Refusal::new(Code::UpstreamSlow).because("timeout stream_idle or total"));
         };
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| broke(&error))?;
@@ -401,70 +288,4 @@ pub async fn collect(
         }
     }
     Ok((if whole.is_empty() { first } else { Bytes::from(whole) }, room))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(status: u16, headers: &[(&'static str, &'static str)], expect: Option<Code>) {
-        let map = headers
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect();
-        assert_eq!(check_response_head(status, &map).err().map(|no| no.code), expect);
-    }
-
-    #[test]
-    fn a_media_type_goes_on_without_parameters() {
-        for (wrote, expect) in [
-            ("Application/JSON; charset=utf-16le", "application/json"),
-            ("text/event-stream;x=y", "text/event-stream"),
-        ] {
-            let map = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(wrote))]);
-            assert_eq!(
-                check_response_head(200, &map).map(|head| head.content_type).ok(),
-                Some(HeaderValue::from_static(expect))
-            );
-        }
-    }
-
-    #[test]
-    fn only_a_time_to_wait_is_passed_on_as_one() {
-        for (wrote, passes) in [
-            ("0", true),
-            ("120", true),
-            ("Wed, 21 Oct 2015 07:28:00 GMT", true),
-            ("sk-canary-0123456789", false),
-            ("1234567890123456", false),
-            ("10.0.0.5:8000", false),
-            ("Wed, 21 Oct 2015 07:28:00 GMT sk-canary", false),
-            ("", false),
-            ("-1", false),
-        ] {
-            assert_eq!(is_wait(&HeaderValue::from_static(wrote)), passes, "{wrote:?}");
-        }
-    }
-
-    #[test]
-    fn only_known_answers_pass() {
-        let json = [("content-type", "application/json; charset=utf-8")];
-        check(200, &json, None);
-        check(200, &[("content-type", "text/event-stream")], None);
-        check(400, &json, None);
-        check(500, &json, None);
-        check(401, &json, Some(Code::UpstreamCredential));
-        check(403, &json, Some(Code::UpstreamCredential));
-        check(302, &json, Some(Code::UpstreamInvalid));
-        check(101, &json, Some(Code::UpstreamInvalid));
-        check(200, &[("content-type", "text/html")], Some(Code::UpstreamInvalid));
-        check(200, &[], Some(Code::UpstreamInvalid));
-        check(500, &[("content-type", "text/event-stream")], Some(Code::UpstreamInvalid));
-        check(
-            200,
-            &[("content-type", "application/json"), ("content-encoding", "gzip")],
-            Some(Code::UpstreamInvalid),
-        );
-    }
 }

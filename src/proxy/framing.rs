@@ -36,8 +36,8 @@ fn is_of_host(byte: &u8) -> bool {
 /// the raw head, if it was scanned.
 ///
 /// # Errors
-/// `headers-too-large` (for HTTP/2; hyper enforces the limit for HTTP/1), `framing-invalid` or
-/// `host-not-served`.
+/// `headers-too-large` (for HTTP/2; hyper enforces the limit for HTTP/1), `upgrade-not-served`,
+/// `framing-invalid` or `host-not-served`.
 pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result<(), Refusal> {
     let many = request.headers().len() > HEADERS_COUNT_MAX;
     if request.version() == http::Version::HTTP_2 && (many || list_size(request) > HEADERS_MAX) {
@@ -52,15 +52,22 @@ pub(super) fn framing<B>(request: &Request<B>, shown: Option<Framing>) -> Result
             Refusal::new(Code::FramingInvalid).because("Transfer-Encoding beside Content-Length")
         );
     }
-    let upgrade =
-        headers.contains_key(http::header::UPGRADE) || headers.contains_key("http2-settings");
+    // An offer of h2c is ignored, as RFC 9110 section 7.8 allows: clients such as Java's send it
+    // with each request. It is not forwarded either.
+    let upgrade = headers
+        .get_all(http::header::UPGRADE)
+        .iter()
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"h2c"));
     // The gateway implements only 100-continue. An intermediary could act on another expectation.
     let expects = match headers.get(http::header::EXPECT) {
         Some(value) => !value.as_bytes().eq_ignore_ascii_case(b"100-continue"),
         None => false,
     };
-    if upgrade || expects {
-        return Err(Refusal::new(Code::FramingInvalid).because("Upgrade or an unknown Expect"));
+    if upgrade {
+        return Err(Code::UpgradeNotServed.into());
+    }
+    if expects {
+        return Err(Refusal::new(Code::FramingInvalid).because("an unknown Expect"));
     }
     let mut hosts = headers.get_all(HOST).iter();
     let host = hosts.next();

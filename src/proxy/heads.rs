@@ -13,7 +13,9 @@
 //! request whose head it did not see is refused.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::lock::locked;
 
 /// Bytes of a line that are kept: enough for the names that matter, and for a length of any
 /// accepted size.
@@ -35,7 +37,7 @@ pub struct Framings(Arc<Mutex<VecDeque<Framing>>>);
 
 impl Framings {
     fn lock(&self) -> MutexGuard<'_, VecDeque<Framing>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// The framing of the next request; none if its head was not seen.

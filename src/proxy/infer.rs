@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 
 use crate::audit::store::entry::{Committed, DurableAdmission};
 use crate::guard::admit::{Action, Admitted, BodyStamp, Call, Local, Rest, admit};
+use crate::guard::betas::Betas;
 use crate::guard::cap::cap;
 use crate::guard::egress::answer::{ResponseFilters, UrlFilter};
 use crate::guard::egress::request::clear;
@@ -41,6 +42,7 @@ impl Gateway {
     ) -> Result<Answer, Refused> {
         exchange.wants_receipt = matches!(headers.get("want-receipt"), Some(value) if value == "1");
         exchange.operation = routed.operation().as_str();
+        let betas = Betas::read(&headers);
         // Authentication and rates come before the body: an unauthenticated caller cannot fill the
         // buffers.
         let held = if reads_body(routed.operation()) {
@@ -58,8 +60,10 @@ impl Gateway {
             buffer::BufferedBody::default()
         };
         let understood = understand(routed, held.bytes(), &exchange.config.health, &self.weights)?;
-        let capped = cap(govern(screen(clear(understood, &self.metrics, &self.marks)?)))?;
-        let stamp = BodyStamp { request: exchange.id, cache_salts: &self.cache_salts };
+        let screened = screen(clear(understood, &self.metrics, &self.marks)?);
+        let capped = cap(govern(screened), &self.weights)?;
+        let stamp =
+            BodyStamp { request: exchange.id, cache_salts: &self.cache_salts, betas: &betas };
         let turn = self.turn(&capped, exchange).await?;
         // While a caller waited for its slot, it may have been suspended, or its token may have
         // expired.
@@ -142,7 +146,7 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Answer, Refusal> {
         // Filters are built before the call consumes `routed`.
-        let filter = self.response_filters(&routed, call.get().continues);
+        let filter = self.response_filters(&routed, call.get());
         let (call, _room) = match call.get().fetches {
             None => (call, None),
             // Boxed because it is rare: otherwise every request would reserve room for it.
@@ -154,17 +158,16 @@ impl Gateway {
         self.call(call, filter, watch, exchange).await
     }
 
-    /// The response filters for this caller. `continues` is true if the answer continues text of
-    /// the request.
-    fn response_filters(&self, routed: &Routed, continues: bool) -> ResponseFilters {
+    /// The response filters for the answer to a call.
+    fn response_filters(&self, routed: &Routed, call: &Call) -> ResponseFilters {
         let caller = routed.paced().caller();
         let metrics = Arc::clone(&self.metrics);
         let urls = UrlFilter::new(
             caller.token(),
-            caller.class().answers,
+            call.answers,
             Arc::clone(caller.tables()),
             metrics,
-            !continues,
+            call.continuing.as_deref().cloned(),
         );
         ResponseFilters::new(urls, ())
     }
@@ -174,6 +177,7 @@ impl Gateway {
 fn local_answer(work: &Local, routed: Routed, exchange: &mut Exchange) -> Result<Answer, Refusal> {
     let bytes = match work {
         Local::Models(one) => list(&routed, one.as_deref(), exchange.dialect)?,
+        Local::Constant(answer) => answer.as_bytes().to_vec(),
         Local::Me => me(&routed, exchange.headroom),
     };
     exchange.occupied.caller = routed.into_permit();
@@ -186,7 +190,20 @@ const fn reads_body(operation: Operation) -> bool {
         Operation::ChatCompletions
         | Operation::Completions
         | Operation::Embeddings
-        | Operation::Messages => true,
-        Operation::ListModels | Operation::ShowModel | Operation::Me => false,
+        | Operation::Rerank
+        | Operation::Messages
+        | Operation::CountTokens
+        | Operation::Responses
+        | Operation::OllamaChat
+        | Operation::OllamaGenerate
+        | Operation::OllamaEmbed
+        | Operation::OllamaEmbeddings
+        | Operation::OllamaShow => true,
+        Operation::OllamaTags
+        | Operation::OllamaRunning
+        | Operation::OllamaVersion
+        | Operation::ListModels
+        | Operation::ShowModel
+        | Operation::Me => false,
     }
 }

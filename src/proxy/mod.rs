@@ -3,17 +3,21 @@
 
 pub mod activity;
 mod answer;
+pub mod answer_head;
 mod arrive;
 mod ask;
+mod beside;
 pub mod body;
 pub mod buffer;
 pub mod connect;
 mod connection;
+mod cors;
 pub mod descriptors;
 pub mod echo;
 pub mod entrance;
 pub mod exchange;
 pub mod fetch;
+mod filtered;
 pub mod forward;
 pub mod frames;
 mod framing;
@@ -40,6 +44,7 @@ mod turn;
 pub mod watch;
 pub mod wire;
 mod working;
+mod zstd;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -83,6 +88,8 @@ pub struct DataPlaneConfig {
     pub timeouts: Timeouts,
     /// Whether the gateway serves its public keys without a token.
     pub publish_keys: bool,
+    /// The origins of browser applications that may call the gateway.
+    pub cors: Vec<String>,
     /// The log's tree, if any of it is served.
     pub tree: Option<Arc<LogTree>>,
     /// The hash of the active rules and config.
@@ -139,4 +146,3 @@ pub struct Origin {
 }
 
 const JSON: &str = "application/json";
-const EVENTS: &str = "text/event-stream";

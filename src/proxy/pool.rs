@@ -1,7 +1,7 @@
 //! Connections to one upstream, reused for several requests.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use crate::guard::limiter::Subject;
+use crate::lock::locked;
 use crate::proxy::connect::{DialFault, Dialler};
 use crate::proxy::descriptors::{may_stay_idle, upstream_place};
 use crate::proxy::wire::{RequestProgress, Wire};
@@ -103,7 +104,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<IdleConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.idle)
     }
 
     /// Sends a request over a connection that served only `owner`. The request has an origin-form
@@ -175,6 +176,7 @@ impl Pool {
         connection.line.begin(request.body().size_hint().lower());
         match connection.sender.send_request(request).await {
             Ok(response) => Ok(response.map(|body| Arriving {
+                unread: None,
                 body,
                 lease: Some(Lease { pool: Arc::clone(self), connection, owner }),
             })),
@@ -243,14 +245,24 @@ struct Lease {
 pub struct Arriving {
     body: Incoming,
     lease: Option<Lease>,
+    /// Bytes that were read and given back.
+    unread: Option<Bytes>,
 }
 
 impl Arriving {
+    /// Gives bytes back: they are the next frame.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.unread = (!bytes.is_empty()).then_some(bytes);
+    }
+
     /// The next frame.
     pub fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(bytes) = self.unread.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let over = match &frame {
             None => true,

@@ -21,6 +21,8 @@ pub(super) enum Public<'r> {
     Keys,
     /// A file of the log's tree.
     Tree(&'r str),
+    /// The root, by which clients check that a server answers.
+    Root,
 }
 
 impl<'r> Public<'r> {
@@ -28,6 +30,9 @@ impl<'r> Public<'r> {
     pub(super) fn of(method: &Method, path: &'r str, config: &DataPlaneConfig) -> Option<Self> {
         if !reads(method) {
             return None;
+        }
+        if path == "/" && *method == Method::HEAD {
+            return Some(Self::Root);
         }
         // Unpublished paths continue to authentication, as every unknown path does.
         if config.publish_keys && path == KEYS_PATH {
@@ -56,6 +61,10 @@ impl Gateway {
                 // The peer's network has a rate here, because no credential limits these requests.
                 let keys = self.authenticator.published_keys(peer)?;
                 Ok(Answer::Public(Bytes::from(keys), respond::JWK_SET))
+            }
+            Public::Root => {
+                exchange.operation = "root";
+                Ok(Answer::Public(Bytes::new(), respond::TEXT))
             }
             Public::Tree(path) => {
                 exchange.operation = "audit";

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use crate::audit::read::tiles::epoch_number;
 use crate::audit::store::entry::AuditRecorder;
 use crate::audit::store::vault::Vault;
 use crate::id::AgentName;
+use crate::lock::locked;
 use crate::proxy::descriptors::read_place;
 use crate::refusal::{Code, Refusal};
 
@@ -104,7 +105,7 @@ fn find(
     let bytes = reader::one(epoch, index).map_err(unknown)?;
     let told = {
         // The agent's name is inside the encrypted payload, so the record is decrypted first.
-        let vault = vault.lock().unwrap_or_else(PoisonError::into_inner);
+        let vault = locked(vault);
         let stored = StoredRecord { epoch: epoch.number, index, bytes: &bytes };
         stored.tell(&*vault).map_err(unknown)?
     };

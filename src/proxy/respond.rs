@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
@@ -131,6 +131,10 @@ pub fn refuse(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(methods) = refusal.allow {
         headers.insert(ALLOW, HeaderValue::from_static(methods.as_str()));
+    }
+    // RFC 9110 section 15.5.22: a 426 names the protocols that are served.
+    if refusal.code == Code::UpgradeNotServed {
+        headers.insert(UPGRADE, HeaderValue::from_static("HTTP/1.1"));
     }
     // RFC 9110 section 15.5.2: a 401 has a challenge. Its form is in RFC 6750 section 3.
     if refusal.code.status() == 401 {

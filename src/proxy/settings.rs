@@ -53,6 +53,8 @@ pub struct Auditors {
 pub struct Listen {
     /// Whether the public keys need no token (`GET /.well-known/jwks.json`).
     pub publish_keys: bool,
+    /// The origins of browser applications that may call the gateway.
+    pub cors: Vec<String>,
     /// The address.
     pub address: SocketAddr,
     /// TLS. Without it the address is loopback, or the operator has set `danger_plaintext`.

@@ -7,7 +7,7 @@
 //! A caller that stays connected and does not read causes no polls. Therefore a guard task beside
 //! the stream enforces its time limits and watches the caller's status.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use crate::audit::store::entry::Closing;
 use crate::clock::Clock;
 use crate::guard::egress::answer::ResponseFilters;
+use crate::lock::locked;
 use crate::model::answer::{StreamFault, StreamFilter};
 use crate::model::{Dialect, error};
 use crate::proxy::activity::keep_waker;
@@ -58,12 +59,35 @@ impl StreamSource {
         }
     }
 
+    /// The number of the last event for the caller, if the events have numbers.
+    const fn last_number(&self) -> Option<u64> {
+        match self {
+            Self::Upstream(_, filter, _) => filter.last_number(),
+            Self::Pieces(_) => None,
+        }
+    }
+
     /// Whether the upstream has reported an error inside its stream.
     const fn failed(&self) -> bool {
         match self {
             Self::Upstream(_, filter, _) => filter.failed(),
             Self::Pieces(_) => false,
         }
+    }
+
+    /// The events that end the answer instead of an error event, if a text replaces a refused tool
+    /// call.
+    fn replaced(&mut self, refusal: &Refusal) -> Option<Vec<u8>> {
+        let Self::Upstream(_, filter, _) = self else { return None };
+        if refusal.code != Code::AnswerUncontrolled {
+            return None;
+        }
+        // Copied, because the end of the answer changes the filter.
+        let text = filter.filters().first().findings().replacement()?.to_owned();
+        let events = filter.end_with(&text)?;
+        // Held text may have a finding that blocks the answer.
+        filter.filters().first().findings().replacement()?;
+        Some(events)
     }
 
     /// The next filtered bytes.
@@ -120,15 +144,15 @@ impl StreamSource {
                 ended => {
                     let mut out = Vec::new();
                     filter.finish(&mut out).map_err(|fault| invalid(&fault))?;
-                    unblocked(filter)?;
-                    if filter.is_complete() {
-                        return Poll::Ready(Ok(StreamStep::End(Bytes::from(out))));
-                    }
                     // Bytes that arrived before the cut are sent first. The event about the cut
                     // follows them.
-                    let cut = match ended {
-                        Some(Err(error)) => broke(&error),
-                        Some(Ok(_)) | None => unfinished(),
+                    let cut = match (unblocked(filter), ended) {
+                        (Err(refusal), _) => refusal,
+                        (Ok(()), _) if filter.is_complete() => {
+                            return Poll::Ready(Ok(StreamStep::End(Bytes::from(out))));
+                        }
+                        (Ok(()), Some(Err(error))) => broke(&error),
+                        (Ok(()), Some(Ok(_)) | None) => unfinished(),
                     };
                     if out.is_empty() {
                         return Poll::Ready(Err(cut));
@@ -154,15 +178,26 @@ fn invalid(fault: &StreamFault) -> Refusal {
     Refusal::new(code).because(fault)
 }
 
+/// An outcome that is being written, and what an error event needs if that fails.
+struct OpenClosing {
+    /// The outcome.
+    closing: Closing,
+    /// The dialect of the caller.
+    dialect: Dialect,
+    /// The id of the request.
+    request: String,
+    /// The number of the last event.
+    number: Option<u64>,
+}
+
 /// The state that the body and its guard share.
 struct StreamState {
     /// None after the stream has ended.
     work: Option<(StreamSource, OpenExchange)>,
     /// The last bytes. They wait until the outcome is durable.
     last: Option<Bytes>,
-    /// The outcome that is being written, and the dialect and request id for the error event if
-    /// that fails.
-    closing: Option<(Closing, Dialect, String)>,
+    /// The outcome that is being written.
+    closing: Option<OpenClosing>,
     /// When bytes last moved, or when the caller began to wait. On the monotonic clock.
     moved: Duration,
     /// Bytes of the upstream that had arrived at the last check.
@@ -179,32 +214,44 @@ impl StreamState {
     /// Ends the stream. The upstream's connection closes, slots are released, and the last event
     /// reports the reason to the caller.
     fn cut(&mut self, refusal: &Refusal) {
-        let Some((source, mut exchange)) = self.work.take() else { return };
+        let Some((mut source, mut exchange)) = self.work.take() else { return };
+        let (dialect, number) = (exchange.get().dialect, source.last_number());
+        let replaced = source.replaced(refusal);
+        // Afterwards, because the held text may have findings too.
         told(&source, &mut exchange);
         exchange.cut(refusal);
-        let event =
-            Bytes::from(error::event(exchange.get().dialect, refusal, &exchange.get().id_text));
-        self.end(exchange, event);
+        let event = match replaced {
+            Some(events) => events,
+            None => error::event(dialect, refusal, &exchange.get().id_text, number),
+        };
+        self.end(exchange, Bytes::from(event), number);
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 
     /// Closes the entry. `last` is sent after the outcome is durable.
-    fn end(&mut self, mut exchange: OpenExchange, last: Bytes) {
+    fn end(&mut self, mut exchange: OpenExchange, last: Bytes, number: Option<u64>) {
         exchange.deliver(&last);
         self.last = (!last.is_empty()).then_some(last);
         let (closing, exchange) = exchange.close();
-        self.closing = Some((closing, exchange.dialect, exchange.id_text.clone()));
+        let (dialect, request) = (exchange.dialect, exchange.id_text.clone());
+        self.closing = Some(OpenClosing { closing, dialect, request, number });
     }
 
     /// The last bytes, after the outcome is durable. If it cannot be made durable, an event that
     /// reports that.
     fn poll_last(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if let Some((closing, dialect, request)) = &mut self.closing {
-            if let Err(refusal) = std::task::ready!(std::pin::Pin::new(closing).poll(cx)) {
+        if let Some(open) = &mut self.closing {
+            if let Err(refusal) = std::task::ready!(std::pin::Pin::new(&mut open.closing).poll(cx))
+            {
                 // Without a durable outcome the caller must not get the prepared last event.
-                self.last = Some(Bytes::from(error::event(*dialect, &refusal, request)));
+                self.last = Some(Bytes::from(error::event(
+                    open.dialect,
+                    &refusal,
+                    &open.request,
+                    open.number,
+                )));
             }
             self.closing = None;
         }
@@ -254,7 +301,7 @@ fn unblocked(filter: &StreamFilter<ResponseFilters>) -> Result<(), Refusal> {
 
 /// The locked state. Each step leaves it valid, so a poisoned lock is usable.
 fn lock(running: &Mutex<StreamState>) -> MutexGuard<'_, StreamState> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
+    locked(running)
 }
 
 /// A stream as the body of an answer.
@@ -308,8 +355,9 @@ impl Relay {
                 if source.failed() {
                     exchange.failed();
                 }
+                let number = source.last_number();
                 if let Some((_, exchange)) = running.work.take() {
-                    running.end(exchange, bytes);
+                    running.end(exchange, bytes, number);
                 }
                 running.poll_last(cx)
             }

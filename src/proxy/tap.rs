@@ -16,7 +16,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::lock::locked;
 use crate::proxy::activity::Activity;
 use crate::proxy::frames::Frames;
 use crate::proxy::heads::{Framings, Heads};
@@ -59,7 +60,7 @@ impl<S> ReclaimedStream<S> {
     /// The stream, if it was returned.
     #[must_use]
     pub fn take(&self) -> Option<Returned<S>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        locked(&self.0).take()
     }
 }
 
@@ -366,8 +367,7 @@ impl<S> Drop for SniffedStream<S> {
             Watched::Http1(_) | Watched::Http2(_) => None,
         };
         let is_flooded = self.is_flooded;
-        *self.home.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Returned { stream, is_flooded, goaway });
+        *locked(&self.home) = Some(Returned { stream, is_flooded, goaway });
     }
 }
 

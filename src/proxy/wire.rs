@@ -4,12 +4,13 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::lock::locked;
 use crate::proxy::connect::{UpstreamStream, acknowledged};
 
 /// Bytes of a body that every receive buffer has room for, after a head.
@@ -66,7 +67,7 @@ impl WireState {
 
 impl RequestProgress {
     fn lock(&self) -> MutexGuard<'_, WireState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// Starts a request with a body of `body` bytes.

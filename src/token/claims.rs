@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::id::{AgentName, KeyId, Principal};
 use crate::json::{self, Object, Value};
 use crate::refusal::{Code, Refusal};
-use crate::token::constraint::{self, Bound, Constraint, wrong_list};
+use crate::token::constraint::{self, Bound, Constraint, ConstraintType, wrong_list};
 use crate::token::jwk::Jwk;
 use crate::token::names::{Names, heap};
 use crate::token::{DETAIL_TYPE, Scopes, quoted};
@@ -198,7 +198,7 @@ impl Claims {
         }
         let (scopes, constraints) =
             read_details(required(claims, "authorization_details")?, list_max)?;
-        let grants = granted(&constraints);
+        let grants = granted(&constraints)?;
         Ok(Self {
             iss: text(claims, "iss")?.to_owned(),
             aud: audience(required(claims, "aud")?, list_max)?,
@@ -355,25 +355,69 @@ fn read_constraints(values: &[Value<'_>], list_max: usize) -> Result<Vec<Constra
 }
 
 /// The constraints in the form that the steps of the guard need.
-fn granted(constraints: &[Constraint]) -> Grants {
+///
+/// `constraint-not-enforced` for a row without an arm here: the gateway would ignore the limit.
+fn granted(constraints: &[Constraint]) -> Result<Grants, Refusal> {
+    use ConstraintType as Type;
     let mut grants = Grants::default();
     for Constraint { row, bound } in constraints {
-        match (row.key, bound) {
-            ("model", Bound::Texts(models)) => grants.models.one_of = Some(models.clone()),
-            ("model", Bound::Text(prefix)) => grants.models.prefix = Some(prefix.clone()),
-            ("requests_per_second", Bound::Number(rate)) => grants.rps = Some(*rate),
-            ("requests_per_minute", Bound::Number(rate)) => grants.rpm = Some(*rate),
-            ("requests_in_flight", Bound::Number(max)) => grants.in_flight = Some(*max),
-            ("output_tokens", Bound::Number(max)) => grants.output_tokens = Some(*max),
+        match (row.key, row.kind, bound) {
+            ("model", Type::OneOf, Bound::Texts(models)) => {
+                grants.models.one_of = Some(models.clone());
+            }
+            ("model", Type::Prefix, Bound::Text(prefix)) => {
+                grants.models.prefix = Some(prefix.clone());
+            }
+            ("requests_per_second", Type::Rate, Bound::Number(rate)) => grants.rps = Some(*rate),
+            ("requests_per_minute", Type::Rate, Bound::Number(rate)) => grants.rpm = Some(*rate),
+            ("requests_in_flight", Type::Max, Bound::Number(max)) => grants.in_flight = Some(*max),
+            ("output_tokens", Type::Max, Bound::Number(max)) => grants.output_tokens = Some(*max),
             // Only rank `none` changes anything: a token cannot allow more than the operator's
             // lists.
-            ("egress", Bound::Rank(rank)) => grants.no_egress = *rank == 0,
-            ("egress_host", Bound::Texts(hosts)) => grants.egress_hosts = Some(hosts.clone()),
-            ("tool_type", Bound::Texts(types)) => grants.tool_types = Some(types.clone()),
-            ("holder", Bound::Rank(rank)) => grants.bearer_children = *rank > 0,
-            // `constraint::read` returns no other rows.
-            _ => {}
+            ("egress", Type::Rank, Bound::Rank(rank)) => grants.no_egress = *rank == 0,
+            ("egress_host", Type::OneOf, Bound::Texts(hosts)) => {
+                grants.egress_hosts = Some(hosts.clone());
+            }
+            ("tool_type", Type::OneOf, Bound::Texts(types)) => {
+                grants.tool_types = Some(types.clone());
+            }
+            ("holder", Type::Rank, Bound::Rank(rank)) => grants.bearer_children = *rank > 0,
+            _ => return Err(constraint::not_enforced(row.key, row.kind.as_str())),
         }
     }
-    grants
+    Ok(grants)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the guard gets of one row, with a value of the row's form.
+    fn of_row(row: &'static constraint::Row) -> Result<Grants, Refusal> {
+        let bound = match row.kind {
+            ConstraintType::OneOf | ConstraintType::NotOneOf => {
+                Bound::Texts(Names::read(&["m"], 1).expect("one name"))
+            }
+            ConstraintType::Prefix => Bound::Text("m".to_owned()),
+            ConstraintType::Rank => Bound::Rank(0),
+            ConstraintType::Rate
+            | ConstraintType::Max
+            | ConstraintType::MaxLifetime
+            | ConstraintType::MaxSubtree
+            | ConstraintType::Min => Bound::Number(1),
+        };
+        granted(&[Constraint { row, bound }])
+    }
+
+    #[test]
+    fn exactly_the_enforced_rows_reach_the_guard() {
+        for row in constraint::TABLE {
+            let code = of_row(row).err().map(|refusal| refusal.code);
+            let expected = match row.enforced() {
+                Some(_) => None,
+                None => Some(Code::ConstraintNotEnforced),
+            };
+            assert_eq!(code, expected, "{} {}", row.key, row.kind.as_str());
+        }
+    }
 }

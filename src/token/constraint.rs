@@ -373,7 +373,7 @@ fn wrong_value(row: &Row) -> Refusal {
 }
 
 /// The refusal of a pair that this build does not enforce.
-fn not_enforced(key: &str, kind: &str) -> Refusal {
+pub(super) fn not_enforced(key: &str, kind: &str) -> Refusal {
     let pair = format!("{} with {}", quoted(key), quoted(kind));
     let says = format!(
         "This build cannot hold the token's constraint {pair}, so it refuses the token rather than \

@@ -50,6 +50,21 @@ struct Listed {
     digest: Option<String>,
     /// The path or name from which vLLM loaded the model.
     root: Option<String>,
+    /// The context of vLLM and SGLang.
+    max_model_len: Option<u64>,
+    /// The context of other servers.
+    context_length: Option<u64>,
+    /// The facts that llama.cpp reports.
+    meta: Option<Meta>,
+}
+
+/// The facts of a model in llama.cpp.
+#[derive(Deserialize)]
+struct Meta {
+    /// The context of one slot.
+    n_ctx: Option<u64>,
+    /// The context that the model was trained with.
+    n_ctx_train: Option<u64>,
 }
 
 /// True for `sha256:` and 64 lowercase hexadecimal digits, the form of pins.
@@ -93,6 +108,17 @@ pub fn listed(answer: &[u8], model: &str) -> ModelDigest {
     ModelDigest { value, source: REPORTED }
 }
 
+/// The context of a model in an answer of `/v1/models`, in tokens.
+#[must_use]
+pub fn context(answer: &[u8], model: &str) -> Option<u64> {
+    let list = serde_json::from_slice::<List>(answer).ok()?;
+    let entry = list.data.into_iter().find(|entry| entry.id == model)?;
+    let in_meta = entry.meta.and_then(|meta| meta.n_ctx.or(meta.n_ctx_train));
+    let context = entry.max_model_len.or(entry.context_length).or(in_meta);
+    // Some servers write 0 for an unknown context.
+    context.filter(|tokens| *tokens > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +138,19 @@ mod tests {
         {
             assert_eq!(ollama(answer.as_bytes(), model), unknown(), "{model}");
         }
+    }
+
+    #[test]
+    fn servers_report_the_context_under_different_names() {
+        let answer = br#"{"data":[{"id":"a","max_model_len":4096},{"id":"b","meta":{"n_ctx":512,
+            "n_ctx_train":8192}},{"id":"c","meta":{"n_ctx_train":8192}},{"id":"d",
+            "context_length":0},{"id":"e"}]}"#;
+        let expect =
+            [("a", Some(4096)), ("b", Some(512)), ("c", Some(8192)), ("d", None), ("e", None)];
+        for (model, expect) in expect {
+            assert_eq!(context(answer, model), expect, "{model}");
+        }
+        assert_eq!(context(b"no JSON", "a"), None);
     }
 
     #[test]

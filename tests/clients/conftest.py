@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +47,13 @@ def upstream() -> Iterator[FakeUpstream]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, for thousands of requests of which none may fail.
+
+    A sync of 250 ms, which a shared disk has now and then, refuses new requests by design.
+    """
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)

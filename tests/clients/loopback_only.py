@@ -31,6 +31,9 @@ TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 ICMPV6 = 58
 # The name of an upstream in test_routes_causes.py: that test needs a name that does not exist.
 ON_PURPOSE = {"model.invalid"}
+# The network of the cable in test_routes_vanished.py. The kernel repeats packets to it for a while
+# after the test removed the cable.
+REMOVED_CABLE = "198.18.0.0/30"
 # Router and neighbour discovery and multicast reports: the kernel sends them for every interface.
 KERNELS_OWN = {130, 131, 132, 133, 134, 135, 136, 143}
 
@@ -49,6 +52,8 @@ class Trap:
         run("ip", "link", "set", "outward", "up")
         run("ip", "route", "add", "default", "dev", "outward")
         run("ip", "-6", "route", "add", "default", "dev", "outward")
+        # The cable's own route precedes this one while the cable exists.
+        run("ip", "route", "add", "blackhole", REMOVED_CABLE, "metric", "9999")
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:

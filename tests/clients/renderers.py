@@ -1,6 +1,6 @@
-"""Shows what renderers make of a text, and where the result would lead.
+"""Shows what renderers make of a text, and what a browser would load of the result.
 
-There are three Markdown renderers, and an HTML reader for their output.
+`YARDSTICKS` follow CommonMark or GFM. `OTHERS` have rules of their own.
 """
 
 from __future__ import annotations
@@ -14,105 +14,158 @@ from pathlib import Path
 from typing import Any
 
 import ada_url
+import cmarkgfm
 import html5lib
-import markdown_it
 import mistune
 import tinycss2
+from cmarkgfm.cmark import Options
 
 BASES = ["https://chat.example/room/", "http://chat.example/room/"]
-MARKED = Path(__file__).parents[2] / "target/node/node_modules/marked"
-FETCHED = {
+NODE = Path(__file__).parents[2] / "target/node/node_modules"
+PROGRAM = """
+const commonmark = require('commonmark');
+const MarkdownIt = require('markdown-it');
+const { marked } = require('marked');
+const strict = new MarkdownIt('commonmark', { html: true });
+const rich = new MarkdownIt({ html: true, linkify: true });
+const plain = new MarkdownIt({ html: false, linkify: true });
+const reader = new commonmark.Parser();
+const writer = new commonmark.HtmlRenderer();
+const texts = JSON.parse(require('fs').readFileSync(0, 'utf8'));
+process.stdout.write(JSON.stringify(texts.map((text) => ({
+  'commonmark': writer.render(reader.parse(text)),
+  'markdown-it commonmark': strict.render(text),
+  'markdown-it': rich.render(text),
+  'markdown-it without HTML': plain.render(text),
+  'marked': marked.parse(text),
+}))));
+"""
+EXTENSIONS = ["table", "strikethrough", "autolink", "tasklist"]
+YARDSTICKS = (
+    "commonmark",
+    "markdown-it commonmark",
+    "markdown-it",
+    "markdown-it without HTML",
+    "cmark-gfm",
+    "cmark-gfm without HTML",
+)
+OTHERS = ("marked", "mistune")
+# Attributes that load something, whatever their element.
+LOADING = {
     "src",
     "poster",
     "background",
     "data",
-    "href",
-    "xlink:href",
-    "action",
-    "formaction",
-    "cite",
-    "longdesc",
     "code",
     "codebase",
     "classid",
-    "usemap",
     "manifest",
     "icon",
     "lowsrc",
     "dynsrc",
-    "profile",
     "archive",
-    "imagesrcset",
 }
-# Not mailto: renderers turn bare mail addresses into links, which docs/EGRESS.md leaves to them.
-OPAQUE = {
-    "javascript:",
-    "vbscript:",
-    "data:",
-    "blob:",
-    "filesystem:",
-    "jar:",
-    "view-source:",
-    "feed:",
+# The same, except in elements that are opened by a click.
+LINKING = {"href", "xlink:href"}
+CLICKED = {"a", "area"}
+FRAMES = {"iframe", "frame", "embed", "object"}
+STYLES = {
+    "style",
+    "clip-path",
+    "cursor",
+    "fill",
+    "filter",
+    "marker",
+    "marker-end",
+    "marker-mid",
+    "marker-start",
+    "mask",
+    "stroke",
 }
-LISTS = {"srcset", "imagesrcset", "ping", "archive"}
+LISTS = {"srcset", "imagesrcset", "archive"}
 
 
 @cache
-def _python_renderers() -> list[Any]:
-    strict = markdown_it.MarkdownIt("commonmark", {"html": True})
-    rich = markdown_it.MarkdownIt("gfm-like", {"html": True, "linkify": True})
-    # It also turns bare names into links, which docs/EGRESS.md leaves to the renderer.
-    rich.linkify.set({"fuzzy_link": False, "fuzzy_email": False})
+def _mistune() -> Any:
     plugins = ["url", "table", "footnotes", "strikethrough", "task_lists", "def_list", "math"]
-    return [strict.render, rich.render, mistune.create_markdown(escape=False, plugins=plugins)]
+    return mistune.create_markdown(escape=False, plugins=plugins)
 
 
-def rendered(texts: list[str]) -> Iterator[tuple[str, str]]:
-    """Each renderer's output for each text."""
-    program = (
-        f"const {{ marked }} = require({json.dumps(str(MARKED))});"
-        "const texts = JSON.parse(require('fs').readFileSync(0, 'utf8'));"
-        "process.stdout.write(JSON.stringify(texts.map((text) => marked.parse(text))));"
-    )
+def rendered(texts: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each renderer's output for each text, by the renderer's name."""
     ran = subprocess.run(
-        ["node", "-e", program],
+        ["node", "-e", PROGRAM],
         input=json.dumps(texts),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
         timeout=600,
+        cwd=NODE,
     )
-    for text, by_marked in zip(texts, json.loads(ran.stdout), strict=True):
-        yield from ((text, render(text)) for render in _python_renderers())
-        yield text, by_marked
+    for text, outputs in zip(texts, json.loads(ran.stdout), strict=True):
+        gfm = cmarkgfm.markdown_to_html_with_extensions
+        outputs["cmark-gfm"] = gfm(
+            text, options=Options.CMARK_OPT_UNSAFE, extensions=EXTENSIONS
+        )
+        outputs["cmark-gfm without HTML"] = gfm(text, extensions=EXTENSIONS)
+        outputs["mistune"] = _mistune()(text)
+        yield text, outputs
 
 
-def leads(html: str) -> Iterator[str]:
-    """The URLs that a page would make its reader fetch or link to."""
+def elements(html: str) -> Iterator[Any]:
+    """The elements that a browser makes of a page."""
     for element in html5lib.parseFragment(html, namespaceHTMLElements=False).iter():
-        if not isinstance(element.tag, str):
-            continue
-        if element.tag == "style":
+        if isinstance(element.tag, str):
+            yield element
+
+
+def code(html: str) -> list[str]:
+    """The contents of code in a page."""
+    return ["".join(found.itertext()) for found in elements(html) if found.tag == "code"]
+
+
+def links(html: str) -> list[str]:
+    """The addresses of links in a page."""
+    found = (element.attrib.get("href") for element in elements(html) if element.tag == "a")
+    return [href for href in found if href]
+
+
+def images(html: str) -> list[str]:
+    """The addresses of images in a page."""
+    found = (element.attrib.get("src") for element in elements(html) if element.tag == "img")
+    return [src for src in found if src]
+
+
+def loads(html: str) -> Iterator[str]:
+    """The URLs that a page makes its reader load without a click."""
+    for element in elements(html):
+        tag = element.tag.rpartition("}")[2].lower()
+        if tag == "style":
             yield from _of_style("".join(element.itertext()))
         for name, value in element.attrib.items():
             name = name if isinstance(name, str) else ":".join(filter(None, name))
-            yield from _of_attribute(re.sub(r"^\{.*\}", "xlink:", name).lower(), value)
+            yield from _of_attribute(tag, re.sub(r"^\{.*\}", "xlink:", name).lower(), value)
 
 
-def _of_attribute(name: str, value: str) -> Iterator[str]:
+def _of_attribute(tag: str, name: str, value: str) -> Iterator[str]:
+    if name.startswith("data-"):
+        return
     if name in LISTS:
         yield from (word for word in re.split(r"[\s,]+", value) if word)
-    elif name in FETCHED:
-        yield value
-    elif name == "style":
-        yield from _of_style(value)
+    elif name in LOADING or (name in LINKING and tag not in CLICKED):
+        is_data = value.strip().lower().startswith("data:")
+        if not is_data:
+            yield value
+        elif tag in FRAMES:
+            yield "https://data.invalid/"
     elif name == "srcdoc":
-        yield from leads(value)
+        yield from loads(value)
     elif name == "content" and (
         url := re.search(r"url\s*=\s*['\"]?([^'\"]*)", value, re.IGNORECASE)
     ):
         yield url[1]
+    elif name in STYLES:
+        yield from _of_style(value)
 
 
 def _of_style(text: str) -> Iterator[str]:
@@ -136,19 +189,15 @@ def elsewhere(url: str, allowed: str) -> str | None:
         except ValueError:
             continue
         own = read.protocol in ("http:", "https:") and read.hostname == "chat.example"
-        picture = read.protocol == "data:" and read.pathname.startswith("image/png")
         # A URL without a scheme takes the scheme of the page.
         seen = url.lstrip().translate({ord(left_out): None for left_out in "\t\r\n"})
         schemeless = seen[:2].replace("\\", "/") == "//" and read.host == ada_url.URL(allowed).host
-        leads_somewhere = (
-            "://" in read.href and (read.host or read.protocol == "file:")
-        ) or read.protocol in OPAQUE
-        if (
-            not own
-            and not picture
-            and not schemeless
-            and leads_somewhere
-            and read.origin != allowed
-        ):
+        connects = read.protocol in ("http:", "https:", "ws:", "wss:", "ftp:", "file:")
+        if connects and not own and not schemeless and read.origin != allowed:
             return str(read.href)[:300]
     return None
+
+
+def loaded_elsewhere(html: str, allowed: str) -> list[str]:
+    """The destinations that a page loads from, except its own host and the allowed one."""
+    return [found for url in loads(html) if (found := elsewhere(url, allowed))]

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterator
 
 from fake_upstream import MODEL
+from responses_server import call as response_call
+from responses_server import message as response_message
+from responses_server import response
 from scripted import event, stream
 
 
@@ -144,6 +147,14 @@ def documents(hole: str) -> Iterator[tuple[str, str, object]]:
                 "usage": {"input_tokens": 1, "output_tokens": 1},
             },
         )
+    reasoning = {"type": "reasoning", "summary": [{"type": "summary_text", "text": hole}]}
+    for place, item in [
+        ("text", response_message(hole)),
+        ("arguments", response_call("go", {"with": [hole]})),
+        ("summary", reasoning),
+    ]:
+        yield "responses", place, response(item)
+    yield "responses", "instructions", response(response_message("x"), instructions=hole)
 
 
 def chunk(delta: dict[str, object], finish: str | None = None) -> bytes:
@@ -160,6 +171,11 @@ def chunk(delta: dict[str, object], finish: str | None = None) -> bytes:
 
 def block(**delta: object) -> bytes:
     return event({"type": "content_block_delta", "index": 0, "delta": delta}, "content_block_delta")
+
+
+def delta(kind: str, piece: str) -> bytes:
+    data = {"type": kind, "output_index": 0, "content_index": 0, "delta": piece}
+    return event(data, kind)
 
 
 def call(arguments: str) -> dict[str, object]:
@@ -194,6 +210,8 @@ STREAMS = {
     ),
     "message": ("messages", lambda piece: block(type="text_delta", text=piece)),
     "input": ("messages", lambda piece: block(type="input_json_delta", partial_json=piece)),
+    "output text": ("responses", lambda piece: delta("response.output_text.delta", piece)),
+    "call": ("responses", lambda piece: delta("response.function_call_arguments.delta", piece)),
 }
 
 
@@ -222,6 +240,9 @@ def streamed(operation: str, pieces: list[bytes], block_type: str = "text") -> b
             event({"type": "message_stop"}, "message_stop"),
         ]
         return stream(event(OPENED, "message_start"), opened, *pieces, *ends)
+    if operation == "responses":
+        done = {"type": "response.completed", "response": response()}
+        return stream(*pieces, event(done, "response.completed"))
     end = (
         chunk({}, "stop")
         if operation == "chat"

@@ -239,7 +239,7 @@ def test_a_long_answer_in_small_events_is_put_together(gateway: Served, model: S
         ),
         ("half", stream(chunk({"content": "x"})), False, "truncated"),
         ("no events", stream(b"hello"), False, "truncated"),
-        ("text", whole(json.dumps(CHAT).encode(), media="text/plain"), False, "upstream-invalid"),
+        ("text", whole(b"hello", media="text/plain"), False, "upstream-invalid"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(
@@ -251,7 +251,7 @@ def test_what_cannot_be_converted_is_refused(
     assert refused.headers["x-should-retry"] == "false"
 
 
-def test_what_would_be_fetched_gives_way_in_a_converted_answer_too(
+def test_what_would_be_loaded_is_changed_in_a_converted_answer_too(
     gateway: Served, model: Scripted
 ) -> None:
     text = "![x](https://evil.example/x.png)"
@@ -276,4 +276,5 @@ def test_what_would_be_fetched_gives_way_in_a_converted_answer_too(
     )
     for mark, streamed in [("led", True), ("led too", False)]:
         answer = ask(gateway, "chat", mark, stream=streamed)
-        assert answer.status_code == 200 and "evil" not in answer.text, answer.text
+        assert answer.status_code == 200, answer.text
+        assert "](#link-removed:https://evil" in answer.text, answer.text

@@ -33,6 +33,7 @@ PATHS = {
     "completions": "/v1/completions",
     "messages": "/v1/messages",
     "embeddings": "/v1/embeddings",
+    "responses": "/v1/responses",
 }
 CLIENT = httpx2.Client(trust_env=False, timeout=60)
 FORMS = {
@@ -109,6 +110,7 @@ def ask(gateway: Served, operation: str, mark: str, **more: object) -> httpx2.Re
         "chat": {"messages": [{"role": "user", "content": mark}]},
         "completions": {"prompt": mark},
         "embeddings": {"input": mark},
+        "responses": {"input": mark},
     }
     said["messages"] = {**said["chat"], "max_tokens": 99}
     headers = {"authorization": f"Bearer {gateway.token}"}
@@ -187,6 +189,9 @@ def joined(answer: httpx2.Response) -> str:
                     one["function"].get("arguments") for one in delta.get("tool_calls", [])
                 ]
             delta = data.get("delta", {})
+            if isinstance(delta, str):
+                whole_text.append(delta)
+                continue
             whole_text += [delta.get("text"), delta.get("partial_json")]
     return "".join(one for one in whole_text if one)
 

@@ -250,6 +250,12 @@ def test_adopted_keys_end_with_their_date(gateway: Served) -> None:
         "token", "renew", "--data", str(gateway.data), "sk-brief-0123456789abc", "--ttl", "1h"
     )
     assert again.code == 1 and "longer than the handle is valid" in again.err, again.err
+    # By its id too, which could also be a key.
+    shown = gateway.command("agent", "show", "tests/brief", "--json").out
+    rows = [json.loads(line) for line in shown.splitlines()]
+    (held,) = {row["handle"] for row in rows if row.get("handle")}
+    by_id = binary("token", "renew", "--data", str(gateway.data), held, "--ttl", "1h")
+    assert by_id.code == 1 and "longer than the handle is valid" in by_id.err, by_id.err
     assert adopt(gateway, "key,agent\n", until="2020-01-01")[0] == 1
 
 

@@ -18,17 +18,16 @@ from clients import claude, open_ai, user
 from exfiltration import GOOD
 from gateway import Served
 from outside import Says
-from renderers import elsewhere, leads, rendered
+from renderers import YARDSTICKS, loaded_elsewhere, rendered
 from test_serve import serve
 
-MODEL, MARK = "says", "⟨link removed⟩"
+MODEL, MARK = "says", "#link-removed:"
 EVIL = "https://evil.example/x"
 # Pieces that lead to another host when they are joined.
 CUT = [
     ("![x](/", "/evil.example/x.png)"),
     ("![x](https:/", "/evil.example/x.png)"),
     (f"![x](https://{GOOD}", ".evil.example/x.png)"),
-    ("![x](java", "script:alert(1))"),
     ("![x](htt", "ps:/evil.example/x.png)"),
     ("![x](", "/\\evil.example/x.png)"),
 ]
@@ -151,11 +150,11 @@ BETWEEN: dict[str, Callable[[str], bytes]] = {
 
 
 def harmless(shown: str) -> bool:
-    """Whether the text that a reader assembles leads to no host."""
-    return all(
-        elsewhere(lead, f"https://{GOOD}") is None
-        for _, html in rendered([shown])
-        for lead in leads(html)
+    """Whether the text that a reader assembles loads from no other host."""
+    return not any(
+        loaded_elsewhere(outputs[name], f"https://{GOOD}")
+        for _, outputs in rendered([shown])
+        for name in YARDSTICKS
     )
 
 
@@ -185,13 +184,11 @@ def test_what_anthropics_sdk_leaves_out_joins_nothing(
             ) as stream:
                 content = stream.get_final_message().content
         except anthropic.APIStatusError as refused:
-            assert "upstream-invalid" in str(refused) and between in ("no name", "another name"), (
-                refused
-            )
+            assert "upstream-invalid" in str(refused) and between == "another name", refused
             continue
         shown = "".join(block.text for block in content if block.type == "text")
         assert harmless(shown), (first, word, shown)
-        assert between not in ("no name", "another name")
+        assert between != "another name"
 
 
 def chunk(delta: Event, index: int = 0, **more: Any) -> Event:
@@ -315,7 +312,8 @@ def test_texts_and_parts_of_texts_are_one_text(gateway: Served, model: Says) -> 
         assert shown(first) == first + second
     shares = [{"text": "```\n"}, {"text": f"![x]({EVIL})\n"}, {"text": "```\n"}]
     model.say("fences", b"", openai_stream([chunk({"reasoning_details": [one]}) for one in shares]))
-    assert b"evil.example" not in asked("fences"), "an item that is shown by itself is in no fence"
+    # An item that is shown by itself is in no fence.
+    assert f"]({MARK}{EVIL}".encode() in asked("fences")
 
 
 # The text that the SDKs assemble, and the text without each second piece.
@@ -340,11 +338,17 @@ def test_no_call_is_put_together_in_another_way(gateway: Served, model: Says, od
         for at, piece in enumerate(CALL)
     ]
     model.say(odd, b"", anthropic_stream([start(0, call), *pieces, stop(0)]))
-    with pytest.raises(anthropic.APIStatusError, match="upstream-invalid"):
-        with claude(gateway, gateway.token).messages.stream(
-            model=MODEL, max_tokens=9, messages=user(odd)
-        ) as stream:
-            stream.get_final_message()
+    asked = claude(gateway, gateway.token).messages.stream(
+        model=MODEL, max_tokens=9, messages=user(odd)
+    )
+    if odd == "no name":
+        # The gateway writes the names that are missing, so that no client leaves a piece out.
+        with asked as stream:
+            [said] = stream.get_final_message().content
+        assert said.input == {"u": "rl", "k": "https:/", "m": "/evil.example/x"}
+        return
+    with pytest.raises(anthropic.APIStatusError, match="upstream-invalid"), asked as stream:
+        stream.get_final_message()
 
 
 def test_no_call_stands_where_a_stream_has_none(gateway: Served, model: Says) -> None:

@@ -294,12 +294,12 @@ ODD = {
     "media type": (
         http("text/html; charset=utf-8", "<p>"),
         INVALID,
-        "a media type that is not passed on: .*text/html",
+        "a body that is neither JSON nor events, of the media type .*text/html",
     ),
     "no media type": (
-        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes",
         INVALID,
-        "no content-type",
+        "a body that is neither JSON nor events",
     ),
     "encoded": (
         http("application/json", "{}", "200 OK", "Content-Encoding: gzip"),

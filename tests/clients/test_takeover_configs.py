@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 from fake_upstream import MODEL, FakeUpstream
@@ -22,26 +23,34 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def with_other_issuer(tmp_path: Path, keys: Path) -> str:
+    """The config of a second issuer, whose JWK Set is the file `keys`."""
+    key(tmp_path / "other.jwk")
+    other = other_issuer("x", tmp_path).replace('jwks = "x"', f'jwks = "{keys}"')
+    lines = other.splitlines()
+    return "".join(
+        line + "\n" for line in lines if not line.startswith(("jwks_ca", "jwks_refresh"))
+    )
+
+
+def stream_of_other(gateway: Relayed, tmp_path: Path, seen: list[str]) -> threading.Thread:
+    """An open stream with a token of the second issuer."""
+    own = gateway.token
+    words = ["--key", str(tmp_path / "other.jwk"), "--issuer", OTHER]
+    gateway.token = gateway.issue("tests/agent", *words, principal="user:agent", models=(MODEL,))
+    reader = stream(gateway, "behave gate", seen)
+    gateway.token = own
+    return reader
+
+
 def test_who_has_no_issuer_at_the_successor_is_cut_at_the_predecessor(
     upstream: FakeUpstream, folder: Path, tmp_path: Path
 ) -> None:
-    key(tmp_path / "other.jwk")
-    other = other_issuer("x", tmp_path).replace('jwks = "x"', f'jwks = "{tmp_path}/other.jwk.pub"')
-    other = "".join(
-        line + "\n"
-        for line in other.splitlines()
-        if not line.startswith(("jwks_ca", "jwks_refresh"))
-    )
+    other = with_other_issuer(tmp_path, tmp_path / "other.jwk.pub")
     with Relayed(folder, config(upstream.url, other), issuer=ISSUER) as gateway:
-        own = gateway.token
-        words = ["--key", str(tmp_path / "other.jwk"), "--issuer", OTHER]
-        gateway.token = gateway.issue(
-            "tests/agent", *words, principal="user:agent", models=(MODEL,)
-        )
         upstream.gate.clear()
         seen: list[str] = []
-        reader = stream(gateway, "behave gate", seen)
-        gateway.token = own
+        reader = stream_of_other(gateway, tmp_path, seen)
         kept: list[str] = []
         stays = stream(gateway, "behave gate", kept)
         gateway.write(config(upstream.url))
@@ -55,6 +64,27 @@ def test_who_has_no_issuer_at_the_successor_is_cut_at_the_predecessor(
         upstream.gate.set()
         stays.join(10)
         assert kept[-1] == "data: [DONE]"
+        gateway.drained()
+
+
+def test_a_key_that_leaves_its_file_cuts_at_the_predecessor_too(
+    upstream: FakeUpstream, folder: Path, tmp_path: Path
+) -> None:
+    other = with_other_issuer(tmp_path, tmp_path / "set.jwks")
+    (tmp_path / "set.jwks").write_text((tmp_path / "other.jwk.pub").read_text())
+    with Relayed(folder, config(upstream.url, other), issuer=ISSUER) as gateway:
+        upstream.gate.clear()
+        seen: list[str] = []
+        reader = stream_of_other(gateway, tmp_path, seen)
+        gateway.take_over()
+        assert reader.is_alive()
+        (tmp_path / "set.jwks").write_text('{"keys":[]}')
+        reader.join(15)
+        assert (
+            not reader.is_alive()
+            and json.loads(seen[-1][6:])["error"]["code"] == "token-key-unknown"
+        )
+        upstream.gate.set()
         gateway.drained()
 
 

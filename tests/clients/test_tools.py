@@ -46,8 +46,10 @@ burst = 1000000
 in_flight = 64
 [class.reported]
 answers = {{ tool_calls = "report" }}
+[class.ended]
+answers = {{ tool_calls = "block" }}
 [class.blocked]
-answers = {{ clicked = "block" }}
+answers = {{ fetched = "block" }}
 [[upstream]]
 name = "says"
 url = "http://127.0.0.1:{model.port}"
@@ -179,11 +181,20 @@ def streamed(chance: random.Random, whole: dict[str, Any]) -> bytes:
     )
 
 
-def put_together(client: openai.OpenAI, mark: str) -> list[tuple[str, str]]:
-    """The calls of a stream, as the SDK's reader assembles them."""
+REFUSED = "[refused by policy: answer-uncontrolled – the tool "
+
+
+def calls_of(choice: Any) -> list[tuple[str, str]]:
+    """The calls of an answer. Its finish reason and its text fit them."""
+    calls = choice.message.tool_calls or []
+    assert choice.finish_reason == ("tool_calls" if calls else "stop")
+    return [(one.function.name, one.function.arguments) for one in calls]
+
+
+def put_together(client: openai.OpenAI, mark: str) -> Any:
+    """The choice of a stream, as the SDK's reader assembles it."""
     with client.chat.completions.stream(model=MODEL, messages=user(mark)) as stream:
-        message = stream.get_final_completion().choices[0].message
-    return [(one.function.name, one.function.arguments) for one in message.tool_calls or []]
+        return stream.get_final_completion().choices[0]
 
 
 def test_calls_go_on_byte_for_byte_or_not_at_all(gateway: Served, model: Says) -> None:
@@ -203,27 +214,22 @@ def test_calls_go_on_byte_for_byte_or_not_at_all(gateway: Served, model: Says) -
             )
             for tool, arguments, _ in drawn
         ]
-        passes = all(may for *_, may in drawn)
+        passing = [may for *_, may in drawn]
+        passes = all(passing)
+        expected = calls if passes else calls[: passing.index(False)]
         whole, mark = answer(mine, calls), f"answer {number}."
         model.say(mark, json.dumps(whole).encode(), streamed(mine, whole))
-        try:
-            made = (
-                client.chat.completions.create(model=MODEL, messages=user(mark))
-                .choices[0]
-                .message.tool_calls
-                or []
-            )
-            if not passes or [(one.function.name, one.function.arguments) for one in made] != calls:
-                return f"{calls} went on as {made}"
-        except openai.PermissionDeniedError as refused:
-            if passes or refused.code != "answer-uncontrolled":
-                return f"{calls}: {refused}"
-        try:
-            if (found := put_together(client, mark)) != calls or not passes:
-                return f"{calls} went on in a stream as {found}"
-        except openai.APIError as refused:
-            if passes:
-                return f"{calls}: {refused} in a stream"
+        made = client.chat.completions.create(model=MODEL, messages=user(mark)).choices[0]
+        if calls_of(made) != expected or (REFUSED in str(made.message.content)) == passes:
+            return f"{calls} went on as {made}"
+        found = put_together(client, mark)
+        # A call that was held together with the refused one is not sent.
+        if (
+            calls_of(found) != expected[: len(calls_of(found))]
+            or passes != (calls_of(found) == calls)
+            or (REFUSED in str(found.message.content)) == passes
+        ):
+            return f"{calls} went on in a stream as {found}"
         return None
 
     with ThreadPoolExecutor(8) as pool:
@@ -249,7 +255,7 @@ def test_nothing_of_a_refused_call_comes_out(gateway: Served, model: Says) -> No
             and "answer-uncontrolled" in said.text
             and '"fetch"' not in said.text
         )
-        assert stream == ("write_file" in said.text), "what came before the call came out"
+        assert said.status_code == 200 and "write_file" in said.text, "the call before it came out"
         rows = query(gateway, "--request", said.headers["token-shield-request"])
         [outcome] = [inside(row) for row in rows if row["kind"] == "outcome"]
         assert outcome["code"] == "answer-uncontrolled"
@@ -258,18 +264,18 @@ def test_nothing_of_a_refused_call_comes_out(gateway: Served, model: Says) -> No
                 "kind": "tool-call",
                 "reason": "not-listed",
                 "target": "https://evil.example/ (fetch)",
-                "verdict": "block",
+                "verdict": "replace",
             }
         ]
 
 
-def test_what_comes_behind_a_refused_link_is_not_sent(gateway: Served, model: Says) -> None:
-    """All bytes come at once: the text before the link is sent, then the error, no normal end."""
+def test_what_comes_behind_a_refused_image_is_not_sent(gateway: Served, model: Says) -> None:
+    """All bytes come at once: the text before the image is sent, then the error, no normal end."""
     token = gateway.issue("tools/blocked", "--class", "blocked", models=(MODEL,))
     piece = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
     events = [
         {**piece, "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
-        for text in ("before ", "https://evil.example/ ", "behind")
+        for text in ("before ", "![a](https://evil.example/) ", "behind")
     ]
     events.append({**piece, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
     model.say(
@@ -292,7 +298,7 @@ def test_a_class_may_only_be_told(gateway: Served, model: Says) -> None:
     calls = [("fetch", '{"url": "https://evil.example/"}')]
     whole = answer(chance, calls)
     model.say("reported", json.dumps(whole).encode(), streamed(chance, whole))
-    assert put_together(open_ai(gateway, token), "reported") == calls
+    assert calls_of(put_together(open_ai(gateway, token), "reported")) == calls
     assert (
         gateway.metric(
             "token_shield_egress_total", filter="answer", verdict="report", reason="not-listed"
@@ -306,10 +312,46 @@ def test_a_token_leaves_less(gateway: Served, model: Says) -> None:
     calls = [("fetch", '{"url": "https://good.example/"}')]
     whole = answer(chance, calls)
     model.say("narrowed", json.dumps(whole).encode(), streamed(chance, whole))
-    assert put_together(open_ai(gateway, gateway.token), "narrowed") == calls
+    assert calls_of(put_together(open_ai(gateway, gateway.token), "narrowed")) == calls
     narrow = gateway.issue("tools/narrow", "--egress", "none", models=(MODEL,))
-    with pytest.raises(openai.PermissionDeniedError):
-        open_ai(gateway, narrow).chat.completions.create(model=MODEL, messages=user("narrowed"))
+    said = open_ai(gateway, narrow).chat.completions.create(model=MODEL, messages=user("narrowed"))
+    assert said.choices[0].message.content.endswith(f"{REFUSED}fetch may reach no host]")
+
+
+def test_a_class_may_have_an_error_instead(gateway: Served, model: Says) -> None:
+    token = gateway.issue("tools/ended", "--class", "ended", models=(MODEL,))
+    chance = random.Random(1)
+    whole = answer(chance, [("fetch", '{"url": "https://evil.example/"}')])
+    model.say("ended", json.dumps(whole).encode(), streamed(chance, whole))
+    client = open_ai(gateway, token)
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        client.chat.completions.create(model=MODEL, messages=user("ended"))
+    assert refused.value.code == "answer-uncontrolled"
+    with pytest.raises(openai.APIError, match="not controlled"):
+        put_together(client, "ended")
+
+
+def test_an_agent_goes_on_after_a_refused_call(gateway: Served, model: Says) -> None:
+    """The text names what is allowed."""
+    chance = random.Random(1)
+    whole = answer(chance, [("fetch", '{"url": "https://evil.example/"}')])
+    model.say("first", json.dumps(whole).encode(), streamed(chance, whole))
+    client = open_ai(gateway, gateway.token)
+    for found in (
+        client.chat.completions.create(model=MODEL, messages=user("first")).choices[0],
+        put_together(client, "first"),
+    ):
+        assert found.finish_reason == "stop" and not found.message.tool_calls
+        assert "fetch may reach good.example:443, good.example:80, *.good.example:8443]" in (
+            found.message.content
+        )
+    said = whole["choices"][0]["message"]["content"]
+    history = [*user("first"), found.message.model_dump(exclude_none=True), *user("second")]
+    calls = [("fetch", '{"url": "https://good.example/"}')]
+    again = answer(chance, calls)
+    model.say("second", json.dumps(again).encode(), streamed(chance, again))
+    made = client.chat.completions.create(model=MODEL, messages=history).choices[0]
+    assert calls_of(made) == calls and said in (None, "let me see")
 
 
 def block(name: str, url: str, late: bool) -> tuple[bytes, bytes]:
@@ -386,13 +428,14 @@ def test_anthropic_tools_too(gateway: Served, model: Says, late: bool) -> None:
             with client.messages.stream(model=MODEL, max_tokens=9, messages=user(mark)) as stream:
                 assert stream.get_final_message().content[1].input == {"url": url}
             continue
-        with pytest.raises(anthropic.PermissionDeniedError):
-            client.messages.create(model=MODEL, max_tokens=9, messages=user(mark))
-        with (
-            pytest.raises(anthropic.APIError),
-            client.messages.stream(model=MODEL, max_tokens=9, messages=user(mark)) as stream,
-        ):
-            stream.get_final_message()
+        whole = client.messages.create(model=MODEL, max_tokens=9, messages=user(mark))
+        with client.messages.stream(model=MODEL, max_tokens=9, messages=user(mark)) as stream:
+            found = stream.get_final_message()
+        for message in (whole, found):
+            assert message.stop_reason == "end_turn"
+            assert [part.type for part in message.content] == ["text", "text"]
+            assert message.content[0].text == "so"
+            assert message.content[1].text.startswith(f"{REFUSED}fetch may reach good.example")
 
 
 def test_egress_check_says_why(gateway: Served) -> None:

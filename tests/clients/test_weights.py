@@ -110,7 +110,7 @@ def serving(ollama: Ollama) -> Iterator[str]:
 
         def do_GET(self) -> None:
             # Acts as two kinds of servers: the requested path decides which.
-            listed = {"data": [{"id": MODEL, "root": "org/weights"}]}
+            listed = {"data": [{"id": MODEL, "root": "org/weights", "max_model_len": 512}]}
             self.answer({"/api/tags": ollama.tags(), "/v1/models": listed}[self.path])
 
         def do_POST(self) -> None:
@@ -254,6 +254,14 @@ def test_what_a_server_says_is_reported(folder: Path) -> None:
         token = gateway.issue("tests/weights", models=(MODEL,))
         becomes(gateway, "org/weights", "reported", ASKED_S)
         assert chat(gateway, token) is None
+        # A cap never exceeds the context that the server reports, and none is written without one.
+        for cap, expect in ((4096, "512"), (100, "100"), (None, None)):
+            words = ("--output-tokens", str(cap)) if cap else ()
+            token = gateway.issue(f"tests/cap-{cap or 0}", *words, models=(MODEL,))
+            answer = open_ai(gateway, token).chat.completions.with_raw_response.create(
+                model=MODEL, messages=user("hi"), max_tokens=10_000
+            )
+            assert answer.headers.get("token-shield-output-tokens") == expect
         assert records(gateway, "outcome")[-1]["model_digest"] == {
             "source": "reported",
             "value": "org/weights",

@@ -10,9 +10,10 @@ use token_shield::guard::egress::request::Cleared;
 use token_shield::guard::govern::Governed;
 use token_shield::guard::limiter::Limiter;
 use token_shield::guard::reserve::reserve;
+use token_shield::weights::Weights;
 
-fn ungoverned(cleared: Cleared<'_>) {
-    drop(cap(cleared));
+fn ungoverned(cleared: Cleared<'_>, weights: &Weights) {
+    drop(cap(cleared, weights));
 }
 
 fn uncapped(governed: Governed<'_>, turn: Option<Turn>, limiter: &Arc<Limiter>) {

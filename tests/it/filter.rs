@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use token_shield::guard::egress::policy::EgressPolicy;
-use token_shield::guard::egress::text::{Found, Kind, MARK, Scanner, Verdict};
+use token_shield::guard::egress::rendered::{LoadUse, RenderedText, Scope, Verdict};
 use token_shield::model::Operation;
 use token_shield::model::answer::StreamFilter;
 use token_shield::model::response_text::{self, Channel, ChannelId, TextFilter};
@@ -12,19 +12,20 @@ use token_shield::model::tools::{Arguments, Tools};
 /// Allows `good.example`, and `links.example` as a link. Evaluates calls of the tool `fetch`.
 #[derive(Default)]
 struct OneHost {
-    scanners: BTreeMap<(u64, String), Scanner>,
+    texts: BTreeMap<(u64, String), RenderedText>,
     ended: bool,
     blocks: bool,
+    changed: u64,
 }
 
 /// A verdict, and whether it ends the answer.
-fn verdict(found: &Found<'_>, blocks: bool, ended: &mut bool) -> Verdict {
-    let host = found.url.ok().and_then(EgressPolicy::host).unwrap_or_default();
-    if host == "good.example"
-        || (host == "links.example" && found.kind == Kind::Clicked)
-        || found.fenced
-    {
+fn verdict(load_use: LoadUse, url: Result<&str, &str>, blocks: bool, ended: &mut bool) -> Verdict {
+    let host = url.ok().and_then(EgressPolicy::host).unwrap_or_default();
+    if host == "good.example" || (host == "links.example" && load_use == LoadUse::Linked) {
         return Verdict::Pass;
+    }
+    if load_use == LoadUse::Defined {
+        return Verdict::Strip;
     }
     *ended |= blocks;
     if blocks { Verdict::Block } else { Verdict::Strip }
@@ -32,27 +33,39 @@ fn verdict(found: &Found<'_>, blocks: bool, ended: &mut bool) -> Verdict {
 
 impl TextFilter for OneHost {
     fn push(&mut self, channel: Channel<'_>, text: &str, out: &mut String) {
-        let Self { scanners, ended, blocks } = self;
-        let scanner = scanners
+        let Self { texts, ended, blocks, changed } = self;
+        let known = texts
             .entry((channel.choice, channel.key.to_owned()))
-            .or_insert_with(|| Scanner::new(true));
-        scanner.push(text, out, &mut |found| verdict(found, *blocks, ended));
+            .or_insert_with(|| RenderedText::new(Scope::Links));
+        known.push(text, out, &mut |load_use, url| {
+            let verdict = verdict(load_use, url, *blocks, ended);
+            *changed += u64::from(verdict == Verdict::Strip);
+            verdict
+        });
     }
 
     fn flush(&mut self, channel: Channel<'_>, out: &mut String) {
-        let Self { scanners, ended, blocks } = self;
-        if let Some(scanner) = scanners.get_mut(&(channel.choice, channel.key.to_owned())) {
-            scanner.pause(out, &mut |found| verdict(found, *blocks, ended));
+        let Self { texts, ended, blocks, changed } = self;
+        if let Some(text) = texts.get_mut(&(channel.choice, channel.key.to_owned())) {
+            text.pause(out, &mut |load_use, url| {
+                let verdict = verdict(load_use, url, *blocks, ended);
+                *changed += u64::from(verdict == Verdict::Strip);
+                verdict
+            });
         }
     }
 
     fn boundary(&mut self) {}
 
+    fn changes(&self) -> u64 {
+        self.changed
+    }
+
     fn holding(&self, choice: Option<u64>) -> Vec<ChannelId> {
         let held = self
-            .scanners
+            .texts
             .iter()
-            .filter(|(_, scanner)| scanner.is_holding())
+            .filter(|(_, text)| text.is_holding())
             .map(|((choice, key), _)| ChannelId { choice: *choice, key: key.clone() });
         held.filter(|id| choice.is_none_or(|choice| choice == id.choice)).collect()
     }
@@ -114,38 +127,49 @@ fn said(stream: &str, key: &str) -> String {
 #[track_caller]
 fn text(key: &str, pieces: &[&str], expect: &str) {
     let events: Vec<Vec<u8>> = pieces.iter().map(|piece| event(&delta(key, piece), "")).collect();
-    assert_eq!(
-        said(&streamed(OneHost::default(), &events), key),
-        expect.replace('@', MARK),
-        "{pieces:?}"
-    );
+    assert_eq!(said(&streamed(OneHost::default(), &events), key), expect, "{pieces:?}");
 }
 
 #[test]
-fn urls_that_are_not_allowed_are_replaced() {
+fn addresses_that_are_not_allowed_are_changed() {
     text(
         "content",
         // A URL in several events. The filter must hold the text until the URL ends.
         &["see https://", "a-very-long-name-", "that-outgrows-windows.", "evil.example", "/x ok"],
-        "see https@ ok",
+        "see #link-removed:a-very-long-name-that-outgrows-windows.evil.example/x ok",
     );
-    text("reasoning_content", &["see https://evil.example/ ok"], "see https@ ok");
-    // A reference definition may be used by an image, so the rule for links is not enough.
-    text("content", &["![a]\n\n[a]: https://links.example/ 'b'"], "![a]\n\n[a]: https@ 'b'");
-    // A Markdown renderer decodes character references.
-    text("content", &["https&#58;//evil.example/ ok"], "https@ ok");
-    text("content", &["![a](https://^", "&#64;evil.example/x) ok"], "![a](https://^@) ok");
+    text(
+        "reasoning_content",
+        &["see https://evil.example/ ok"],
+        "see #link-removed:evil.example/ ok",
+    );
+    // An image uses the definition, so the rule for links is not enough.
+    text(
+        "content",
+        &["![a]\n\n[a]: https://links", ".example/ 'b'"],
+        "![a]\n\n[a]: #link-removed:https://links.example/ 'b'",
+    );
+    text(
+        "content",
+        &["![a](https://^", "&#64;evil.example/x) ok"],
+        "![a](#link-removed:https://^&#64;evil.example/x) ok",
+    );
     text("content", &["it is about https:"], "it is about https:");
 }
 
 #[test]
-fn a_fence_counts_only_if_every_reader_sees_it() {
-    let (mut scanner, mut out) = (Scanner::new(false), String::new());
-    let mut ended = false;
-    scanner.push("```\nhttps://evil.example/ \n```\n", &mut out, &mut |found| {
-        verdict(found, false, &mut ended)
-    });
-    assert!(!out.contains("evil"), "the text goes on from one that is not seen here: {out}");
+fn a_changed_stream_says_so_before_its_last_event() {
+    let end = b"data: [DONE]\n\n".to_vec();
+    let stop = event("{}", r#","finish_reason":"stop""#);
+    let ends = |text: &str| {
+        let events = [event(&delta("content", text), ""), stop.clone(), end.clone()];
+        let out = streamed(OneHost::default(), &events);
+        let parts: Vec<String> = out.split("\n\n").map(str::to_owned).collect();
+        // The last part is empty, and the one before it is the last event.
+        parts.into_iter().rev().nth(2)
+    };
+    assert_eq!(ends("![a](//x.example)").as_deref(), Some(": token-shield-removed: 1"));
+    assert!(ends("![a](https://good.example/)").is_some_and(|line| line.starts_with("data: {")));
 }
 
 #[test]
@@ -156,7 +180,7 @@ fn tokens_of_a_changed_text_are_left_out() {
         OneHost::default(),
         &[event(&delta("content", "https://evil.example/ ok"), tokens)],
     );
-    assert!(!out.contains("evil.example"), "{out}");
+    assert!(!out.contains("https://evil.example"), "{out}");
     let whole = format!(
         r#"{{"choices":[{{"index":0,"message":{}{tokens}}}]}}"#,
         delta("content", "https://evil.example/ ok")
@@ -164,7 +188,7 @@ fn tokens_of_a_changed_text_are_left_out() {
     let out = response_text::whole(whole.as_bytes(), &mut OneHost::default())
         .expect("JSON")
         .expect("changed");
-    assert!(!String::from_utf8_lossy(&out).contains("evil.example"));
+    assert!(!String::from_utf8_lossy(&out).contains("https://evil.example"));
 }
 
 fn call(index: u64, name: &str, arguments: &str) -> Vec<u8> {
@@ -199,12 +223,12 @@ fn a_tool_call_passes_unchanged_or_not_at_all() {
 
 #[test]
 fn nothing_follows_a_blocked_url() {
-    let blocks = OneHost { blocks: true, ..OneHost::default() };
-    let events = [
-        event(&delta("content", "a https://evil.example/ "), ""),
-        event(&delta("content", "behind"), ""),
-    ];
-    let all = [events.concat(), b"data: [DONE]\n\n".to_vec()].concat();
-    let out = streamed(blocks, &[all]);
-    assert!(!out.contains("behind") && !out.contains("DONE"), "{out}");
+    // The first text is judged at the end of its line, and the second one at the end of the stream.
+    for text in ["a https://evil.example/ b\n", "a https://evil.example/ "] {
+        let blocks = OneHost { blocks: true, ..OneHost::default() };
+        let events = [event(&delta("content", text), ""), event(&delta("content", "behind"), "")];
+        let all = [events.concat(), b"data: [DONE]\n\n".to_vec()].concat();
+        let out = streamed(blocks, &[all]);
+        assert!(!out.contains("behind") && !out.contains("DONE"), "{out}");
+    }
 }

@@ -283,6 +283,8 @@ impl Answer {
     /// The refusal's code.
     pub(crate) fn code(&self) -> String {
         let value: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
-        value["error"]["code"].as_str().unwrap_or_default().to_owned()
+        // In Ollama's dialect the error is a text, and the code is beside it.
+        let code = value["error"]["code"].as_str().or_else(|| value["code"].as_str());
+        code.unwrap_or_default().to_owned()
     }
 }

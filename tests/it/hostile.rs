@@ -119,7 +119,7 @@ fn refused_bodies() -> Vec<Body> {
         ("cache_salt", with(r#""cache_salt":"x""#), field),
         ("priority", with(r#""priority":-1"#), field),
         ("api_base", with(r#""api_base":"http://evil.example""#), field),
-        ("unknown field", with(r#""frobnicate":1"#), field),
+        ("unknown limit", with(r#""max_frobs":1"#), field),
         (
             "remote image",
             part(r#"{"type":"image_url","image_url":{"url":"http://169.254.169.254/x"}}"#),
@@ -162,7 +162,7 @@ fn hostile_headers_are_refused() {
             vec!["authorization: Bearer a.b.c"],
             (401, "token-ambiguous"),
         ),
-        ("upgrade", vec!["connection: upgrade", "upgrade: h2c"], (400, "framing-invalid")),
+        ("upgrade", vec!["connection: upgrade", "upgrade: websocket"], (426, "upgrade-not-served")),
         ("unknown Expect", vec!["expect: 200-maybe"], (400, "framing-invalid")),
         ("two hosts", vec!["host: other.example"], (421, "host-not-served")),
     ] {
@@ -273,7 +273,7 @@ fn garbage_after_a_good_request_is_refused_by_name() {
 #[test]
 fn a_refusal_says_what_becomes_of_the_connection() {
     let gateway = Gateway::start();
-    let request = gateway.post("/v1/responses", &[], GOOD.as_bytes());
+    let request = gateway.post("/v1/batches", &[], GOOD.as_bytes());
     let head = request.len() - GOOD.len();
     let mut stream = TcpStream::connect(gateway.api).expect("connect");
     stream.set_nodelay(true).expect("no delay");

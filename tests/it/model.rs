@@ -2,13 +2,15 @@
 
 mod answers;
 mod echoed;
+mod forms;
+mod ollama;
 mod reach;
+mod responses;
 mod strip;
+mod unknown;
 mod written;
 
-use token_shield::model::{
-    BodyChanges, BodyRules, ModelCall, Operation, Profile, UnknownFields, read,
-};
+use token_shield::model::{BodyRules, ModelCall, Operation, Profile, UnknownFields, read};
 use token_shield::refusal::{Code, Refusal};
 
 const CHAT: Operation = Operation::ChatCompletions;
@@ -188,40 +190,6 @@ fn look_alikes_of_keys_are_told() {
 }
 
 #[test]
-fn unknown_fields_are_refused_with_the_line_that_would_allow_them() {
-    let body = chat(r#","sparkle":0.5"#);
-    let refusal = understand(CHAT, "vllm", UnknownFields::Refuse, body.as_bytes())
-        .map(|_| ())
-        .expect_err("refused");
-    let line = r#"config/profiles/vllm.toml under [shape.chat]: "sparkle" = "number""#;
-    assert!(refusal.message.contains(line), "{refusal}");
-    refuses(
-        CHAT,
-        &said(r#"{"role":"user","content":[{"type":"text","text":"x","zoom":1}]}"#),
-        Code::FieldNotAllowed,
-        "messages[0].content[0].zoom",
-    );
-    refuses(
-        CHAT,
-        &chat(r#","tools":[{"type":"function","function":{"name":"f","url":"x"}}]"#),
-        Code::FieldNotAllowed,
-        "tools[0].function.url",
-    );
-    refuses(CHAT, &chat(r#","stream_options":{"x":1}"#), Code::FieldNotAllowed, "stream_options.x");
-    refuses(MESSAGES, &messages(r#","fallbacks":[]"#), Code::FieldNotAllowed, "fallbacks");
-}
-
-#[test]
-fn unknown_fields_are_dropped_where_the_class_says_so() {
-    let body = said(r#"{"role":"user","content":"hi","mood":{"a":[1]}}],"sparkle":1,"x":[{}"#);
-    let call = understand(CHAT, "vllm", UnknownFields::Drop, body.as_bytes()).expect("dropped");
-    assert_eq!(call.dropped(), ["messages[0].mood", "sparkle", "x"]);
-    let written = call.write(&BodyChanges { output_tokens: 5, request_id: None, cache_salt: None });
-    let expect = r#"{"model":"served","messages":[{"role":"user","content":"hi"}],"max_tokens":5}"#;
-    assert_eq!(String::from_utf8_lossy(&written.body), expect);
-}
-
-#[test]
 fn types_and_ranges_are_checked() {
     let check = |rest: &str, param: &str| refuses(CHAT, &chat(rest), Code::FieldInvalid, param);
     check(r#","n":17"#, "n");
@@ -347,16 +315,6 @@ fn a_cap_of_zero_is_no_cap_at_some_servers() {
 }
 
 #[test]
-fn many_unknown_fields_are_dropped_in_one_pass() {
-    let many: String = (0..50_000).map(|number| format!(r#","u{number}":0"#)).collect();
-    let body = chat(&many);
-    let call = understand(CHAT, "generic", UnknownFields::Drop, body.as_bytes()).expect("call");
-    assert_eq!(call.dropped().len(), 16, "the caller is told of some, not of all");
-    let written = call.write(&BodyChanges { output_tokens: 5, request_id: None, cache_salt: None });
-    assert!(written.body.len() < 200, "{} bytes", written.body.len());
-}
-
-#[test]
 fn what_servers_document_passes() {
     passes(
         CHAT,
@@ -423,6 +381,42 @@ fn what_servers_document_passes_beside_chat() {
             r#""truncate_prompt_tokens":5}"#
         ),
     );
+}
+
+#[test]
+fn rerank_takes_texts_and_documents() {
+    const RERANK: Operation = Operation::Rerank;
+    for profile in ["generic", "vllm", "llama.cpp", "sglang"] {
+        passes(
+            RERANK,
+            profile,
+            concat!(
+                r#"{"model":"m","query":"q","documents":["a",{"text":"b"}],"top_n":1,"#,
+                r#""return_documents":true,"max_tokens_per_doc":64,"truncate_prompt_tokens":-1}"#
+            ),
+        );
+    }
+    let images = r#"{"model":"m","query":"q","documents":[{"image_url":"https://a.example/1"}]}"#;
+    refuses(RERANK, images, Code::FieldNotAllowed, "documents[0].image_url");
+    refuses(RERANK, r#"{"model":"m","query":"q"}"#, Code::FieldMissing, "documents");
+    refuses(RERANK, r#"{"model":"m","query":{},"documents":[]}"#, Code::FieldInvalid, "query");
+    let body = br#"{"model":"m","query":"q","documents":["a"]}"#;
+    let call = understand(RERANK, "vllm", UnknownFields::Refuse, body).expect("a call");
+    assert!(call.is_structured(), "a program reads the answer");
+}
+
+#[test]
+fn a_count_of_tokens_has_the_prompt_of_messages_alone() {
+    let body = messages(r#","stream":true,"system":"s","tools":[{"name":"f","input_schema":{}}]"#);
+    let call = understand(Operation::CountTokens, "vllm", UnknownFields::Refuse, body.as_bytes());
+    let call = call.expect("a call");
+    assert_eq!(call.dropped(), ["max_tokens", "stream"]);
+    assert!(!call.stream() && call.output_tokens_asked().is_none());
+    refuses(Operation::CountTokens, &messages(r#","sparkle":1"#), Code::FieldNotAllowed, "sparkle");
+    for profile in ["ollama", "sglang", "tgi"] {
+        let profile = Profile::named(profile).expect("a profile");
+        assert!(!profile.has(Operation::CountTokens), "{}", profile.name());
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn the_example_config_has_no_faults() {
         .expect("no faults");
     assert_eq!(
         (read.guard.models.len(), read.proxy.upstreams.len(), read.guard.classes.len()),
-        (1, 2, 2)
+        (1, 2, 3)
     );
     assert!(read.warnings.is_empty());
 }
@@ -130,6 +130,26 @@ fn an_answer_needs_bytes_for_its_tokens() {
 }
 
 #[test]
+fn a_port_that_is_none_is_not_replaced_by_the_usual_one() {
+    for port in ["80000", "0", "8443x", "+80", ""] {
+        let config =
+            format!("name = \"x\"\n[[upstream]]\nname = \"u\"\nurl = \"http://h:{port}/v1\"\n");
+        faults(&config, &["4 upstream[0].url"]);
+    }
+}
+
+#[test]
+fn a_rate_that_is_too_large_is_not_replaced_by_the_default() {
+    faults(
+        "name = \"x\"\n[limits]\npeer_rps = 4294967296\nroot_rps = 4294967296\n",
+        &[
+            "3 limits.peer_rps: must be a whole number from 0 to 4294967295",
+            "4 limits.root_rps: must be a whole number from 0 to 4294967295",
+        ],
+    );
+}
+
+#[test]
 fn keys_after_a_faulty_tls_are_known_and_checked() {
     faults(
         "name = \"x\"\n[listen]\ntls = { key = \"env:KEY\" }\npublish_keys = \
@@ -164,6 +184,10 @@ fn every_alert_has_a_section_in_the_runbook_and_a_link_to_it() {
         );
         let link = format!("runbook: docs/RUNBOOK.md#{}", alert.to_lowercase());
         assert!(rules.contains(&link), "{alert} does not link to its section: {link}");
+    }
+    for section in runbook.lines().filter_map(|line| line.strip_prefix("### TokenShield")) {
+        let alert = format!("- alert: TokenShield{section}\n");
+        assert!(rules.contains(&alert), "no rule has the alert of the section: {section}");
     }
 }
 

@@ -6,7 +6,8 @@
 
 `cargo mutants --list` gives the mutants of an area. The sample has 80 of them, chosen with a fixed
 seed. They are put into one build (switch.py), and each is then chosen by its number. Those that
-have no such form are built alone. A run continues where an earlier run of the same commit stopped.
+have no such form are built alone. A run continues where an earlier run stopped: a result counts as
+long as the mutant's file is unchanged.
 
 Tests run from the nearest to the furthest, until one fails: the unit tests of the area, all unit
 tests, tests/it. A mutant is `caught` if a test fails or does not end, else `missed`. A mutant that
@@ -19,15 +20,15 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import hashlib
 import json
 import math
 import os
-import random
 import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import run
@@ -42,6 +43,9 @@ SECONDS_MAX = 240
 TESTS = ("--features", "failpoints", "--lib", "--bins", "--test", "it")
 # Campaigns, and tests that compile or read the sources: they say nothing of one mutant.
 LEFT_OUT = ("tamper::", "kill::", "faults::", "turn::", "compile_fail::", "corpus::")
+# Long tests that say nothing of the other areas.
+OF_TOKENS = ("token::narrow::", "token::mutants::")
+OF_LOGS = ("prune::", "live::", "journal::", "replay::", "audit::")
 
 
 @dataclass(frozen=True)
@@ -51,18 +55,26 @@ class Area:
     name: str
     files: str
     # Files that are no part of it.
-    without: str | None
-    # The unit tests that are nearest to it.
+    without: tuple[str, ...]
+    # The tests that are nearest to it.
     tests: str
+    # Tests that say nothing of it.
+    left_out: tuple[str, ...]
 
 
 AREAS = {
     area.name: area
     for area in (
-        Area("token", "src/token/**", None, "token::"),
+        Area("token", "src/token/**", (), "token::", OF_LOGS),
         # The response filter is measured by its own campaigns.
-        Area("guard", "src/guard/**", "src/guard/egress/text/**", "guard::"),
-        Area("audit-format", "src/audit/format/**", None, "audit::"),
+        Area(
+            "guard",
+            "src/guard/**",
+            ("src/guard/egress/text/**", "src/guard/egress/rendered/**"),
+            "guard::",
+            (*OF_TOKENS, *OF_LOGS),
+        ),
+        Area("audit-format", "src/audit/format/**", (), "audit::", OF_TOKENS),
     )
 }
 
@@ -93,16 +105,26 @@ def position(text: str, place: dict[str, int]) -> int:
     return sum(len(line) + 1 for line in lines) + place["column"] - 1
 
 
+def rank(name: str) -> bytes:
+    """The place of a mutant in the order of the sample."""
+    return hashlib.sha256(f"{SEED} {name}".encode()).digest()
+
+
+def content(file: str) -> str:
+    """A hash of a file's content."""
+    return hashlib.sha256((ROOT / file).read_bytes()).hexdigest()[:16]
+
+
 def sample(area: Area) -> list[Mutant]:
     """The mutants of an area's sample."""
     command = ["cargo", "mutants", "--list", "--json", "--file", area.files]
-    if area.without is not None:
-        command += ["--exclude", area.without]
+    for files in area.without:
+        command += ["--exclude", files]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         raise Failure(f"`cargo install cargo-mutants` is needed:\n{listed.stderr}")
-    found = sorted(json.loads(listed.stdout), key=lambda mutant: mutant["name"])
-    chosen = random.Random(SEED).sample(found, min(SIZE, len(found)))
+    # Each mutant has its own place in the order. So a change of one file leaves the others in.
+    chosen = sorted(json.loads(listed.stdout), key=lambda mutant: rank(mutant["name"]))[:SIZE]
     mutants = []
     for number, mutant in enumerate(chosen, 1):
         text = (ROOT / mutant["file"]).read_text()
@@ -136,9 +158,33 @@ class CompileError:
         called = re.search(r"cannot call non-const .*`.*?(\w+)`", self.message)
         if called is not None:
             return mutant.function == called.group(1)
+        return self.is_in(mutant, files)
+
+    def is_in(self, mutant: Mutant, files: dict[str, switch.Switched]) -> bool:
+        """Whether it is in a body of a mutant."""
         if mutant.file != self.file:
             return False
         return any(self.line in lines for lines in files[self.file].lines[mutant.number])
+
+    def is_own(self, mutant: Mutant, files: dict[str, switch.Switched]) -> bool:
+        """Whether a mutant has it also when it is built alone."""
+        # Bodies of one function may have different types if the function's type is `impl Trait`.
+        return self.is_in(mutant, files) and "incompatible types" not in self.message
+
+    def function(
+        self, mutants: list[Mutant], files: dict[str, switch.Switched]
+    ) -> tuple[str, str] | None:
+        """The file and the function of the last mutant before it.
+
+        The original is behind the mutants. It has the error if its type differs from theirs.
+        """
+        before = []
+        for mutant in mutants:
+            if mutant.file == self.file:
+                for lines in files[self.file].lines[mutant.number]:
+                    if lines.stop <= self.line:
+                        before.append((lines.stop, mutant.function))
+        return (self.file, max(before)[1]) if before else None
 
 
 def errors() -> list[CompileError]:
@@ -159,25 +205,45 @@ def errors() -> list[CompileError]:
     return found
 
 
-def together(mutants: list[Mutant]) -> list[Mutant]:
-    """Writes the copy with as many of the mutants as compile in one build; gives these."""
-    chosen = []
+@dataclass
+class Sorted:
+    """The mutants of a sample, by how they are built."""
+
+    # In one build.
+    together: list[Mutant] = field(default_factory=list)
+    alone: list[Mutant] = field(default_factory=list)
+    # They do not compile.
+    unviable: list[Mutant] = field(default_factory=list)
+
+
+def together(mutants: list[Mutant]) -> Sorted:
+    """Writes the copy with as many of the mutants as compile in one build."""
+    found = Sorted()
+    chosen = found.together
     for mutant in mutants:
         try:
             switch.changes((ROOT / mutant.file).read_text(), mutant.text)
             chosen.append(mutant)
         except switch.OutsideOfFunctions:
-            continue
+            found.alone.append(mutant)
     while True:
         files = run.write_switched({one.number: {one.file: one.text} for one in chosen})
         wrong = errors()
         if not wrong:
-            return chosen
+            return found
         left = [one for one in chosen if not any(error.concerns(one, files) for error in wrong)]
         if len(left) == len(chosen):
+            functions = [error.function(chosen, files) for error in wrong]
+            left = [one for one in chosen if (one.file, one.function) not in functions]
+        if len(left) == len(chosen):
             raise Failure(f"no mutant explains these errors: {wrong}")
+        for mutant in chosen:
+            if mutant in left:
+                continue
+            own = any(error.is_own(mutant, files) for error in wrong)
+            (found.unviable if own else found.alone).append(mutant)
         print(f"{len(chosen) - len(left)} do not compile with the others", flush=True)
-        chosen = left
+        chosen = found.together = left
 
 
 def build() -> Built:
@@ -195,13 +261,23 @@ def build() -> Built:
 
 def rounds(area: Area) -> list[str]:
     """The tests, from the nearest to the furthest, as expressions of nextest."""
-    left_out = " | ".join(f"test(/^{name}/)" for name in LEFT_OUT)
-    near = f"test(/^{area.tests}/) - ({left_out})"
+    # Unit tests of the log are short, and have the names of modules too.
+    long = f"(kind(test) & {named(area.left_out)})"
+    slow = f"(kind(test) & {named(OF_TOKENS)} - {named(area.left_out)})"
+    near = f"({named((area.tests,))} - {named(LEFT_OUT)} - {long} - {slow})"
+    others = f"(all() - {near} - {named(LEFT_OUT)} - {long} - {slow})"
     return [
         f"kind(lib) & {near}",
-        f"kind(lib) - {near}",
-        f"kind(test) - ({left_out})",
+        f"kind(lib) & {others}",
+        f"kind(test) & {near}",
+        f"kind(test) & {others}",
+        slow,
     ]
+
+
+def named(names: tuple[str, ...]) -> str:
+    """The tests with names that begin so, as an expression of nextest."""
+    return "(" + " | ".join(f"test(/^{name}/)" for name in names) + ")"
 
 
 def first_failure(built: Built, area: Area, number: int) -> str | None:
@@ -237,14 +313,16 @@ def first_failure(built: Built, area: Area, number: int) -> str | None:
     return None
 
 
-def known(area: Area, commit: str) -> set[str]:
-    """The names of the mutants of this commit that have a result."""
+def known(area: Area) -> dict[str, dict[str, str]]:
+    """The lines of the results that count for this area, by the names of the mutants."""
     if not RESULTS.exists():
-        return set()
+        return {}
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return {
-        line["mutant"] for line in lines if (line["area"], line["commit"]) == (area.name, commit)
-    }
+    hashes = {line["file"]: "" for line in lines}
+    for file in hashes:
+        hashes[file] = content(file) if (ROOT / file).exists() else ""
+    counting = [line for line in lines if hashes[line["file"]] == line["content"]]
+    return {line["mutant"]: line for line in counting if line["area"] == area.name}
 
 
 def record(area: Area, commit: str, mutant: Mutant, result: str, by: str | None) -> None:
@@ -254,6 +332,8 @@ def record(area: Area, commit: str, mutant: Mutant, result: str, by: str | None)
         "commit": commit,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "seed": SEED,
+        "file": mutant.file,
+        "content": content(mutant.file),
         "mutant": mutant.name,
         "result": result,
         "by": by,
@@ -275,26 +355,28 @@ def alone(area: Area, mutant: Mutant) -> tuple[str, str | None]:
 
 def measure(area: Area, commit: str) -> None:
     """Runs the sample of an area."""
-    before = known(area, commit)
+    before = known(area)
     left = [mutant for mutant in sample(area) if mutant.name not in before]
     if not left:
         return
     begun = time.monotonic()
-    switched = together(left)
+    found = together(left)
+    for mutant in found.unviable:
+        record(area, commit, mutant, "unviable", None)
     built = build()
     print(
-        f"{area.name}: {len(switched)} of {len(left)} in one build, "
-        f"{time.monotonic() - begun:.0f} s"
+        f"{area.name}: {len(found.together)} of {len(left)} in one build, "
+        f"{time.monotonic() - begun:.0f} s",
+        flush=True,
     )
     by = first_failure(built, area, 0)
     if by is not None:
         raise Failure(f"without a mutant, a test fails: {by}")
-    for mutant in switched:
+    for mutant in found.together:
         by = first_failure(built, area, mutant.number)
         record(area, commit, mutant, "missed" if by is None else "caught", by)
-    for mutant in left:
-        if mutant not in switched:
-            record(area, commit, mutant, *alone(area, mutant))
+    for mutant in found.alone:
+        record(area, commit, mutant, *alone(area, mutant))
 
 
 def interval(caught: int, count: int) -> tuple[float, float]:
@@ -306,18 +388,22 @@ def interval(caught: int, count: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / count), (middle + half) / (1 + z * z / count)
 
 
-def report() -> None:
-    """Prints the shares of all commits and areas in the results, and the mutants missed."""
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    for area, commit in sorted({(line["area"], line["commit"]) for line in lines}):
-        own = [line for line in lines if (line["area"], line["commit"]) == (area, commit)]
+def report(areas: list[Area]) -> None:
+    """Prints the shares of the areas' samples, and the mutants missed."""
+    for area in areas:
+        results = known(area)
+        names = [mutant.name for mutant in sample(area)]
+        own = [results[name] for name in names if name in results]
         counted = [line for line in own if line["result"] != "unviable"]
+        if not counted:
+            print(f"{area.name}: no results")
+            continue
         caught = sum(line["result"] == "caught" for line in counted)
         low, high = interval(caught, len(counted))
         print(
-            f"{area} at {commit}: {caught} of {len(counted)} caught, "
-            f"{caught / len(counted):.1%} (95 %: {low:.1%} to {high:.1%}), "
-            f"{len(own) - len(counted)} unviable"
+            f"{area.name}: {caught} of {len(counted)} caught, {caught / len(counted):.1%} "
+            f"(95 %: {low:.1%} to {high:.1%}), {len(own) - len(counted)} unviable, "
+            f"{len(names) - len(own)} without a result"
         )
         for line in counted:
             if line["result"] == "missed":
@@ -338,7 +424,7 @@ def main() -> None:
         run.copy_dependencies()
         for name in asked.areas or AREAS:
             measure(AREAS[name], commit)
-    report()
+    report([AREAS[name] for name in asked.areas or AREAS])
 
 
 if __name__ == "__main__":

@@ -89,6 +89,16 @@ CAMPAIGNS = (
         clients=("tests/clients/test_conn_descriptors.py",),
     ),
     Campaign(
+        "agents",
+        "all unmodified clients, also those that take long or look up names",
+        clients=(
+            "tests/clients/test_agents.py",
+            "tests/clients/test_agents_coding.py",
+            "tests/clients/test_agents_full.py",
+            "tests/clients/test_clients_table.py",
+        ),
+    ),
+    Campaign(
         "faults",
         "each seeded fault alone, and the test that notices it",
         program=("tests/mutants/run.py", "--full"),

@@ -14,11 +14,20 @@ PROGRAM = str(ROOT / "target/debug/token-shield")
 # Programs and tests are built with one set of features, so that each crate is built once.
 FEATURES = ("--features", "failpoints")
 TARGETS = ("--lib", "--bins", "--tests")
-NODE_PACKAGE = "marked@15.0.12"
+NODE_PACKAGES = (
+    "commonmark@0.31.2",
+    "commonmark-spec@0.31.2",
+    "markdown-it@14.1.0",
+    "marked@15.0.12",
+    "ollama@0.6.4",
+    "@openai/codex@0.171.0",  # the agent of the Responses dialect
+)
 
 # Tests that need most of a core, or the disk alone. They run in steps of their own.
 TAMPERING = ("tests/clients/test_tamper.py",)
 CRASHES = ("tests/clients/test_power.py", "tests/clients/test_audit.py::test_kill_9_under_load")
+# Clients that take long, or that look up names: a campaign runs them.
+FULL_ONLY = ("tests/clients/test_agents_full.py",)
 # Files of client tests that `--quick` runs: each starts one or two gateways.
 QUICK_CLIENTS = (
     "tests/clients/test_data_plane.py",
@@ -75,19 +84,25 @@ def python_packages() -> Step:
 
 
 def node_packages() -> Step:
-    """A reader of Markdown that the client tests compare with."""
+    """Renderers of Markdown that the client tests compare with, and Ollama's client."""
     installed = ROOT / "target/node/installed"
-    if installed.exists() and installed.read_text(encoding="utf-8").strip() == NODE_PACKAGE:
+    if installed.exists() and installed.read_text(encoding="utf-8").split() == list(NODE_PACKAGES):
         return Step("install Node.js packages", ())
     options = ("--silent", "--no-fund", "--no-audit", "--ignore-scripts", "--prefix", "target/node")
     return Step(
         "install Node.js packages",
         (
             ("mkdir", "-p", "target/node"),
-            ("npm", "install", *options, NODE_PACKAGE),
-            ("sh", "-c", f"echo {NODE_PACKAGE} >target/node/installed"),
+            ("npm", "install", *options, *NODE_PACKAGES),
+            ("sh", "-c", f"echo {' '.join(NODE_PACKAGES)} >target/node/installed"),
         ),
     )
+
+
+def client_packages(*options: str) -> Step:
+    """The clients that are tested unmodified, each in its pinned version."""
+    script = "tests/clients/agents/install.py"
+    return Step("install clients", (("python3", script, *options),))
 
 
 BUILD = Step(
@@ -95,7 +110,7 @@ BUILD = Step(
     (cargo("nextest", "run", "--no-run", "--cargo-quiet", *FEATURES, *TARGETS),),
 )
 INSTALL = ("install Python packages", "install Node.js packages")
-PREREQUISITES = (BUILD.name, *INSTALL)
+PREREQUISITES = (BUILD.name, *INSTALL, "install clients")
 CLIENTS_AFTER = (BUILD.name, *INSTALL)
 WITH_PROGRAM = {"TOKEN_SHIELD_BIN": PROGRAM}
 
@@ -121,7 +136,7 @@ def client_tests(left_out: tuple[str, ...]) -> Step:
     return Step(
         "unmodified clients, where loopback is the only network",
         (loopback_only("-n", "3", "--dist", "loadfile", *skipped),),
-        (*CLIENTS_AFTER, "tests in Rust"),
+        (*CLIENTS_AFTER, "install clients", "tests in Rust"),
     )
 
 
@@ -161,7 +176,9 @@ def on_change() -> tuple[list[str], tuple[str, ...]]:
             lines.append(f"{campaign.name}: not run, its files have not changed")
         else:
             lines.append(f"{campaign.name}: run, {reason}")
-    return lines, left_out
+    for path in FULL_ONLY:
+        lines.append(f"{path}: run by ./test.sh --full agents")
+    return lines, (*left_out, *FULL_ONLY)
 
 
 def ordinary(left_out: tuple[str, ...]) -> list[Step]:
@@ -175,6 +192,7 @@ def ordinary(left_out: tuple[str, ...]) -> list[Step]:
     return [
         python_packages(),
         node_packages(),
+        client_packages(),
         Step("format", (cargo("fmt", "--check"),)),
         Step("seeded faults apply", (("python3", "tests/mutants/run.py", "--check"),)),
         BUILD,
@@ -191,7 +209,8 @@ def ordinary(left_out: tuple[str, ...]) -> list[Step]:
         Step(
             "seeded faults are noticed",
             (("python3", "tests/mutants/run.py"),),
-            ("crashes and power cuts",),
+            # Beside the crashes: these wait for the disk and for other processes.
+            (BUILD.name, clients.name, tampering),
         ),
     ]
 
@@ -221,11 +240,15 @@ def quick() -> list[Step]:
 def full(campaign: Campaign) -> list[Step]:
     """One campaign at full size, one test at a time: it takes the whole machine."""
     steps = [python_packages(), node_packages(), BUILD]
+    ready = CLIENTS_AFTER
+    if campaign.name == "agents":
+        steps.append(client_packages("--all"))
+        ready += ("install clients",)
     if campaign.rust is not None:
         steps.append(rust_tests(campaign.rust))
     if campaign.clients:
         name = "clients"
-        after = CLIENTS_AFTER if campaign.rust is None else (*CLIENTS_AFTER, "tests in Rust")
+        after = ready if campaign.rust is None else (*ready, "tests in Rust")
         steps.append(Step(name, (pytest(*campaign.clients),), after, WITH_PROGRAM))
     if campaign.program:
         steps.append(Step(campaign.program[0], (("python3", *campaign.program),), (BUILD.name,)))

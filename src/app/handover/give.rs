@@ -39,6 +39,9 @@ use crate::token::jwk;
 /// and the caller may retry.
 const GO_ON_SOON: Duration = Duration::from_secs(1);
 
+/// The pause after a failed accept.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// The parts of a running gateway that a take-over needs.
 pub(in crate::app) struct Giver {
     pub(in crate::app) config: Config,
@@ -77,13 +80,22 @@ impl Giver {
         let listener = UnixListener::from_std(self.handover.try_clone()?)?;
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted.map(|(stream, _)| stream),
+                accepted = listener.accept() => accepted,
                 () = self.entrance.left() => return Ok(()),
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "no connection of a successor can be accepted now");
+                    // Without descriptors, the next call would fail at once.
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
             };
             let own = Arc::clone(&self);
             self.owed.send_modify(|owed| *owed += 1);
             tokio::spawn(async move {
-                if let Err(error) = async { own.clone().answer(accepted?).await }.await {
+                if let Err(error) = async { own.clone().answer(stream).await }.await {
                     tracing::warn!(%error, "a take-over was not asked for to the end");
                 }
                 own.owed.send_modify(|owed| *owed -= 1);

@@ -14,6 +14,7 @@ use super::wire::{Hello, PassedState, Word, receive, send};
 use super::{ANSWER_MAX, PROTOCOL, socket, step};
 use crate::app::{Listeners, StartFault};
 use crate::config::Config;
+use crate::control::socket::connect_at_once;
 
 /// The time that the predecessor has to send `go`, or to end.
 const GO_MAX: Duration = Duration::from_secs(15);
@@ -58,7 +59,7 @@ fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>, StartFault> {
 /// When it refuses, or what it passes on cannot be used.
 pub fn ask(config: &Config, source: Option<&Path>) -> Result<TakeOver, StartFault> {
     let path = socket(&config.data);
-    let stream = match UnixStream::connect(&path) {
+    let stream = match connect_at_once(&path) {
         Ok(stream) => stream,
         // A socket without a listener is left after a crash. Both cases mean that no gateway runs.
         Err(error)

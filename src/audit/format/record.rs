@@ -308,6 +308,8 @@ mod tests {
             Record::decode(&[b' '; RECORD_BYTES_MAX + 1], &Nobody),
             Err(RecordFault::TooLong { .. })
         ));
+        // The greatest length itself is allowed: such a record is refused for another reason.
+        assert_eq!(Record::decode(&[b' '; RECORD_BYTES_MAX], &Nobody), Err(RecordFault::Form));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `token-shield restore`: a data folder from a backup.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ use crate::cli::target::folder_of;
 use crate::cli::{Failure, GatewayArgs};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::control::socket::connect_at_once;
 use crate::durable;
 
 use super::CONFIG;
@@ -74,7 +75,12 @@ impl Restore {
         };
         let config = self.config(own.as_deref())?;
         // A running gateway writes to the same folder, so it must stop first.
-        if UnixStream::connect(&config.proxy.admin).is_ok() {
+        let runs = match connect_at_once(&config.proxy.admin) {
+            Ok(_) => true,
+            // Its backlog is full.
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        };
+        if runs {
             return Err(
                 format!("a gateway runs on {}: stop it first", config.data.display()).into()
             );

@@ -21,9 +21,16 @@ fn exactly_one_credential_is_read() {
     check(&[("authorization", "Bearer a.b.c")], Ok("a.b.c"));
     check(&[("authorization", "bearer a.b.c")], Ok("a.b.c"));
     check(&[("x-api-key", "a.b.c")], Ok("a.b.c"));
-    check(&[("authorization", "Bearer a"), ("x-api-key", "a")], Err(Code::TokenAmbiguous));
+    check(&[("api-key", "a.b.c")], Ok("a.b.c"));
+    check(&[("authorization", "Bearer a"), ("x-api-key", "a")], Ok("a"));
+    check(&[("authorization", "Bearer a"), ("x-api-key", "a"), ("api-key", "a")], Ok("a"));
+    check(&[("authorization", "Bearer a"), ("x-api-key", "b")], Err(Code::TokenAmbiguous));
+    check(&[("authorization", "Bearer a"), ("x-api-key", "")], Ok("a"));
+    check(&[("authorization", "Basic a"), ("x-api-key", "a")], Err(Code::TokenAmbiguous));
+    check(&[("x-api-key", "")], Err(Code::TokenMissing));
+    check(&[("authorization", "Bearer a"), ("authorization", "bearer a")], Ok("a"));
     check(
-        &[("authorization", "Bearer a"), ("authorization", "Bearer a")],
+        &[("authorization", "Bearer a"), ("authorization", "Bearer b")],
         Err(Code::TokenAmbiguous),
     );
     check(&[("x-api-key", "a"), ("x-api-key", "b")], Err(Code::TokenAmbiguous));

@@ -1,8 +1,8 @@
 //! The destinations of tool calls, for the tools in the config's `fetch_tools`. A call is evaluated
 //! as a whole: it is sent on unchanged, or the answer ends.
 
+use crate::guard::egress::authority::{SPECIAL, mentions};
 use crate::guard::egress::policy::{EgressPolicy, TokenRestrictions, Uncontrolled, Use};
-use crate::guard::egress::text::{Found, SPECIAL, Scanner, Verdict};
 use crate::json::{self, Limits, Value};
 use crate::model::tools::Arguments;
 
@@ -221,33 +221,27 @@ impl Bench<'_> {
         }
         // Two readings: one of a parser that keeps tabs and line feeds, and one of a parser that
         // removes them.
-        if let Some(found) = self.scanned(text) {
+        if let Some(found) = self.mentioned(text) {
             return Some(found);
         }
         if !text.contains(['\t', '\n', '\r']) {
             return None;
         }
-        self.scanned(&text.replace(['\t', '\n', '\r'], ""))
+        self.mentioned(&text.replace(['\t', '\n', '\r'], ""))
     }
 
-    /// The first such URL that the response filter's scanner finds in a text.
-    fn scanned(&self, text: &str) -> Option<CallDestination> {
-        let (mut outbound, mut out, mut scanner) = (None, String::new(), Scanner::new(false));
-        scanner.push(text, &mut out, &mut |found| self.note(found, &mut outbound));
-        scanner.pause(&mut out, &mut |found| self.note(found, &mut outbound));
-        outbound
-    }
-
-    /// Evaluates a finding of the scanner, and keeps the first one that is not controlled. The
-    /// scanner's output is not used: a call is never changed.
-    fn note(&self, found: &Found<'_>, first: &mut Option<CallDestination>) -> Verdict {
-        if first.is_none() {
-            *first = match found.url {
+    /// The first such URL that is in a text as it is.
+    fn mentioned(&self, text: &str) -> Option<CallDestination> {
+        for mention in mentions(text) {
+            let found = match &mention.url {
                 Ok(url) => self.judged(url),
                 Err(odd) => Some(CallDestination::unreadable(odd)),
             };
+            if found.is_some() {
+                return found;
+            }
         }
-        Verdict::Pass
+        None
     }
 
     /// Evaluates one URL.
@@ -305,7 +299,7 @@ fn is_share(text: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(char::is_alphanumeric))
 }
 
-/// Whether the text begins with a scheme that the scanner takes for a word inside a text.
+/// Whether the text begins with a scheme that is a word inside a text.
 fn begins_with_scheme(text: &str) -> bool {
     for scheme in SPECIAL {
         if !scheme.starts_with("http")

@@ -5,10 +5,12 @@
 
 pub mod address;
 pub mod answer;
+mod authority;
 pub mod call;
 pub mod destination;
 pub mod fetch_quota;
 pub mod fetches;
+pub mod findings;
 pub mod policy;
+pub mod rendered;
 pub mod request;
-pub mod text;

@@ -345,6 +345,20 @@ impl EgressPolicy {
         Some(destination.host.to_string())
     }
 
+    /// Whether the host of a URL is a loopback address or `localhost`.
+    #[must_use]
+    pub fn is_loopback(url: &str) -> bool {
+        match Destination::read(url) {
+            Ok(Destination { host: Host::Address(address), .. }) => {
+                address.to_canonical().is_loopback()
+            }
+            Ok(Destination { host: Host::Name(name), .. }) => {
+                name == "localhost" || name.ends_with(".localhost")
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Evaluates a URL.
     ///
     /// # Errors

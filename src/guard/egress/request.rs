@@ -4,6 +4,7 @@
 
 use crate::crypto::Draws;
 use crate::guard::authenticate::Authenticated;
+use crate::guard::candidates::Candidates;
 use crate::guard::egress::fetches::{Fetches, WantedContent};
 use crate::guard::egress::policy::{
     Controlled, EgressPolicy, TokenRestrictions, Uncontrolled, Use,
@@ -57,8 +58,9 @@ pub fn clear<'b>(
     let (routed, asked) = understood.parts();
     let caller = routed.paced().caller();
     match asked {
-        RequestKind::Models(_) | RequestKind::Me => {}
-        RequestKind::Call { call, fetches, .. } => {
+        RequestKind::Models(_) | RequestKind::Constant(_) | RequestKind::Me => {}
+        RequestKind::Call { call, candidates, fetches } => {
+            runs_here(call.model(), candidates)?;
             if !call.external_references().is_empty() {
                 let actions = caller.class().requests;
                 let filter = RequestFilter::of(caller, metrics);
@@ -154,6 +156,25 @@ impl<'c> RequestFilter<'c> {
         }
         Ok((count > 0).then_some(Fetches { mark, wanted }))
     }
+}
+
+/// Checks that the server runs the model itself. Some servers forward the prompts for models with
+/// certain names to a service outside.
+///
+/// # Errors
+/// `egress-uncontrolled`.
+fn runs_here(asked: &str, candidates: &Candidates) -> Result<(), Refusal> {
+    let profile = &candidates.first().profile;
+    let served = &candidates.model().upstream_name;
+    if !profile.forwards_model(asked) && !profile.forwards_model(served) {
+        return Ok(());
+    }
+    let server = &candidates.first().name;
+    let detail = format!("upstream {server} forwards {} outside", shown(served, TARGET_MAX));
+    Err(Refusal::new(Code::EgressUncontrolled)
+        .saying("The model's server would forward this request to a service outside.")
+        .at("model")
+        .because(detail))
 }
 
 /// The class's action for a kind of reference.

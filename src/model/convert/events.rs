@@ -3,8 +3,8 @@
 use super::{Unlike, object};
 use crate::model::Operation;
 
-/// The events with the content of `answer`, including the dialect's last event. Usage is a separate
-/// event.
+/// The events or lines with the content of `answer`, including the dialect's last one. Usage is a
+/// separate event.
 ///
 /// # Errors
 /// When `answer` is no answer of that operation.

@@ -1,8 +1,12 @@
 //! Conversion of a stream's events to one whole answer.
 
+use std::borrow::Cow;
+
 use crate::json::{self, Value};
 use crate::model::Operation;
 use crate::model::event::StreamEvent;
+use crate::model::framing::Framing;
+use crate::model::framing::ndjson::as_events;
 use crate::model::framing::sse::{EventLines, Splitter};
 use crate::model::progress::Progress;
 use crate::model::tree::TreeMemory;
@@ -15,13 +19,17 @@ use super::{Unlike, object};
 /// # Errors
 /// When there are other events, or the events end before the answer is complete.
 pub fn joined(operation: Operation, events: &[u8]) -> Result<Vec<u8>, Unlike> {
+    let dialect = operation.dialect();
+    let events = match dialect.framing() {
+        Framing::Events => Cow::Borrowed(events),
+        Framing::Lines => Cow::Owned(as_events(events)),
+    };
     let (mut splitter, mut all) = (Splitter::default(), Vec::new());
     splitter
-        .push(events, |event| all.push(event.to_vec()))
+        .push(&events, |event| all.push(event.to_vec()))
         .map_err(|_| Unlike::Odd("an event is too long"))?;
     // The last event may have no empty line after it.
     all.push(splitter.rest());
-    let dialect = operation.dialect();
     let (mut progress, mut joiner) = (Progress::default(), dialect.joiner(operation));
     for event in &all {
         let lines = EventLines::read(event);

@@ -21,6 +21,12 @@ const MESSAGE: &str = concat!(
     r#""content":[{"type":"thinking","thinking":"so","signature":"s"},{"type":"text","#,
     r#""text":"hi"},{"type":"tool_use","id":"t","name":"go","input":{"a":[1]}}]}"#
 );
+const LINE: &str = concat!(
+    r#"{"model":"m","created_at":"t","message":{"role":"assistant","content":"hi","#,
+    r#""tool_calls":[{"function":{"name":"go","arguments":{"a":[1]}}}]},"done":true,"#,
+    r#""done_reason":"stop","prompt_eval_count":1,"eval_count":2}"#
+);
+const GENERATED: &str = r#"{"model":"m","response":"hi","thinking":"so","done":true}"#;
 
 fn value(json: &[u8]) -> serde_json::Value {
     serde_json::from_slice(json).expect("JSON")
@@ -32,6 +38,8 @@ fn an_answer_survives_both_ways() {
         (Operation::ChatCompletions, CHAT),
         (Operation::Completions, TEXT),
         (Operation::Messages, MESSAGE),
+        (Operation::OllamaChat, LINE),
+        (Operation::OllamaGenerate, GENERATED),
     ] {
         let stream = events(operation, answer.as_bytes()).expect("events").concat();
         let again = joined(operation, &stream).expect("joined");
@@ -164,4 +172,27 @@ fn answers_with_many_members_are_not_joined() {
         format!("data: {{\"type\":\"message_delta\",\"usage\":{{{}}}}}\n\n", members.join(","));
     let events = message(r#"{"type":"text","text":""}"#, &usage);
     assert!(matches!(joined(Operation::Messages, events.as_bytes()), Err(Unlike::Odd(_))));
+}
+
+#[test]
+fn lines_are_joined_to_one_answer() {
+    let lines = concat!(
+        "{\"message\":{\"role\":\"assistant\",\"content\":\"a\",\"tool_calls\":[1]},",
+        "\"done\":false}\n{\"message\":{\"content\":\"b\",\"tool_calls\":[2]},",
+        "\"done\":true,\"eval_count\":2}\n"
+    );
+    let whole = joined(Operation::OllamaChat, lines.as_bytes()).expect("joined");
+    let expect = serde_json::json!({
+        "message": {"role": "assistant", "content": "ab", "tool_calls": [1, 2]},
+        "done": true, "eval_count": 2,
+    });
+    assert_eq!(value(&whole), expect);
+    let cut = lines.split_inclusive('\n').next().expect("a line");
+    assert_eq!(joined(Operation::OllamaChat, cut.as_bytes()), Err(Unlike::Cut));
+    for odd in ["{\"error\":\"no\"}", "{\"message\":1}", "{\"response\":{}}", "[]"] {
+        let stream = format!("{odd}\n{lines}");
+        assert!(joined(Operation::OllamaChat, stream.as_bytes()).is_err(), "{odd}");
+    }
+    assert!(events(Operation::OllamaChat, GENERATED.as_bytes()).is_err());
+    assert!(events(Operation::OllamaGenerate, b"{\"response\":\"a\",\"done\":false}").is_err());
 }

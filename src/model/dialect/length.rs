@@ -1,6 +1,6 @@
 //! Counts the bytes of text in a part of an answer.
 
-use super::{anthropic, openai};
+use super::{anthropic, openai, responses};
 use crate::model::values::Values;
 
 /// The maximum depth of the search for text. The limit prevents a stack overflow by an upstream's
@@ -9,7 +9,9 @@ const TEXT_DEPTH_MAX: u32 = 64;
 
 /// Whether a member is metadata, so that its strings are no text of the answer.
 fn is_uncounted(name: &[u8]) -> bool {
-    openai::texts::UNCOUNTED.contains(&name) || anthropic::texts::UNCOUNTED.contains(&name)
+    openai::texts::UNCOUNTED.contains(&name)
+        || anthropic::texts::UNCOUNTED.contains(&name)
+        || responses::texts::UNCOUNTED.contains(&name)
 }
 
 /// The bytes of text in a value: all strings except those of uncounted members. A value deeper than

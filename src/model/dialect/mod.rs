@@ -8,18 +8,25 @@ mod anthropic;
 pub(super) mod calls;
 mod facts;
 mod length;
+mod ollama;
 mod openai;
 mod operation;
+mod refused;
+mod repeated;
+mod responses;
 pub(super) mod texts;
 
 pub use operation::Operation;
+pub(super) use refused::RefusedCalls;
 
 use crate::json::{self, Limits, Object, Value, write_string};
 use crate::refusal::Refusal;
 
 use super::convert::Unlike;
 use super::event::StreamEvent;
+use super::framing::Framing;
 use super::progress::Progress;
+use super::tools::Tools;
 use super::tree::JsonTree;
 use super::usage::Usage;
 
@@ -30,6 +37,19 @@ pub enum Dialect {
     OpenAi,
     /// Anthropic's `messages`.
     Anthropic,
+    /// Ollama's own `api/chat`, `api/generate` and others.
+    Ollama,
+    /// OpenAI's `responses`.
+    Responses,
+}
+
+/// The place of the cap on output tokens in an object of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NestedCap {
+    /// The member of the body that is the object.
+    pub(super) object: &'static str,
+    /// The member of that object.
+    pub(super) name: &'static str,
 }
 
 /// A model that a caller may use.
@@ -49,6 +69,8 @@ impl Dialect {
         match self {
             Self::OpenAi => openai::OWN_TOOL_TYPE,
             Self::Anthropic => anthropic::OWN_TOOL_TYPE,
+            Self::Ollama => ollama::OWN_TOOL_TYPE,
+            Self::Responses => responses::OWN_TOOL_TYPE,
         }
     }
 
@@ -58,6 +80,78 @@ impl Dialect {
         match self {
             Self::OpenAi => openai::HAS_SERVER_FIELDS,
             Self::Anthropic => anthropic::HAS_SERVER_FIELDS,
+            // In Responses, usage is in every last event, and the id of a request would become that
+            // of the response.
+            Self::Ollama | Self::Responses => false,
+        }
+    }
+
+    /// Whether servers accept the salt of the prompt cache in a body.
+    pub(super) const fn has_cache_salt(self) -> bool {
+        matches!(self, Self::OpenAi | Self::Responses)
+    }
+
+    /// The name of the cap on output tokens, if it does not depend on the server.
+    pub(super) const fn output_cap(self) -> Option<&'static str> {
+        match self {
+            Self::OpenAi | Self::Anthropic | Self::Ollama => None,
+            Self::Responses => Some(responses::OUTPUT_CAP),
+        }
+    }
+
+    /// Whether a server stores an answer unless the request forbids it (`store`).
+    pub(super) const fn stores_answers(self) -> bool {
+        matches!(self, Self::Responses)
+    }
+
+    /// The type of a content part of a request that is text.
+    pub(super) const fn text_part(self) -> &'static str {
+        match self {
+            Self::OpenAi | Self::Anthropic | Self::Ollama => "text",
+            Self::Responses => responses::TEXT_PART,
+        }
+    }
+
+    /// Changes a request before its fields are validated. Adds the paths of removed values to
+    /// `dropped`.
+    pub(super) fn prepare(self, object: &mut Object<'_>, dropped: &mut Vec<String>) {
+        match self {
+            Self::OpenAi | Self::Anthropic | Self::Ollama => {}
+            Self::Responses => responses::request::prepare(object, dropped),
+        }
+    }
+
+    /// The framing of streams.
+    #[must_use]
+    pub const fn framing(self) -> Framing {
+        match self {
+            Self::OpenAi | Self::Anthropic | Self::Responses => Framing::Events,
+            Self::Ollama => Framing::Lines,
+        }
+    }
+
+    /// Whether a request without `stream` gets a stream.
+    pub(super) const fn streams_by_default(self) -> bool {
+        match self {
+            Self::OpenAi | Self::Anthropic | Self::Responses => false,
+            Self::Ollama => true,
+        }
+    }
+
+    /// The place of the cap on output tokens; `None` if it is a member of the body itself.
+    pub(super) const fn nested_cap(self) -> Option<NestedCap> {
+        match self {
+            Self::OpenAi | Self::Anthropic | Self::Responses => None,
+            Self::Ollama => Some(ollama::CAP),
+        }
+    }
+
+    /// Whether every event has a name, which is the type in its data. Clients ignore events without
+    /// one.
+    pub(super) const fn has_named_events(self) -> bool {
+        match self {
+            Self::OpenAi | Self::Ollama => false,
+            Self::Anthropic | Self::Responses => true,
         }
     }
 
@@ -67,6 +161,9 @@ impl Dialect {
         match self {
             Self::OpenAi => openai::progress::is_named(name, data),
             Self::Anthropic => anthropic::progress::is_named(name, data),
+            // A line has no name.
+            Self::Ollama => name.is_none(),
+            Self::Responses => responses::progress::is_named(name, data),
         }
     }
 
@@ -79,42 +176,68 @@ impl Dialect {
                 anthropic::progress::read(progress, event);
                 true
             }
+            Self::Ollama => {
+                ollama::progress::read(progress, event);
+                true
+            }
+            Self::Responses => {
+                responses::progress::read(progress, event);
+                true
+            }
         }
     }
 
-    /// The bytes of an error event before the error's body.
-    pub(super) const fn error_event_begins(self) -> &'static [u8] {
-        match self {
+    /// Appends the events that end a stream with an error. `after` is the number of the last event,
+    /// if the events have numbers.
+    pub(super) fn write_error_event(
+        self,
+        refusal: &Refusal,
+        request: &str,
+        after: Option<u64>,
+        out: &mut Vec<u8>,
+    ) {
+        let begins = match self {
             Self::OpenAi => openai::errors::EVENT_BEGINS,
             Self::Anthropic => anthropic::errors::EVENT_BEGINS,
-        }
+            Self::Ollama => b"",
+            Self::Responses => return responses::errors::events(refusal, request, after, out),
+        };
+        out.extend_from_slice(begins);
+        self.write_error(refusal, request, out);
+        out.extend_from_slice(match self.framing() {
+            Framing::Events => b"\n\n",
+            Framing::Lines => b"\n",
+        });
     }
 
     /// Appends the body of an error.
     pub(super) fn write_error(self, refusal: &Refusal, request: &str, out: &mut Vec<u8>) {
         match self {
-            Self::OpenAi => openai::errors::body(refusal, request, out),
+            Self::OpenAi | Self::Responses => openai::errors::body(refusal, request, out),
             Self::Anthropic => anthropic::errors::body(refusal, request, out),
+            Self::Ollama => ollama::errors::body(refusal, request, out),
         }
     }
 
     /// A list of models.
     pub(super) fn model_list(self, entries: &[ModelEntry]) -> Value<'_> {
         match self {
-            Self::OpenAi => openai::models::list(entries),
+            Self::OpenAi | Self::Responses => openai::models::list(entries),
             Self::Anthropic => anthropic::models::list(entries),
+            Self::Ollama => ollama::models::list(entries),
         }
     }
 
     /// One model.
     pub(super) fn model(self, entry: &ModelEntry) -> Value<'_> {
         match self {
-            Self::OpenAi => openai::models::one(entry),
+            Self::OpenAi | Self::Responses => openai::models::one(entry),
             Self::Anthropic => anthropic::models::one(entry),
+            Self::Ollama => ollama::models::one(entry),
         }
     }
 
-    /// Converts a whole answer to events.
+    /// Converts a whole answer to the events or lines of a stream.
     ///
     /// # Errors
     /// When it is no answer of that operation.
@@ -126,6 +249,38 @@ impl Dialect {
         match self {
             Self::OpenAi => openai::whole::events(operation == Operation::ChatCompletions, answer),
             Self::Anthropic => anthropic::whole::events(answer),
+            Self::Ollama => ollama::whole::lines(operation == Operation::OllamaChat, answer),
+            Self::Responses => responses::whole::events(answer),
+        }
+    }
+
+    /// The state that the end of a stream with a refused call depends on, at the beginning. `None`
+    /// if the dialect has no such end.
+    pub(super) fn refused_calls(self) -> Option<RefusedCalls> {
+        match self {
+            Self::OpenAi => Some(RefusedCalls::OpenAi(openai::refused::SentChunks::default())),
+            Self::Anthropic => {
+                Some(RefusedCalls::Anthropic(anthropic::refused::SentBlocks::default()))
+            }
+            Self::Ollama => Some(RefusedCalls::Ollama(ollama::refused::SentLines::default())),
+            // The text of a response is in many events, so the answer ends with an error.
+            Self::Responses => None,
+        }
+    }
+
+    /// Replaces the first refused call of a whole answer, and what comes after it, by a text.
+    /// `None` if there is none.
+    pub(super) fn replace_refused<T: Tools>(
+        self,
+        answer: &mut Object<'_>,
+        tools: &mut T,
+        text: &dyn Fn(&T) -> Option<String>,
+    ) -> Option<()> {
+        match self {
+            Self::OpenAi => openai::refused::replace(answer, tools, text),
+            Self::Anthropic => anthropic::refused::replace(answer, tools, text),
+            Self::Ollama => ollama::refused::replace(answer, tools, text),
+            Self::Responses => None,
         }
     }
 
@@ -136,6 +291,8 @@ impl Dialect {
                 operation == Operation::ChatCompletions,
             )),
             Self::Anthropic => Joiner::Anthropic(anthropic::joined::JoinedMessage::default()),
+            Self::Ollama => Joiner::Ollama(ollama::joined::JoinedLines::default()),
+            Self::Responses => Joiner::Responses(responses::joined::JoinedResponse::default()),
         }
     }
 }
@@ -146,6 +303,10 @@ pub(super) enum Joiner {
     OpenAi(openai::joined::JoinedChunks),
     /// The events of an Anthropic message.
     Anthropic(anthropic::joined::JoinedMessage),
+    /// The lines of Ollama.
+    Ollama(ollama::joined::JoinedLines),
+    /// The events of a response.
+    Responses(responses::joined::JoinedResponse),
 }
 
 impl Joiner {
@@ -157,6 +318,8 @@ impl Joiner {
         match self {
             Self::OpenAi(chunks) => chunks.take(event),
             Self::Anthropic(message) => message.take(event),
+            Self::Ollama(lines) => lines.take(event),
+            Self::Responses(response) => response.take(event),
         }
     }
 
@@ -168,6 +331,8 @@ impl Joiner {
         match self {
             Self::OpenAi(chunks) => Ok(chunks.document()),
             Self::Anthropic(message) => message.document(),
+            Self::Ollama(lines) => Ok(lines.document()),
+            Self::Responses(response) => response.document(),
         }
     }
 }
@@ -204,7 +369,25 @@ fn reasoning(usage: &Object<'_>) -> Option<u64> {
 
 /// The bytes of text in a whole answer of any dialect.
 pub(super) fn text_of_whole(answer: &[u8]) -> u64 {
-    openai::progress::text_of_whole(answer) + anthropic::progress::text_of_whole(answer)
+    openai::progress::text_of_whole(answer)
+        + anthropic::progress::text_of_whole(answer)
+        + ollama::progress::text_of_whole(answer)
+        + responses::progress::text_of_whole(answer)
+}
+
+/// The usage of a whole answer of Ollama, which is beside the answer and not in an object.
+pub(super) fn usage_beside_answer(answer: &[u8]) -> Option<Usage> {
+    ollama::progress::usage_of_whole(answer)
+}
+
+/// Answers that are the same for every caller.
+pub mod constant {
+    use super::ollama;
+
+    /// The answer to Ollama's `ps`.
+    pub const NO_RUNNING_MODELS: &str = ollama::NO_RUNNING;
+    /// The answer to Ollama's `version`.
+    pub const OLLAMA_VERSION: &str = ollama::SERVED_VERSION;
 }
 
 /// Writes message, type, param and code: the members that the errors of all dialects have.

@@ -2,7 +2,7 @@
 //! operations.
 
 use super::facts::OperationFacts;
-use super::{Dialect, anthropic, openai};
+use super::{Dialect, anthropic, ollama, openai, responses};
 
 /// An operation that a caller can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,8 +13,30 @@ pub enum Operation {
     Completions,
     /// OpenAI `POST /v1/embeddings`.
     Embeddings,
+    /// `POST /v1/rerank`, in the form of Jina, Cohere and vLLM.
+    Rerank,
     /// Anthropic `POST /v1/messages`.
     Messages,
+    /// Anthropic `POST /v1/messages/count_tokens`.
+    CountTokens,
+    /// OpenAI `POST /v1/responses`.
+    Responses,
+    /// Ollama `POST /api/chat`.
+    OllamaChat,
+    /// Ollama `POST /api/generate`.
+    OllamaGenerate,
+    /// Ollama `POST /api/embed`.
+    OllamaEmbed,
+    /// Ollama `POST /api/embeddings`.
+    OllamaEmbeddings,
+    /// Ollama `GET /api/tags`.
+    OllamaTags,
+    /// Ollama `POST /api/show`.
+    OllamaShow,
+    /// Ollama `GET /api/ps`.
+    OllamaRunning,
+    /// Ollama `GET /api/version`.
+    OllamaVersion,
     /// `GET /v1/models`.
     ListModels,
     /// `GET /v1/models/NAME`.
@@ -34,11 +56,22 @@ const ME: OperationFacts = OperationFacts {
 
 impl Operation {
     /// Every operation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 18] = [
         Self::ChatCompletions,
         Self::Completions,
         Self::Embeddings,
+        Self::Rerank,
         Self::Messages,
+        Self::CountTokens,
+        Self::Responses,
+        Self::OllamaChat,
+        Self::OllamaGenerate,
+        Self::OllamaEmbed,
+        Self::OllamaEmbeddings,
+        Self::OllamaTags,
+        Self::OllamaShow,
+        Self::OllamaRunning,
+        Self::OllamaVersion,
         Self::ListModels,
         Self::ShowModel,
         Self::Me,
@@ -50,7 +83,18 @@ impl Operation {
             Self::ChatCompletions => &openai::CHAT_COMPLETIONS,
             Self::Completions => &openai::COMPLETIONS,
             Self::Embeddings => &openai::EMBEDDINGS,
+            Self::Rerank => &openai::RERANK,
             Self::Messages => &anthropic::MESSAGES,
+            Self::CountTokens => &anthropic::COUNT_TOKENS,
+            Self::Responses => &responses::RESPONSES,
+            Self::OllamaChat => &ollama::CHAT,
+            Self::OllamaGenerate => &ollama::GENERATE,
+            Self::OllamaEmbed => &ollama::EMBED,
+            Self::OllamaEmbeddings => &ollama::EMBEDDINGS,
+            Self::OllamaTags => &ollama::TAGS,
+            Self::OllamaShow => &ollama::SHOW,
+            Self::OllamaRunning => &ollama::RUNNING,
+            Self::OllamaVersion => &ollama::VERSION,
             Self::ListModels => &openai::LIST_MODELS,
             Self::ShowModel => &openai::SHOW_MODEL,
             Self::Me => &ME,

@@ -6,20 +6,25 @@ use memchr::memchr2;
 
 use crate::model::ranges::part;
 
-/// The maximum length of one event in bytes.
-pub const EVENT_BYTES_MAX: usize = 1 << 20;
+/// The default for the maximum length of one event in bytes.
+pub const EVENT_BYTES_MAX: usize = 16 << 20;
 
 /// The data of OpenAI's last event. Some servers also send it in other dialects. It is no JSON.
 pub(in crate::model) const DONE: &[u8] = b"[DONE]";
 
-/// The error for an event longer than [`EVENT_BYTES_MAX`].
+/// The error for an event longer than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an event of the stream is longer than {EVENT_BYTES_MAX} bytes")]
-pub struct TooLong;
+#[error("an event of the stream is longer than {limit} bytes ([limits] answer_event)")]
+pub struct TooLong {
+    /// The limit in bytes.
+    pub(super) limit: usize,
+}
 
 /// Splits a stream after each blank line. The events together are exactly the bytes of the stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Splitter {
+    /// The maximum length of one event in bytes.
+    limit: usize,
     /// The bytes of an incomplete event.
     held: Vec<u8>,
     /// The position of the search in these bytes.
@@ -63,7 +68,19 @@ impl LineScan {
     }
 }
 
+impl Default for Splitter {
+    fn default() -> Self {
+        Self::within(EVENT_BYTES_MAX)
+    }
+}
+
 impl Splitter {
+    /// A splitter for events of at most `limit` bytes.
+    #[must_use]
+    pub fn within(limit: usize) -> Self {
+        Self { limit, held: Vec::new(), scan: LineScan::default() }
+    }
+
     /// Takes the next bytes and calls `event` for each event that they complete, including its
     /// blank line.
     ///
@@ -72,15 +89,15 @@ impl Splitter {
     pub fn push(&mut self, bytes: &[u8], mut event: impl FnMut(&[u8])) -> Result<(), TooLong> {
         // Without held bytes, the new bytes are searched in place and only the rest is copied.
         if self.held.is_empty() {
-            let rest = each(&mut self.scan, bytes, &mut event)?;
+            let rest = each(&mut self.scan, bytes, self.limit, &mut event)?;
             self.held.extend_from_slice(part(bytes, rest..));
         } else {
             self.held.extend_from_slice(bytes);
-            let rest = each(&mut self.scan, &self.held, &mut event)?;
+            let rest = each(&mut self.scan, &self.held, self.limit, &mut event)?;
             self.held.drain(..rest);
         }
         // An event without an end must not fill the memory.
-        if self.held.len() > EVENT_BYTES_MAX { Err(TooLong) } else { Ok(()) }
+        if self.held.len() > self.limit { Err(TooLong { limit: self.limit }) } else { Ok(()) }
     }
 
     /// True if no incomplete event is held.
@@ -102,13 +119,14 @@ impl Splitter {
 fn each(
     scan: &mut LineScan,
     bytes: &[u8],
+    limit: usize,
     event: &mut impl FnMut(&[u8]),
 ) -> Result<usize, TooLong> {
     let mut from = 0;
     while let Some(end) = scan.event_end(bytes) {
         let whole = part(bytes, from..end);
-        if whole.len() > EVENT_BYTES_MAX {
-            return Err(TooLong);
+        if whole.len() > limit {
+            return Err(TooLong { limit });
         }
         event(whole);
         from = end;
@@ -164,7 +182,9 @@ impl<'e> EventLines<'e> {
         }
         if let Some(name) = line.strip_prefix(b"event:") {
             self.name = match std::str::from_utf8(name) {
-                Ok(name) => Some(name.trim()),
+                // One space after the colon is not part of the name (section 9.2.6). A second one
+                // is, and then SDKs do not know the event.
+                Ok(name) => Some(name.strip_prefix(' ').unwrap_or(name)),
                 Err(_) => None,
             };
         }
@@ -200,6 +220,16 @@ impl<'e> EventLines<'e> {
     /// some clients also end lines at other characters.
     pub(in crate::model) const fn is_plain(&self) -> bool {
         self.plain
+    }
+}
+
+/// The length of the first line, with its end. A CRLF is one end: half of it would be an empty line
+/// of its own, which ends an event.
+pub(in crate::model) fn line_length(bytes: &[u8]) -> usize {
+    match memchr2(b'\n', b'\r', bytes) {
+        Some(end) if part(bytes, end..).starts_with(b"\r\n") => end + 2,
+        Some(end) => end + 1,
+        None => bytes.len(),
     }
 }
 
@@ -262,16 +292,18 @@ mod tests {
 
     #[test]
     fn events_are_bounded() {
-        let mut splitter = Splitter::default();
+        let limit = 1 << 20;
+        let mut splitter = Splitter::within(limit);
         let piece = vec![b'x'; 1 << 18];
         let mut pushed = 0;
         while splitter.push(&piece, |_| ()).is_ok() {
             pushed += 1;
             assert!(pushed <= 4);
         }
-        let mut whole = vec![b'x'; EVENT_BYTES_MAX];
+        let mut whole = vec![b'x'; limit];
         whole.extend_from_slice(b"\n\n");
-        assert_eq!(Splitter::default().push(&whole, |_| ()), Err(TooLong));
+        assert_eq!(Splitter::within(limit).push(&whole, |_| ()), Err(TooLong { limit }));
+        assert_eq!(Splitter::default().push(&whole, |_| ()), Ok(()));
     }
 
     #[test]
@@ -294,13 +326,18 @@ mod tests {
         ] {
             assert!(!EventLines::read(odd.as_bytes()).is_plain(), "{odd:?}");
         }
-        assert_eq!(
-            (
-                EventLines::read(b"event: a\nevent:b \ndata: 1\n\n").name(),
-                EventLines::read(b"data: 1\n\n").name()
-            ),
-            (Some("b"), None)
-        );
+    }
+
+    #[test]
+    fn one_space_before_a_name_is_no_part_of_it() {
+        let name = |event| EventLines::read(event).name();
+        assert_eq!(name(b"event: a\nevent:b\ndata: 1\n\n"), Some("b"));
+        assert_eq!(name(b"event: b\r\ndata: 1\r\n\r\n"), Some("b"));
+        // SDKs compare the whole name, so they ignore these events.
+        assert_eq!(name(b"event:  b\ndata: 1\n\n"), Some(" b"));
+        assert_eq!(name(b"event: b \ndata: 1\n\n"), Some("b "));
+        assert_eq!(name(b"event: \ndata: 1\n\n"), Some(""));
+        assert_eq!(name(b"data: 1\n\n"), None);
     }
 
     #[test]

@@ -28,8 +28,10 @@ struct Container<'j> {
     object: bool,
     /// The name of the member with this container.
     name: &'j [u8],
-    /// The value of its member `index`.
+    /// The value of its member `index` or `output_index`.
     index: Option<u64>,
+    /// The value of its member `content_index` or `summary_index`.
+    part: Option<u64>,
 }
 
 /// The strings of a document. Invalid JSON gives no error here; it is read as far as possible.
@@ -44,6 +46,8 @@ pub(super) struct Document<'j> {
     pub(super) logprobs: Vec<(usize, usize)>,
     /// Whether the document marks itself as an error.
     pub(super) is_error: bool,
+    /// The type of an event of the Responses dialect. Clients join the deltas of one type.
+    kind: &'j [u8],
 }
 
 /// The state of the scan at the current byte.
@@ -65,13 +69,14 @@ struct DocumentReader<'j> {
 impl<'j> Document<'j> {
     /// Scans a document once, without recursion.
     pub(super) fn read(json: &'j [u8]) -> Self {
-        let top = Container { parent: 0, object: false, name: b"", index: None };
+        let top = Container { parent: 0, object: false, name: b"", index: None, part: None };
         let document = Self {
             json,
             texts: Vec::new(),
             containers: vec![top],
             logprobs: Vec::new(),
             is_error: false,
+            kind: b"",
         };
         let mut reader = DocumentReader {
             document,
@@ -113,11 +118,12 @@ impl<'j> Document<'j> {
         while within > 0
             && let Some(container) = self.containers.get(within)
         {
-            if let Some(index) = container.index {
+            for index in [container.index, container.part].into_iter().flatten() {
                 into.extend_from_slice(&index.to_be_bytes());
             }
             within = container.parent;
         }
+        into.extend_from_slice(self.kind);
         into.extend_from_slice(text.name);
     }
 }
@@ -143,7 +149,7 @@ impl<'j> DocumentReader<'j> {
                     self.depth == 1 && self.name == b"error" && !value.starts_with(b"null");
             }
             b'"' => return self.string(at),
-            b'0'..=b'9' if self.name == b"index" && !self.before_name && self.is_object() => {
+            b'0'..=b'9' if is_index(self.name) && !self.before_name && self.is_object() => {
                 return self.number(at);
             }
             _ => {}
@@ -161,7 +167,8 @@ impl<'j> DocumentReader<'j> {
 
     /// Opens an object or array.
     fn open(&mut self, object: bool) {
-        let container = Container { parent: self.within, object, name: self.name, index: None };
+        let container =
+            Container { parent: self.within, object, name: self.name, index: None, part: None };
         self.within = self.document.containers.len();
         self.document.containers.push(container);
         self.before_name = object;
@@ -199,6 +206,9 @@ impl<'j> DocumentReader<'j> {
         }
         let says_error = matches!(self.name, b"type" | b"object") && inside == b"error";
         self.document.is_error |= self.depth == 1 && says_error && !is_name;
+        if self.depth == 1 && self.name == b"type" && !is_name && inside.starts_with(b"response.") {
+            self.document.kind = inside;
+        }
         self.document.texts.push(JsonString {
             name: self.name,
             within: self.within,
@@ -216,11 +226,25 @@ impl<'j> DocumentReader<'j> {
         if let Some(container) = self.document.containers.get_mut(self.within) {
             // Only the first index counts, so that a second one cannot move a text to another
             // channel.
-            container.index = container.index.or(index);
+            let known = match is_part_index(self.name) {
+                true => &mut container.part,
+                false => &mut container.index,
+            };
+            *known = known.or(index);
         }
         // Skips the fraction too. Otherwise each of its digits would start a scan of the rest.
         at + count_while(rest, is_in_number)
     }
+}
+
+/// Whether a member has the index of its object. In the Responses dialect it is that of the item.
+fn is_index(name: &[u8]) -> bool {
+    matches!(name, b"index" | b"output_index") || is_part_index(name)
+}
+
+/// Whether a member has the index of a part of an item in the Responses dialect.
+fn is_part_index(name: &[u8]) -> bool {
+    matches!(name, b"content_index" | b"summary_index")
 }
 
 /// The number of bytes at the beginning for which `holds` is true.

@@ -246,7 +246,7 @@ impl Redacted {
     pub fn new(redactor: Arc<Redactor>) -> Self {
         Self {
             redactor,
-            splitter: Splitter::default(),
+            splitter: Splitter::within(usize::MAX),
             texts: Texts::default(),
             queue: VecDeque::new(),
             first: 0,
@@ -334,7 +334,10 @@ impl Redacted {
             return event.to_vec();
         }
         let mut kept = Vec::with_capacity(event.len());
-        for line in event.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
+        let mut rest = event;
+        while !rest.is_empty() {
+            let (line, after) = rest.split_at(sse::line_length(rest));
+            rest = after;
             let mut shows = false;
             found(&self.redactor.secrets, line, false, |_, _| shows = true);
             // Data lines stay. Their strings are redacted one by one.

@@ -162,6 +162,14 @@ fn comments_and_identifiers_show_no_secret() {
 }
 
 #[test]
+fn a_removed_line_does_not_split_its_event() {
+    for end in ["\n", "\r", "\r\n"] {
+        let event = format!("event: x{end}: {SECRET}{end}id: {SECRET}{end}data: {{}}{end}{end}");
+        assert_eq!(through(&[event]), format!("event: x{end}data: {{}}{end}{end}"), "{end:?}");
+    }
+}
+
+#[test]
 fn numbers_and_words_without_quotes_are_looked_at() {
     let (word, number) = ("sk-canary-0123456789abcdefXYZ", "31415926535897932384");
     let redactor = Arc::new(Redactor::new(
@@ -282,4 +290,20 @@ fn long_events_are_read_once() {
     let begun = &SECRET[..4];
     let empty = format!("data: {{\"a\":[\"{begun}\"{}]}}\n\n", ",\"\"".repeat(300_000));
     assert_eq!(through(std::slice::from_ref(&empty)), empty);
+}
+
+/// Deltas of the Responses dialect, of two parts of one item by turns.
+#[test]
+fn parts_of_an_item_are_separate_texts() {
+    let (begin, rest) = SECRET.split_at(6);
+    let delta = |kind: &str, part: u8, text: &str| {
+        let at = format!(r#""output_index":0,"content_index":{part}"#);
+        format!("data: {{\"type\":\"response.{kind}.delta\",{at},\"delta\":\"{text}\"}}\n\n")
+    };
+    for (kind, part) in [("refusal", 1), ("refusal", 0), ("output_text", 1)] {
+        let events =
+            [delta("output_text", 0, begin), delta(kind, part, "x"), delta("output_text", 0, rest)];
+        let shown = through(&events);
+        assert!(!shown.contains(&rest[..8]), "{kind} {part}: {shown}");
+    }
 }

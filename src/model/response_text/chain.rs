@@ -118,6 +118,10 @@ impl<First: TextFilter, Second: TextFilter> TextFilter for FilterChain<First, Se
         self.first.is_holding() || self.second.is_holding()
     }
 
+    fn changes(&self) -> u64 {
+        self.first.changes() + self.second.changes()
+    }
+
     fn passes_all(&self) -> bool {
         self.first.passes_all() && self.second.passes_all()
     }

@@ -16,8 +16,8 @@ pub trait TextFilter: Send {
     /// The path of `channel` has no effect: the text ends at all of its paths.
     fn flush(&mut self, channel: Channel<'_>, out: &mut String);
 
-    /// Ends open constructs in all texts, such as fenced code, because clients may show the next
-    /// parts separately. All texts were flushed before.
+    /// Begins a part that clients may show separately or join with the parts before. All texts were
+    /// flushed before.
     fn boundary(&mut self);
 
     /// The texts of a choice with held bytes. `None` means all choices.
@@ -26,6 +26,11 @@ pub trait TextFilter: Send {
     /// Whether any text has held bytes.
     fn is_holding(&self) -> bool {
         !self.holding(None).is_empty()
+    }
+
+    /// The number of changes so far. A stream with changes has a comment that names it.
+    fn changes(&self) -> u64 {
+        0
     }
 
     /// Whether the filter passes every text unchanged. Then the caller may skip it.

@@ -1,5 +1,7 @@
 //! The texts of an answer, and their replacement.
 
+mod responses;
+
 use super::*;
 
 /// Writes texts in capitals, and holds a colon at the end of a part.
@@ -43,7 +45,18 @@ fn check_whole(json: &str, expect: &str) {
 
 #[track_caller]
 fn check_stream(events: &[&str], expect: &str) {
-    let (mut stream, mut loud, mut out) = (StreamTexts::default(), Loud::default(), Vec::new());
+    check_texts(Framing::Events, events, expect);
+}
+
+#[track_caller]
+fn check_lines(events: &[&str], expect: &str) {
+    check_texts(Framing::Lines, events, expect);
+}
+
+#[track_caller]
+fn check_texts(framing: Framing, events: &[&str], expect: &str) {
+    let mut stream = StreamTexts::new(framing);
+    let (mut loud, mut out) = (Loud::default(), Vec::new());
     for event in events {
         stream.event(format!("{event}\n\n").as_bytes(), &mut loud, &mut out).expect("readable");
     }
@@ -340,4 +353,40 @@ fn what_is_no_json_for_all_is_refused() {
             "{value}"
         );
     }
+}
+
+#[test]
+fn the_last_line_of_an_answer_ends_its_texts() {
+    check_lines(
+        &[
+            r#"data: {"message":{"content":"a:"},"created_at":"t","done":false}"#,
+            r#"data: {"message":{"content":""},"done":true,"done_reason":"stop"}"#,
+        ],
+        concat!(
+            "data: {\"message\":{\"content\":\"A\"},\"created_at\":\"t\",\"done\":false}\n\n",
+            "data: {\"message\":{\"content\":\":\"},\"done\":true,\"done_reason\":\"stop\"}\n\n",
+        ),
+    );
+    // A last line without the member gets the held bytes in a line before it.
+    check_lines(
+        &[r#"data: {"response":"a:","done":false}"#, r#"data: {"done":true}"#],
+        concat!(
+            "data: {\"response\":\"A\",\"done\":false}\n\n",
+            "data: {\"response\":\":\",\"done\":false}\n\n",
+            "data: {\"done\":true}\n\n",
+        ),
+    );
+}
+
+#[test]
+fn a_text_goes_on_after_done_in_the_other_dialects() {
+    let end = r#"data: {"choices":[],"done":true}"#;
+    check_stream(
+        &[r#"data: {"choices":[{"index":0,"delta":{"content":"a:"}}]}"#, end],
+        concat!(
+            "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"A\"}}]}\n\n",
+            "data: {\"choices\":[],\"done\":true}\n\n",
+            "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\":\"}}]}\n\n",
+        ),
+    );
 }

@@ -1,32 +1,27 @@
 //! Walks over one document and passes its texts through a filter.
 
-use std::collections::BTreeMap;
+mod response;
+mod written;
 
 use super::channel::{Channel, ChannelId};
 use super::drain::{TextEnd, drain};
 use super::filter::TextFilter;
+use super::place::{EventNumber, NO_CHOICE, Sources, TextPlace};
 use super::{Released, number};
-use crate::json;
 use crate::model::dialect::texts::{
-    are_choices, base_type, is_error, is_error_object, is_no_text, is_once, is_part, is_shown,
-    path_name,
+    are_choices, base_type, begins, is_apart, is_error, is_error_object, is_no_text, is_once,
+    is_part, is_shown, path_name,
 };
-use crate::model::ranges::part;
+use crate::model::fold::{fold, is_folded};
 use crate::model::raw_json::is_document;
 use crate::model::unreadable::{CHOICES_MAX, DEPTH_MAX, Unreadable};
-use crate::model::validator::{fold, is_folded};
 use crate::model::values::Values;
 
-/// The choice of texts that belong to no choice.
-const NO_CHOICE: u64 = u64::MAX;
-/// The maximum number of texts in one stream for which the last position is kept.
-const SOURCES_MAX: usize = 4_096;
 /// Most objects have at most this many members.
 const MEMBERS: usize = 8;
 /// The member whose text may consist of parts in an array.
 const PARTED: &str = "content";
-/// The path segment for the items of an array. The filter trusts no code fence there, because a
-/// client may show each item separately.
+/// The path segment for the items of an array. A client may show each item separately.
 pub const ITEMS: &str = "[]";
 
 /// A member: its name as written, and its value.
@@ -68,6 +63,12 @@ pub(super) struct Walk<'j, 'p, D: Values<'j>> {
     pieces: Vec<Piece<'j>>,
     /// The ranges that become `null`.
     dropped: Vec<(usize, usize)>,
+    /// The ranges of log probabilities in an event of a response.
+    logprobs: Vec<(usize, usize)>,
+    /// The number of the event, if it has one.
+    pub(super) number: Option<EventNumber>,
+    /// True in a response and its events, which repeat members of the request.
+    response: bool,
     /// The held bytes of texts that have no part in this document.
     pub(super) rest: Vec<Released>,
     /// Whether each string is a complete text.
@@ -90,32 +91,6 @@ pub(super) struct Walk<'j, 'p, D: Values<'j>> {
     moved: bool,
     /// The last position of each text that comes in parts.
     pub(super) sources: Sources,
-}
-
-/// The last positions of a stream's texts.
-#[derive(Default)]
-pub(super) struct Sources {
-    /// By choice and member: the position of the last part.
-    last: BTreeMap<u64, BTreeMap<String, TextPlace>>,
-    /// The number of entries in `last`.
-    count: usize,
-    /// The highest index of Anthropic's blocks so far.
-    block: u64,
-}
-
-/// The position of a part of a text.
-struct TextPlace {
-    /// The names and types from the root to the part.
-    path: String,
-    /// The index of the block that the event belongs to.
-    block: Option<u64>,
-}
-
-impl Sources {
-    /// The position of the last part of a text.
-    fn last_place(&mut self, choice: u64, key: &str) -> Option<&mut TextPlace> {
-        self.last.get_mut(&choice)?.get_mut(key)
-    }
 }
 
 /// A member's name as text.
@@ -146,6 +121,9 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             filter,
             pieces: Vec::new(),
             dropped: Vec::new(),
+            logprobs: Vec::new(),
+            number: None,
+            response: false,
             rest: Vec::new(),
             whole,
             alone: false,
@@ -271,6 +249,7 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         if let Some((_, index)) = index.filter(|_| !self.whole) {
             self.block = Some(number(document.raw(*index)).ok_or(Unreadable::Index)?);
         }
+        self.respond(&all)?;
         self.described(&all, depth, part)
     }
 
@@ -306,8 +285,19 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         for (name, value) in all {
             let raw = self.document.raw(*value);
             let name = plain_name(name)?;
+            // Only a delta of the event itself is a part of a call, and it is a text.
+            let is_within = name == "delta" && (depth > 0 || raw.first() != Some(&b'"'));
+            if self.response && !self.error && !is_within && is_apart(name, self.kind) {
+                continue;
+            }
+            if self.response && name == "logprobs" && raw.starts_with(b"[") {
+                self.logprobs.push(self.place(raw.trim_ascii()));
+            }
             if !is_no_text(name, raw) || self.error {
-                texts.push(name);
+                // Numbers and words have no text, so it does not matter which one a client takes.
+                if matches!(raw.first(), Some(b'"' | b'{' | b'[')) {
+                    texts.push(name);
+                }
                 match (part && name == "text", raw.first()) {
                     (true, Some(b'"')) => self.string(*value, PARTED)?,
                     _ => self.named(name, *value, depth + 1)?,
@@ -340,26 +330,22 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     /// Handles a part at another position than the one before it, in another block or member. Some
     /// clients treat it as another text. So open constructs end there, also code fences.
     fn moved(&mut self, key: &str) -> Result<(), Unreadable> {
-        if let Some(last) = self.sources.last_place(self.choice, key)
-            && last.path == self.path
-            && last.block == self.block
+        if let Some(TextPlace { path, block }) = self.sources.last_place(self.choice, key)
+            && *path == self.path
+            && *block == self.block
         {
             return Ok(());
         }
         // For a part of an earlier block, some clients join by the block's index and others in
         // order of arrival.
-        if self.block.is_some_and(|block| block < self.sources.block) {
+        let before = self.sources.block_before(self.choice, key, self.response);
+        if self.block.is_some_and(|block| block < before) {
             return Err(Unreadable::Index);
         }
-        self.sources.block = self.block.unwrap_or(self.sources.block);
-        if let Some(last) = self.sources.last_place(self.choice, key) {
-            last.path.clone_from(&self.path);
-            last.block = self.block;
-        } else if self.sources.count < SOURCES_MAX {
-            // Beyond the limit, every part counts as moved. This is stricter, and needs no memory.
-            self.sources.count += 1;
-            let place = TextPlace { path: self.path.clone(), block: self.block };
-            self.sources.last.entry(self.choice).or_default().insert(key.to_owned(), place);
+        if !self.response {
+            self.sources.block = self.block.unwrap_or(before);
+        }
+        if self.sources.place(self.choice, key, &self.path, self.block) {
             return Ok(());
         }
         self.end(TextEnd::All);
@@ -429,6 +415,14 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
     fn string(&mut self, value: D::Value, key: &'j str) -> Result<(), Unreadable> {
         let document = self.document;
         let read = document.text(value)?;
+        // Some clients join the text with which an item begins and its deltas. Others ignore it.
+        if !self.whole
+            && !read.is_empty()
+            && matches!(key, PARTED | "text" | "refusal")
+            && self.kind.is_some_and(begins)
+        {
+            return Err(Unreadable::Begun);
+        }
         if !self.whole && !self.alone && !read.is_empty() {
             self.moved(key)?;
         }
@@ -440,6 +434,8 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
         self.filter.push(channel, &read, &mut text);
         if self.whole {
             drain(self.filter, TextEnd::Text(channel), &mut |_, held| text.push_str(&held));
+            // A client may show each string separately.
+            self.filter.boundary();
         }
         let ((from, to), changed) = (self.place(document.raw(value)), text != *read);
         self.changed += usize::from(changed);
@@ -464,33 +460,5 @@ impl<'j, 'p, D: Values<'j>> Walk<'j, 'p, D> {
             channels.push(ChannelId { choice: piece.choice, key: piece.key.to_owned() });
         }
         channels
-    }
-
-    /// The document with all changes; `None` if there are none.
-    pub(super) fn written(self) -> Option<Vec<u8>> {
-        let mut edits: Vec<(usize, usize, Vec<u8>)> = Vec::new();
-        for piece in &self.pieces {
-            if piece.changed {
-                let mut text = Vec::with_capacity(piece.text.len() + 2);
-                json::write_string(&piece.text, &mut text);
-                edits.push((piece.from, piece.to, text));
-            }
-        }
-        for (from, to) in &self.dropped {
-            edits.push((*from, *to, b"null".to_vec()));
-        }
-        if edits.is_empty() {
-            return None;
-        }
-        // Dropped ranges are between the texts, so all edits are sorted by offset.
-        edits.sort_by_key(|(from, ..)| *from);
-        let (mut out, mut at) = (Vec::with_capacity(self.json.len() + 64), 0);
-        for (from, to, text) in &edits {
-            out.extend_from_slice(part(self.json, at..*from));
-            out.extend_from_slice(text);
-            at = *to;
-        }
-        out.extend_from_slice(part(self.json, at..));
-        Some(out)
     }
 }

@@ -13,7 +13,8 @@ const NAME_MAX: usize = 256;
 /// The identity of a call in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::model) struct CallId {
-    /// The choice of the call; [`Self::BLOCKS`] for Anthropic's blocks.
+    /// The choice of the call; [`Self::BLOCKS`] for Anthropic's blocks,
+    /// [`Self::RESPONSE_ITEMS`] for the items of a response.
     pub(in crate::model) choice: u64,
     /// Whether it is OpenAI's deprecated `function_call`, of which a choice has at most one.
     pub(in crate::model) former: bool,
@@ -24,6 +25,8 @@ pub(in crate::model) struct CallId {
 impl CallId {
     /// The choice value of Anthropic's blocks.
     pub(in crate::model) const BLOCKS: u64 = u64::MAX;
+    /// The choice value of the items of a response.
+    pub(in crate::model) const RESPONSE_ITEMS: u64 = u64::MAX - 1;
 }
 
 /// The member that contains a call.
@@ -37,6 +40,8 @@ pub(in crate::model) enum CallForm {
     FormerFunction,
     /// A block of Anthropic's dialect.
     Block,
+    /// An item of the Responses dialect.
+    Item,
 }
 
 /// One call of a stream.
@@ -96,6 +101,11 @@ impl<'p> CallPart<'p> {
     /// A part of JSON arguments.
     pub(in crate::model) fn json(json: &'p str) -> Self {
         Self { json, ..Self::default() }
+    }
+
+    /// A part of text arguments.
+    pub(in crate::model) fn text(text: &'p str) -> Self {
+        Self { text, ..Self::default() }
     }
 
     /// Whether the part has no arguments.

@@ -2,9 +2,9 @@
 
 use crate::json::Value;
 use crate::model::dialect::calls::is_watched;
+use crate::model::fold::{fold, is_folded};
 use crate::model::tree::JsonTree;
 use crate::model::unreadable::Unreadable;
-use crate::model::validator::{fold, is_folded};
 
 /// Whether a name differs only in case from a name that the call readers look at. Some clients do
 /// not distinguish them.
@@ -12,9 +12,10 @@ fn is_look_alike(name: &str) -> bool {
     !is_folded(name) && !is_watched(name) && is_watched(&fold(name))
 }
 
-/// Whether a member contains the arguments of a call. The names inside them belong to the tool.
+/// Whether a member contains the arguments of a call, or the caller's tools and metadata, which a
+/// response repeats. The names inside them belong to the tool or to the caller.
 fn has_own_names(name: &str) -> bool {
-    matches!(name, "arguments" | "input")
+    matches!(name, "arguments" | "format" | "input" | "metadata" | "tools")
 }
 
 /// Returns an error if a member of a whole answer has a similar name.

@@ -1,5 +1,7 @@
 //! Tool calls in whole answers and in streams: held, checked, and never changed.
 
+mod responses;
+
 use super::*;
 use crate::model::event::StreamEvent;
 use crate::model::framing::sse::EventLines;
@@ -352,4 +354,28 @@ fn whole_answers_are_looked_through() {
     check(r#"{"content":[{"type":"tool_use","name":"fetch","input":{"u":["good"]}}]}"#, true);
     assert_eq!(whole(b"{", &mut Picky::default()), Err(Unreadable::Json));
     assert_eq!(whole(b"{", &mut ()), Ok(true), "nobody asks");
+}
+
+fn ollama(name: &str, url: &str) -> Vec<u8> {
+    let call = format!(r#"{{"function":{{"name":"{name}","arguments":{{"url":"{url}"}}}}}}"#);
+    format!("data: {{\"message\":{{\"tool_calls\":[{call}]}},\"done\":false}}\n\n").into_bytes()
+}
+
+#[test]
+fn calls_in_lines_are_judged_at_once() {
+    let good = [ollama("fetch", "good"), ollama("write", "evil"), ollama("fetch", "fine")];
+    let judged = [r#"fetch {"url":"good"}"#, r#"fetch {"url":"fine"}"#].map(str::to_owned);
+    assert_eq!(through(&good), (vec![1, 1, 1], judged.to_vec(), Ok(true)));
+    let evil = [ollama("fetch", "good"), ollama("fetch", "evil"), ollama("write", "x")];
+    let (counts, _, passes) = through(&evil);
+    assert_eq!((counts, passes), (vec![1, 0], Ok(false)));
+    for odd in
+        [r#"{"tool_calls":{}}"#, r#"{"tool_calls":[1]}"#, r#"{"tool_calls":[{"function":1}]}"#]
+    {
+        let event = format!("data: {{\"message\":{odd}}}\n\n").into_bytes();
+        assert_eq!(through(&[event]).2, Err(ToolCallFault::Odd), "{odd}");
+    }
+    // In the other dialects the member may be a text.
+    let text = b"data: {\"message\":\"text\"}\n\n".to_vec();
+    assert_eq!(through(&[text]).2, Ok(true));
 }

@@ -1,6 +1,7 @@
 //! Tool calls in whole answers.
 
-use crate::json::{self, Limits, Value};
+use crate::json::{self, Limits, Object, Value};
+use crate::model::dialect::calls::{LocalCall, local_call};
 use crate::model::unreadable::{DEPTH_MAX, Unreadable};
 
 use super::names::exact;
@@ -26,6 +27,21 @@ pub fn whole(answer: &[u8], tools: &mut dyn Tools) -> Result<bool, Unreadable> {
     Ok(within(&value, tools))
 }
 
+/// The evaluation of a call that is an object.
+pub(in crate::model) trait CallsOf: Tools + Sized {
+    /// Whether the call may be sent. It has a name, and arguments in `arguments` or `input`. An
+    /// object without a name passes.
+    fn pass(&mut self, call: &Object<'_>) -> bool {
+        let Some(name) = call.text("name") else { return true };
+        // Clients differ in which of the two members they use. So both are checked.
+        !self.judges(name)
+            || judged(name, call.get("arguments"), false, self)
+                && judged(name, call.get("input"), true, self)
+    }
+}
+
+impl<T: Tools> CallsOf for T {}
+
 /// Parses the answer, within the limits above.
 fn read(document: &[u8]) -> Result<Value<'_>, Unreadable> {
     // The answer is already in memory, and it may contain many numbers (log probabilities).
@@ -44,6 +60,12 @@ fn within(value: &Value<'_>, tools: &mut dyn Tools) -> bool {
                 && tools.judges(name)
                 && !(judged(name, object.get("arguments"), false, tools)
                     && judged(name, object.get("input"), true, tools))
+            {
+                return false;
+            }
+            if let Some(LocalCall { tool, member }) = object.text("type").and_then(local_call)
+                && tools.judges(tool)
+                && !judged(tool, object.get(member), false, tools)
             {
                 return false;
             }

@@ -19,6 +19,12 @@ pub(super) fn messages(request: &EchoRequest<'_>) -> Reply {
     Reply::Whole(document(request, &message, &block, &reason, message.output).into_bytes())
 }
 
+/// Answers `messages/count_tokens`: the tokens that `messages` reports for the same request.
+pub(super) fn count_tokens(request: &EchoRequest<'_>) -> Reply {
+    let input = EchoMessage::answering(request).input;
+    Reply::Whole(format!(r#"{{"input_tokens":{input}}}"#).into_bytes())
+}
+
 /// The stop reason of a content.
 const fn stop_reason(content: &Content) -> &'static str {
     match content {

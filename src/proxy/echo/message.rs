@@ -45,15 +45,21 @@ impl EchoMessage {
     /// The answer to the messages of a request.
     pub(super) fn answering(request: &EchoRequest<'_>) -> Self {
         let cap = request.cap();
-        let system = match request.member("system") {
-            Some(system) => text_of(system),
-            None => String::new(),
-        };
-        let mut input = words::count(&system);
+        let mut input = 0;
+        for name in ["system", "instructions"] {
+            if let Some(system) = request.member(name) {
+                input += words::count(&text_of(system));
+            }
+        }
         let (mut last, mut by_user) = (String::new(), true);
-        for message in request.items("messages") {
+        // The Responses dialect has one text, or items in place of messages.
+        if let Some(Value::String(only)) = request.member("input") {
+            input += words::count(only);
+            last = only.to_string();
+        }
+        for message in request.items("messages").iter().chain(request.items("input")) {
             let Value::Object(message) = message else { continue };
-            let content = match message.get("content") {
+            let content = match message.get("content").or_else(|| message.get("output")) {
                 Some(content) => text_of(content),
                 None => String::new(),
             };
@@ -70,14 +76,22 @@ impl EchoMessage {
             let output = words::count(&last).saturating_sub(1).clamp(1, cap.max(1));
             return Self { content: Content::Tool(tool), input, output };
         }
-        let beginning = words::first(&last, cap);
+        let mut message = Self::repeating(&last, cap);
+        message.input = input;
+        if wants_json(request)
+            && let Content::Text { text, .. } = &mut message.content
+        {
+            *text = format!("{{\"echo\":{}}}", words::quoted(text));
+        }
+        message
+    }
+
+    /// The answer that repeats a text, within the cap.
+    pub(super) fn repeating(text: &str, cap: u64) -> Self {
+        let beginning = words::first(text, cap);
         let output = words::count(beginning.text);
-        let text = if wants_json(request) {
-            format!("{{\"echo\":{}}}", words::quoted(beginning.text))
-        } else {
-            beginning.text.to_owned()
-        };
-        Self { content: Content::Text { text, cut: beginning.cut }, input, output }
+        let content = Content::Text { text: beginning.text.to_owned(), cut: beginning.cut };
+        Self { content, input: words::count(text), output }
     }
 }
 
@@ -93,6 +107,9 @@ fn speaker(message: &Object<'_>) -> Speaker {
     if let Some(Value::Array(items)) = message.get("content")
         && items.iter().any(|item| text_in(item, "type") == Some("tool_result"))
     {
+        return Speaker::Tool;
+    }
+    if matches!(text(message, "type"), Some(kind) if kind.ends_with("_call_output")) {
         return Speaker::Tool;
     }
     match text(message, "role") {
@@ -152,17 +169,28 @@ fn tool_name<'v>(tool: &'v Value<'_>) -> Option<&'v str> {
     }
 }
 
-/// Whether the caller requests JSON: `response_format`, or Anthropic's `output_format` and
-/// `output_config.format`.
+/// Whether the caller requests JSON: `response_format`, `text.format`, Anthropic's `output_format`
+/// and `output_config.format`, or Ollama's `format`.
 fn wants_json(request: &EchoRequest<'_>) -> bool {
     for name in ["response_format", "output_format"] {
         if let Some(format @ Value::Object(_)) = request.member(name) {
             return is_json_format(format);
         }
     }
-    let Some(Value::Object(config)) = request.member("output_config") else { return false };
-    let Some(format) = config.get("format") else { return false };
-    is_json_format(format)
+    // Ollama's form: a word, or a schema.
+    match request.member("format") {
+        Some(Value::String(form)) => return form == "json",
+        Some(Value::Object(_)) => return true,
+        Some(_) | None => {}
+    }
+    for name in ["output_config", "text"] {
+        if let Some(Value::Object(config)) = request.member(name)
+            && let Some(format) = config.get("format")
+        {
+            return is_json_format(format);
+        }
+    }
+    false
 }
 
 /// Whether a format is one of JSON.

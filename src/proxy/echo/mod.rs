@@ -7,9 +7,12 @@
 mod anthropic;
 mod embeddings;
 mod message;
+mod ollama;
 mod openai;
 mod reply;
 mod request;
+mod rerank;
+mod responses;
 mod words;
 
 use http::header::CONTENT_TYPE;
@@ -26,7 +29,8 @@ use self::reply::ReplyBody;
 use self::request::EchoRequest;
 use crate::clock::{Clock as _, SystemClock};
 use crate::model::Operation;
-use crate::proxy::{EVENTS, JSON};
+use crate::model::framing::Framing;
+use crate::proxy::JSON;
 
 /// Bytes that each direction of a connection buffers, similar to a socket.
 const PIPE_BYTES: usize = 64 << 10;
@@ -70,8 +74,21 @@ fn served(method: &Method, path: &str) -> Option<Operation> {
         Operation::ChatCompletions
         | Operation::Completions
         | Operation::Embeddings
-        | Operation::Messages => (*method == Method::POST).then_some(operation),
-        Operation::ListModels | Operation::ShowModel | Operation::Me => None,
+        | Operation::Rerank
+        | Operation::Messages
+        | Operation::CountTokens
+        | Operation::Responses
+        | Operation::OllamaChat
+        | Operation::OllamaGenerate => (*method == Method::POST).then_some(operation),
+        Operation::OllamaEmbed
+        | Operation::OllamaEmbeddings
+        | Operation::OllamaTags
+        | Operation::OllamaShow
+        | Operation::OllamaRunning
+        | Operation::OllamaVersion
+        | Operation::ListModels
+        | Operation::ShowModel
+        | Operation::Me => None,
     }
 }
 
@@ -85,8 +102,21 @@ pub fn answer(operation: Operation, body: &[u8], id: &str, created: i64) -> Opti
         Operation::ChatCompletions => Some(openai::chat(&request)),
         Operation::Completions => Some(openai::completion(&request)),
         Operation::Embeddings => Some(embeddings::answer(&request)),
+        Operation::Rerank => Some(rerank::answer(&request)),
         Operation::Messages => Some(anthropic::messages(&request)),
-        Operation::ListModels | Operation::ShowModel | Operation::Me => None,
+        Operation::CountTokens => Some(anthropic::count_tokens(&request)),
+        Operation::Responses => Some(responses::answer(&request)),
+        Operation::OllamaChat => Some(ollama::chat(&request)),
+        Operation::OllamaGenerate => Some(ollama::generate(&request)),
+        Operation::OllamaEmbed
+        | Operation::OllamaEmbeddings
+        | Operation::OllamaTags
+        | Operation::OllamaShow
+        | Operation::OllamaRunning
+        | Operation::OllamaVersion
+        | Operation::ListModels
+        | Operation::ShowModel
+        | Operation::Me => None,
     }
 }
 
@@ -94,7 +124,8 @@ pub fn answer(operation: Operation, body: &[u8], id: &str, created: i64) -> Opti
 fn response(status: StatusCode, reply: Reply) -> Response<ReplyBody> {
     let content_type = match &reply {
         Reply::Whole(_) => JSON,
-        Reply::Events(_) => EVENTS,
+        Reply::Events(_) => Framing::Events.media_type(),
+        Reply::Lines(_) => Framing::Lines.media_type(),
     };
     let mut response = Response::new(ReplyBody::new(reply));
     *response.status_mut() = status;
@@ -146,8 +177,12 @@ mod tests {
         assert!(text.contains(r#""id":"chatcmpl-rq_7""#), "{text}");
         let body = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
         let (status, content_type, text) = exchange("/v1/messages", body).await;
-        assert_eq!((status, &*content_type), (200, EVENTS));
+        assert_eq!((status, &*content_type), (200, Framing::Events.media_type()));
         assert!(text.starts_with("event: message_start\n"), "{text}");
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+        let (status, content_type, text) = exchange("/api/chat", body).await;
+        assert_eq!((status, &*content_type), (200, Framing::Lines.media_type()));
+        assert_eq!(text.lines().count(), 2, "{text}");
         assert_eq!(exchange("/v1/models", "{}").await.0, 404);
         assert_eq!(exchange("/v1/messages", "[]").await.0, 400);
     }

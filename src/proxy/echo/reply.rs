@@ -13,10 +13,12 @@ pub enum Reply {
     Whole(Vec<u8>),
     /// The events of a stream. Each is complete.
     Events(Vec<Vec<u8>>),
+    /// The lines of a stream. Each is complete.
+    Lines(Vec<Vec<u8>>),
 }
 
-/// The body of an answer. Each event is one frame, because a model server writes each token when it
-/// is ready.
+/// The body of an answer. Each event or line is one frame, because a model server writes each token
+/// when it is ready.
 pub(super) struct ReplyBody {
     pieces: std::vec::IntoIter<Vec<u8>>,
     /// The length, if it is known before the body is written.
@@ -31,7 +33,9 @@ impl ReplyBody {
                 let length = Some(bytes.len() as u64);
                 Self { pieces: vec![bytes].into_iter(), length }
             }
-            Reply::Events(events) => Self { pieces: events.into_iter(), length: None },
+            Reply::Events(pieces) | Reply::Lines(pieces) => {
+                Self { pieces: pieces.into_iter(), length: None }
+            }
         }
     }
 }

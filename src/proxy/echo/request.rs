@@ -5,7 +5,7 @@ use crate::json::{self, Limits, Object, Value};
 /// The greatest depth of a body. The gateway sends no deeper one.
 const DEPTH_MAX: usize = 64;
 /// The names that the profiles give the cap on output tokens.
-const CAP_NAMES: [&str; 2] = ["max_tokens", "max_completion_tokens"];
+const CAP_NAMES: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
 
 /// A parsed request.
 pub(super) struct EchoRequest<'b> {
@@ -68,7 +68,11 @@ impl<'b> EchoRequest<'b> {
                 return cap;
             }
         }
-        u64::MAX
+        // Ollama's cap is among the options.
+        match self.members.object("options") {
+            Some(options) => options.number("num_predict").unwrap_or(u64::MAX),
+            None => u64::MAX,
+        }
     }
 
     /// The number of choices for each prompt.

@@ -135,7 +135,7 @@ fn refusals_and_models_speak_both_dialects() {
         )
     );
     assert_eq!(
-        text(error::event(Dialect::Anthropic, &Code::AuditUnavailable.into(), "rq_1")),
+        text(error::event(Dialect::Anthropic, &Code::AuditUnavailable.into(), "rq_1", None)),
         "event: error\ndata: \
             {\"type\":\"error\",\"error\":{\"message\":\"The gateway cannot write its audit log, \
             so it serves no requests.\",\"type\":\"overloaded_error\",\"param\":null,\
@@ -204,7 +204,6 @@ fn an_event_is_named_as_its_data_say() {
     let chunk = r#"{"choices":[{"index":0,"delta":{"content":"x"}}]}"#;
     for (operation, event, passes) in [
         (MESSAGES, format!("event: content_block_delta\ndata: {delta}\n\n"), true),
-        (MESSAGES, format!("data: {delta}\n\n"), false),
         (MESSAGES, format!("event: ping\ndata: {delta}\n\n"), false),
         (MESSAGES, format!("event: content_block_delta\nevent: ping\ndata: {delta}\n\n"), false),
         (MESSAGES, "data: [DONE]\n\n".to_owned(), true),
@@ -220,4 +219,8 @@ fn an_event_is_named_as_its_data_say() {
         assert_eq!(passed.is_ok(), passes, "{event}");
         assert_eq!(out, if passes { event.as_bytes() } else { b"" }, "{event}");
     }
+    // An event without a name gets the one that its data say, because some clients need it.
+    let (mut filter, mut out) = (StreamFilter::new(MESSAGES, true, ()), Vec::new());
+    filter.push(format!("data: {delta}\n\n").as_bytes(), &mut out).expect("it passes");
+    assert_eq!(out, format!("event: content_block_delta\ndata: {delta}\n\n").as_bytes());
 }

@@ -1,6 +1,6 @@
 //! The answers of the built-in upstream `echo` to what the gateway sends it.
 
-use token_shield::model::{BodyChanges, Operation, UnknownFields};
+use token_shield::model::{BodyChanges, Dialect, Operation, UnknownFields};
 use token_shield::proxy::echo::{self, Reply};
 
 use super::answers::filters;
@@ -8,12 +8,16 @@ use super::{CHAT, MESSAGES, chat, messages, said, understand};
 
 #[track_caller]
 fn echoed(operation: Operation, body: &str, cap: u64) -> String {
-    let call = understand(operation, "generic", UnknownFields::Refuse, body.as_bytes())
+    let profile = if operation.dialect() == Dialect::Ollama { "ollama" } else { "generic" };
+    let call = understand(operation, profile, UnknownFields::Refuse, body.as_bytes())
         .unwrap_or_else(|no| panic!("{no}\n{body}"));
-    let sent = call.write(&BodyChanges { output_tokens: cap, request_id: None, cache_salt: None });
+    let sent =
+        call.write(&BodyChanges { output_tokens: Some(cap), request_id: None, cache_salt: None });
     match echo::answer(operation, &sent.body, "rq_1", 7).expect("a JSON object") {
         Reply::Whole(bytes) => String::from_utf8(bytes).expect("UTF-8"),
-        Reply::Events(events) => String::from_utf8(events.concat()).expect("UTF-8"),
+        Reply::Events(pieces) | Reply::Lines(pieces) => {
+            String::from_utf8(pieces.concat()).expect("UTF-8")
+        }
     }
 }
 
@@ -158,6 +162,36 @@ fn echo_streams_in_small_chunks() {
     filters(CHAT, false, &answer, &passed, Some((1, 1)));
     let stream = echoed(MESSAGES, &messages(r#","stream":true"#), 9);
     filters(MESSAGES, false, &stream, &stream, Some((1, 1)));
+}
+
+#[test]
+fn echo_answers_in_lines() {
+    let chat = Operation::OllamaChat;
+    let body = said(r#"{"role":"user","content":"one two three"}"#);
+    let answer = echoed(chat, &body, 2);
+    let contents = [r#""content":"one "}"#, r#""content":"two"}"#, r#""content":""}"#];
+    for (line, content) in answer.lines().zip(contents) {
+        assert!(line.contains(content), "{answer}");
+    }
+    assert_eq!(answer.lines().count(), contents.len());
+    assert!(answer.contains(r#""done":true,"done_reason":"length""#), "{answer}");
+    filters(chat, false, &answer, &answer, Some((3, 2)));
+    let body = r#"{"model":"m","prompt":"a b","stream":false}"#;
+    echoes(Operation::OllamaGenerate, body, 9, &[r#""response":"a b","done":true"#]);
+    let body = concat!(
+        r#"{"model":"m","messages":[{"role":"user","content":"call f {\"a\":1}"}],"stream":false,"#,
+        r#""tools":[{"type":"function","function":{"name":"f"}}]}"#
+    );
+    echoes(chat, body, 9, &[r#""function":{"name":"f","arguments":{"a":1}}"#]);
+}
+
+#[test]
+fn echo_counts_and_ranks() {
+    let counted = [r#"{"input_tokens":1}"#];
+    echoes(Operation::CountTokens, &messages(""), 9, &counted);
+    let body = r#"{"model":"m","query":"b","documents":["a","b"],"top_n":1}"#;
+    let ranked = [r#""results":[{"index":1,"relevance_score":1}]"#, r#""total_tokens":3"#];
+    echoes(Operation::Rerank, body, 9, &ranked);
 }
 
 #[test]

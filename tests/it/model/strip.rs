@@ -15,7 +15,8 @@ fn stripped(
         .unwrap_or_else(|no| panic!("{no}\n{body}"));
     call.strip(|reach| reach.kind == kind);
     assert!(call.external_references().iter().all(|reach| reach.kind != kind));
-    let written = call.write(&BodyChanges { output_tokens: 9, request_id: None, cache_salt: None });
+    let written =
+        call.write(&BodyChanges { output_tokens: Some(9), request_id: None, cache_salt: None });
     let body = serde_json::from_slice(&written.body).expect("JSON");
     (body, call.stripped().iter().map(|reach| reach.path.clone()).collect())
 }

@@ -1,15 +1,16 @@
 //! The body that the server gets.
 
 use token_shield::model::{BodyChanges, Operation, Profile, UnknownFields};
+use token_shield::refusal::Code;
 
-use super::{CHAT, MESSAGES, chat, messages, understand};
+use super::{CHAT, MESSAGES, chat, messages, refuses, said, understand};
 
 #[track_caller]
 fn writes(operation: Operation, profile: &str, cap: u64, body: &str, expect: &str) {
     let call = understand(operation, profile, UnknownFields::Refuse, body.as_bytes())
         .unwrap_or_else(|no| panic!("{no}\n{body}"));
     let written = call.write(&BodyChanges {
-        output_tokens: cap,
+        output_tokens: Some(cap),
         request_id: Some("rq_1".to_owned()),
         cache_salt: None,
     });
@@ -124,12 +125,21 @@ fn calls_say_what_they_ask() {
         ("m", true, 3, Some(7), true)
     );
     let written = call.write(&BodyChanges {
-        output_tokens: 5,
+        output_tokens: Some(5),
         request_id: None,
         cache_salt: Some("s".to_owned()),
     });
     assert_eq!((written.output_tokens, written.clamped), (Some(5), true));
     assert!(String::from_utf8_lossy(&written.body).ends_with(r#","cache_salt":"s"}"#));
+    // Without a cap of the gateway, the caller's stays, and none is added.
+    let none = BodyChanges { output_tokens: None, request_id: None, cache_salt: None };
+    let written = call.write(&none);
+    assert_eq!((written.output_tokens, written.clamped), (Some(7), false));
+    let body = chat("");
+    let uncapped = understand(CHAT, "vllm", UnknownFields::Refuse, body.as_bytes()).expect("call");
+    let written = uncapped.write(&none);
+    assert_eq!((written.output_tokens, written.clamped), (None, false));
+    assert!(!String::from_utf8_lossy(&written.body).contains("max_"), "no cap is written");
     let body = br#"{"model":"m","prompt":["a","b"],"n":2,"best_of":4}"#;
     assert_eq!(
         understand(Operation::Completions, "vllm", UnknownFields::Refuse, body)
@@ -176,7 +186,7 @@ const SEEDS: [(Operation, &str); 3] = [
 
 #[test]
 fn what_is_written_reads_and_writes_to_itself() {
-    let changes = BodyChanges { output_tokens: 3, request_id: None, cache_salt: None };
+    let changes = BodyChanges { output_tokens: Some(3), request_id: None, cache_salt: None };
     let mut state = 1_u64;
     let mut random = |below: usize| {
         state =
@@ -211,4 +221,33 @@ fn what_is_written_reads_and_writes_to_itself() {
         );
     }
     assert!(passed > 1_000 && refused > 1_000, "{passed} passed, {refused} were refused");
+}
+
+#[test]
+fn an_image_is_forwarded_under_the_type_that_it_has() {
+    // Both are GIFs that the client labelled as PNG.
+    let chat = said(concat!(
+        r#"{"role":"user","content":[{"type":"image_url","#,
+        r#""image_url":{"url":"data:image/png;base64,R0lGODlhAQA="}}]}"#
+    ));
+    let source = |data: &str| {
+        format!(
+            concat!(
+                r#"{{"model":"m","max_tokens":5,"messages":[{{"role":"user","content":["#,
+                r#"{{"type":"image","source":{{"type":"base64","media_type":"image/png","#,
+                r#""data":"{data}"}}}}]}}]}}"#
+            ),
+            data = data,
+        )
+    };
+    for (operation, body) in [(CHAT, chat), (MESSAGES, source("R0lGODlhAQA="))] {
+        let call = understand(operation, "vllm", UnknownFields::Refuse, body.as_bytes())
+            .unwrap_or_else(|no| panic!("{no}"));
+        let changes = BodyChanges { output_tokens: None, request_id: None, cache_salt: None };
+        let written = String::from_utf8(call.write(&changes).body).expect("UTF-8");
+        assert!(written.contains("image/gif") && !written.contains("image/png"), "{written}");
+    }
+    // A PDF is no image, and a URL is no content.
+    let path = "messages[0].content[0].source.data";
+    refuses(MESSAGES, &source("JVBERi0xLjc="), Code::FieldInvalid, path);
 }

@@ -126,6 +126,8 @@ impl Predecessor {
             self.unknown(outcome);
         }
         drop(locked(&self.in_flight).take());
+        // A predecessor that did not ask for the changes would else leave them in memory.
+        drop(locked(&self.changes).take());
         if !self.over.send_replace(true) {
             tracing::info!("the predecessor has ended");
         }

@@ -10,7 +10,7 @@ pub(in crate::model::dialect) const EVENT_BEGINS: &[u8] = b"event: error\ndata: 
 /// Appends the body of an error.
 pub(in crate::model::dialect) fn body(refusal: &Refusal, request: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"type\":\"error\",\"error\":{\"message\":");
-    write_error_members(refusal, kind(refusal.code.status()), out);
+    write_error_members(refusal, kind(refusal.status()), out);
     out.extend_from_slice(b"},\"request_id\":");
     write_string(request, out);
     out.push(b'}');

@@ -55,7 +55,7 @@ pub(in crate::model) fn path_name(name: &str) -> &str {
 }
 
 /// Whether an event of that type ends all texts.
-pub(in crate::model) fn ends_texts(kind: &str) -> bool {
+pub(in crate::model::dialect) fn ends_texts(kind: &str) -> bool {
     matches!(kind, "content_block_stop" | "message_stop")
 }
 

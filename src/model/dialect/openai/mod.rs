@@ -1,10 +1,11 @@
-//! OpenAI's dialect: `chat/completions`, `completions`, `embeddings` and model lists.
+//! OpenAI's dialect: `chat/completions`, `completions`, `embeddings`, `rerank` and model lists.
 
 pub(super) mod calls;
 pub(super) mod errors;
 pub(super) mod joined;
 pub(super) mod models;
 pub(super) mod progress;
+pub(super) mod refused;
 pub(super) mod texts;
 pub(super) mod usage;
 pub(super) mod whole;
@@ -36,6 +37,16 @@ pub(super) const EMBEDDINGS: OperationFacts = OperationFacts {
     name: "embeddings",
     path: "/v1/embeddings",
     shape: Some("embeddings"),
+    writes_tokens: false,
+};
+
+/// `POST /v1/rerank`. It is no operation of OpenAI. The servers that have OpenAI's dialect have it
+/// in the form of Jina, Cohere and vLLM.
+pub(super) const RERANK: OperationFacts = OperationFacts {
+    dialect: Dialect::OpenAi,
+    name: "rerank",
+    path: "/v1/rerank",
+    shape: Some("rerank"),
     writes_tokens: false,
 };
 

@@ -55,7 +55,7 @@ pub(in crate::model::dialect) const ERRORS: [&str; 3] = ["detail", "error", "err
 pub(in crate::model::dialect) const ERROR_OBJECT: (&[u8], &[u8]) = (b"object", b"\"error\"");
 
 /// The types of the parts of a text.
-pub(in crate::model::dialect) const PARTS: [&str; 2] = ["output_text", "text"];
+pub(in crate::model::dialect) const PARTS: [&str; 1] = ["text"];
 
 /// The member whose items are the choices.
 pub(in crate::model::dialect) const CHOICES: &str = "choices";
