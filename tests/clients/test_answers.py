@@ -159,8 +159,10 @@ def test_the_examples_of_commonmark_keep_their_code_and_load_nothing(gateway: Se
 def documents() -> list[str]:
     """Documents of installed packages."""
     cargo = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "registry/src"
-    files = sorted([*cargo.glob("*/*/*.md"), *NODE.glob("*/*.md")])
-    texts = {path.read_text(errors="replace") for path in files if path.stat().st_size < 200_000}
+    agents = NODE.parents[1] / "agents"
+    files = sorted([*cargo.glob("*/*/**/*.md"), *NODE.glob("**/*.md"), *agents.glob("**/*.md")])
+    small = (path for path in files if path.stat().st_size < 200_000)
+    texts = {path.read_text(errors="replace") for path in small}
     chosen = random.Random(SEED).sample(sorted(texts), min(len(texts), 600))
     return chosen if os.environ.get("TOKEN_SHIELD_FULL") else chosen[:60]
 

@@ -390,7 +390,10 @@ def test_kill_9_under_load(tmp_path: Path) -> None:
         slowest = max(slowest, time.monotonic() - began)
         threads = [threading.Thread(target=load, args=(gateway, answered)) for _ in range(3)]
         [thread.start() for thread in threads]
-        time.sleep(chance.random() * 0.15)
+        # Also before the first answer, and at different times after the last one.
+        wanted = len(answered) + chance.randrange(4)
+        wait_until(lambda: len(answered) >= wanted, 30, "answers under load")  # noqa: B023
+        time.sleep(chance.random() * 0.02)
         gateway.process.send_signal(signal.SIGKILL)
         gateway.process.wait()
         gateway.process.stdout.close()

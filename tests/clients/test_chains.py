@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,6 +184,13 @@ def test_delegate_signs_nothing_wider(gateway: Served, tmp_path: Path) -> None:
     assert "cnf.jwk" in holder.refused(child, "y")
 
 
+def check_ten_a_minute(outcomes: list[str | None], began: float) -> None:
+    """Ten requests passed, and one for every 6 s that the requests took."""
+    refilled = int((time.monotonic() - began) / 6)
+    assert 10 <= outcomes.count(None) <= 10 + refilled, outcomes
+    assert set(outcomes) == {None, "rate-exceeded"}
+
+
 def test_children_share_what_their_parent_has(gateway: Served, tmp_path: Path) -> None:
     """Many children or many levels do not multiply a rate."""
     holder, second = Holder(tmp_path, "holder"), Holder(tmp_path, "second")
@@ -190,9 +198,10 @@ def test_children_share_what_their_parent_has(gateway: Served, tmp_path: Path) -
     middle = holder.delegate(parent, "middle", "--child-key", str(second.public))
     leaves = [holder.delegate(parent, f"child-{number}") for number in range(3)]
     leaves += [second.delegate(middle, f"grandchild-{number}") for number in range(3)]
+    began = time.monotonic()
     outcomes = [code(gateway, leaf) for _ in range(3) for leaf in leaves]
     # Ten requests at once, however they are spread.
-    assert outcomes.count(None) == 10 and set(outcomes) == {None, "rate-exceeded"}
+    check_ten_a_minute(outcomes, began)
 
 
 def test_places_in_flight_are_shared(
@@ -434,7 +443,8 @@ def test_parent_and_child_by_turns_refill_no_rate(gateway: Served, tmp_path: Pat
     below = second.delegate(
         holder.delegate(parent, "middle", "--child-key", str(second.public)), "below"
     )
+    began = time.monotonic()
     turns = [code(gateway, token) for _ in range(10) for token in (child, below)]
-    assert turns.count(None) == 10 and set(turns) == {None, "rate-exceeded"}
-    again = holder.delegate(parent, "fresh")
-    assert code(gateway, again) == "rate-exceeded", "a new name gets no new rate"
+    # A new name gets no new rate.
+    turns.append(code(gateway, holder.delegate(parent, "fresh")))
+    check_ten_a_minute(turns, began)
