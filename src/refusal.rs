@@ -264,6 +264,8 @@ codes! {
     BodyIncomplete "body-incomplete" Understood 400 Later "The body ended before it was complete.";
     BodyMemory "body-memory" Understood 503 Later
         "The memory for request bodies is in use. Try again soon.";
+    FormInvalid "form-invalid" Understood 400 Never
+        "The body is not one strict form (multipart/form-data).";
     JsonInvalid "json-invalid" Understood 400 Never "The body is not one strict JSON object.";
     FieldNotAllowed "field-not-allowed" Understood 400 Never
         "The body has a field that this model's server may not get.";

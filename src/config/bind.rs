@@ -77,6 +77,7 @@ fn read<'t>(root: Section<'t>, base: &Path, empty: &'t DeTable<'t>) -> Option<Co
         issuers,
         classes,
         principals,
+        routes: super::routes::routes(&root, &routes.models, base),
         models: routes.models,
         peer_rps: limits.peer_rps,
         root_rps: limits.root_rps,

@@ -5,6 +5,7 @@ mod bind;
 mod class;
 mod egress;
 mod issuer;
+mod routes;
 mod section;
 mod server;
 mod units;

@@ -21,6 +21,7 @@ use crate::guard::route::Routed;
 use crate::guard::settings::Answers;
 use crate::guard::table::Upstream;
 use crate::id::RequestId;
+use crate::model::declared::DeclaredTarget;
 use crate::model::{BodyChanges, ExternalReference, ModelCall, Operation};
 
 /// At most this many removed references are listed in headers and records.
@@ -69,6 +70,8 @@ pub struct Call {
     pub output_tokens: Option<u64>,
     /// True when the caller asked for usage in the stream.
     pub usage_asked: bool,
+    /// Where the body goes, at a declared route.
+    pub declared: Option<DeclaredTarget>,
     /// The header `anthropic-beta`, if the server gets one.
     pub betas: Option<HeaderValue>,
     /// The actions of the response filter.
@@ -283,6 +286,7 @@ fn write(
         // The server applies the cap to each choice; the record counts all of them.
         output_tokens: written.output_tokens.map(|each| each.saturating_mul(call.choices())),
         usage_asked: call.usage_asked(),
+        declared: written.target,
         betas: betas.header,
         answers,
         continuing,

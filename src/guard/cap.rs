@@ -3,7 +3,6 @@
 use crate::guard::candidates::Candidates;
 use crate::guard::govern::Governed;
 use crate::guard::understand::{RequestKind, Understood};
-use crate::model::Operation;
 use crate::refusal::{Code, Refusal};
 use crate::weights::Weights;
 
@@ -53,9 +52,7 @@ pub fn cap<'b>(governed: Governed<'b>, weights: &Weights) -> Result<Capped<'b>, 
         lowest = lowest.into_iter().chain(grants.output_tokens).min();
     }
     let cap = match (understood.asked(), lowest) {
-        (RequestKind::Call { call, candidates, .. }, Some(lowest))
-            if writes_tokens(call.operation()) =>
-        {
+        (RequestKind::Call { call, candidates, .. }, Some(lowest)) if call.writes_tokens() => {
             let each = each_choice(lowest, call.choices())?;
             match context(candidates, weights) {
                 // Each choice has the whole context.
@@ -97,30 +94,5 @@ fn each_choice(cap: u64, choices: u64) -> Result<u64, Refusal> {
                 that this request may have."
         ))),
         each => Ok(each),
-    }
-}
-
-/// True for operations with output tokens.
-#[must_use]
-pub const fn writes_tokens(operation: Operation) -> bool {
-    match operation {
-        Operation::ChatCompletions
-        | Operation::Completions
-        | Operation::Messages
-        | Operation::Responses
-        | Operation::OllamaChat
-        | Operation::OllamaGenerate => true,
-        Operation::Embeddings
-        | Operation::Rerank
-        | Operation::CountTokens
-        | Operation::OllamaEmbed
-        | Operation::OllamaEmbeddings
-        | Operation::OllamaTags
-        | Operation::OllamaShow
-        | Operation::OllamaRunning
-        | Operation::OllamaVersion
-        | Operation::ListModels
-        | Operation::ShowModel
-        | Operation::Me => false,
     }
 }

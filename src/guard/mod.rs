@@ -17,6 +17,7 @@ pub mod cache_salt;
 pub mod candidates;
 pub mod cap;
 pub mod charges;
+pub mod declared;
 pub mod egress;
 pub mod gcra;
 pub mod govern;

@@ -3,8 +3,10 @@
 
 use http::{Method, Uri};
 
+use crate::guard::declared::{Found, RequestedRoute};
 use crate::guard::limiter::Permit;
 use crate::guard::pace::Paced;
+use crate::guard::table::Tables;
 use crate::model::Operation;
 use crate::refusal::{Allow, Code, Refusal};
 use crate::token::Scope;
@@ -126,6 +128,16 @@ pub fn reads(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
 }
 
+/// The beginnings of paths that belong to the gateway itself.
+const OWN_PATHS: [&str; 5] =
+    ["/v1/token-shield/", "/v1/models/", "/receipts/", "/audit/", "/.well-known/"];
+
+/// Whether a path is one of the gateway and its dialects, so that no declaration can have it.
+#[must_use]
+pub fn is_built_in(path: &str) -> bool {
+    at(path).is_some() || OWN_PATHS.iter().any(|own| path.starts_with(own))
+}
+
 /// The operation at a path, and for a single model its name.
 fn at(path: &str) -> Option<(Operation, Option<&str>)> {
     Some(match path {
@@ -179,6 +191,8 @@ pub fn operation<'u>(
         | Operation::ListModels
         | Operation::ShowModel
         | Operation::Me => (reads(method), Allow::Read),
+        // `at` does not find it.
+        Operation::Declared => return Err(Code::RouteUnknown.into()),
     };
     if fits {
         Ok((operation, model))
@@ -205,7 +219,8 @@ const fn scope(operation: Operation) -> Option<Scope> {
         | Operation::OllamaVersion
         | Operation::ListModels
         | Operation::ShowModel => Some(Scope::ModelsRead),
-        Operation::Me => None,
+        // The declaration names the scope.
+        Operation::Me | Operation::Declared => None,
     }
 }
 
@@ -217,6 +232,8 @@ pub struct Routed {
     operation: Operation,
     /// The model in the path.
     model: Option<String>,
+    /// The declared route, for [`Operation::Declared`].
+    declared: Option<RequestedRoute>,
 }
 
 impl Routed {
@@ -238,6 +255,21 @@ impl Routed {
         self.operation
     }
 
+    /// The name of the operation in metrics and records.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match &self.declared {
+            Some(declared) => declared.offered.route.name,
+            None => self.operation.as_str(),
+        }
+    }
+
+    /// The declared route, for [`Operation::Declared`].
+    #[must_use]
+    pub const fn declared(&self) -> Option<&RequestedRoute> {
+        self.declared.as_ref()
+    }
+
     /// The model in the path (`GET /v1/models/…`).
     #[must_use]
     pub fn model(&self) -> Option<&str> {
@@ -250,8 +282,46 @@ impl Routed {
 /// # Errors
 /// `route-unknown`, `method-not-allowed` or `scope-missing`.
 pub fn route(paced: Paced, method: &Method, target: &RequestTarget<'_>) -> Result<Routed, Refusal> {
-    let (operation, model) = operation(method, target.path)?;
-    if let Some(scope) = scope(operation)
+    let (operation, model) = match operation(method, target.path) {
+        Err(refusal) if refusal.code == Code::RouteUnknown => {
+            let declared = declared(paced.caller().tables(), method, target.path)?;
+            allowed(&paced, Some(declared.offered.scope))?;
+            let operation = Operation::Declared;
+            return Ok(Routed { paced, operation, model: None, declared: Some(declared) });
+        }
+        found => found?,
+    };
+    allowed(&paced, scope(operation))?;
+    // The decoded name, where the path has escapes; otherwise the name as it is in the path.
+    let model = match &target.model {
+        Some(decoded) => Some(decoded.clone()),
+        None => model.map(str::to_owned),
+    };
+    Ok(Routed { paced, operation, model, declared: None })
+}
+
+/// The declared route for a method and a path.
+///
+/// # Errors
+/// `route-unknown` or `method-not-allowed`.
+fn declared(tables: &Tables, method: &Method, path: &str) -> Result<RequestedRoute, Refusal> {
+    let allow = match tables.declared.find(reads(method), path) {
+        Found::Route(route) if route.offered.route.reads || *method == Method::POST => {
+            return Ok(route);
+        }
+        Found::Route(_) | Found::OtherMethod(false) => Allow::Generate,
+        Found::OtherMethod(true) => Allow::Read,
+        Found::Nowhere => return Err(Code::RouteUnknown.into()),
+    };
+    Err(Refusal::new(Code::MethodNotAllowed).allowing(allow))
+}
+
+/// Checks that the token grants a scope.
+///
+/// # Errors
+/// `scope-missing`.
+fn allowed(paced: &Paced, scope: Option<Scope>) -> Result<(), Refusal> {
+    if let Some(scope) = scope
         && !paced.caller().token().verified.scopes().allow(scope)
     {
         let says = format!(
@@ -260,12 +330,7 @@ pub fn route(paced: Paced, method: &Method, target: &RequestTarget<'_>) -> Resul
         );
         return Err(Refusal::new(Code::ScopeMissing).saying(says));
     }
-    // The decoded name, where the path has escapes; otherwise the name as it is in the path.
-    let model = match &target.model {
-        Some(decoded) => Some(decoded.clone()),
-        None => model.map(str::to_owned),
-    };
-    Ok(Routed { paced, operation, model })
+    Ok(())
 }
 
 #[cfg(test)]

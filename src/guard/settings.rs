@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::guard::cache_salt::CacheScope;
+use crate::guard::declared::OfferedRoute;
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::policy::Lists;
 use crate::model::UnknownFields;
@@ -22,6 +24,8 @@ pub struct GuardSettings {
     pub principals: BTreeMap<String, BTreeMap<String, Caps>>,
     /// Models.
     pub models: Vec<Model>,
+    /// The routes that the operator declares.
+    pub routes: Vec<Arc<OfferedRoute>>,
     /// Requests a second that one peer network may send without a valid token.
     pub peer_rps: u32,
     /// Tokens and chains a second that are verified below one root token.

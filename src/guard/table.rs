@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::audit::format::request::Server;
+use crate::guard::declared::OfferedRoutes;
 use crate::guard::egress::call::Pattern;
 use crate::guard::egress::policy::{EgressPolicy, SelfEndpoints};
 use crate::guard::gcra::{Limit, Period};
@@ -51,8 +52,19 @@ impl ModelRoute {
         health: &Health,
         weights: &Weights,
     ) -> Option<&Arc<Upstream>> {
+        self.upstream_with(|profile| profile.has(operation), health, weights)
+    }
+
+    /// As [`Self::upstream`], of the upstreams whose profile `fits`.
+    #[must_use]
+    pub fn upstream_with(
+        &self,
+        fits: impl Fn(&Profile) -> bool + Copy,
+        health: &Health,
+        weights: &Weights,
+    ) -> Option<&Arc<Upstream>> {
         let mut may = self.route.iter().filter(|upstream| {
-            upstream.profile.has(operation) && weights.passes(&self.name, &upstream.name)
+            fits(&upstream.profile) && weights.passes(&self.name, &upstream.name)
         });
         // Without a healthy upstream the first one is used: the health check may be out of date,
         // and the attempt shows it.
@@ -77,6 +89,8 @@ pub struct Tables {
     by_name: BTreeMap<String, Arc<ModelRoute>>,
     /// The models with an alias for all names of one beginning, the longest beginning first.
     by_beginning: Vec<Beginning>,
+    /// The routes that the operator declares.
+    pub declared: OfferedRoutes,
     /// Largest body in bytes.
     pub body_max: u64,
     /// The egress policy.
@@ -161,6 +175,7 @@ impl Tables {
             principals,
             by_name,
             by_beginning,
+            declared: OfferedRoutes::new(settings.routes.clone()),
             body_max: settings.body_max,
             policy,
             fetch,

@@ -9,10 +9,20 @@ use crate::guard::egress::fetches::Fetches;
 use crate::guard::route::Routed;
 use crate::guard::table::ModelRoute;
 use crate::health::Health;
-use crate::model::{BodyRules, ModelCall, Operation, constant, read};
+use crate::model::declared::{self, ModelPlace};
+use crate::model::{BodyRules, ModelCall, Operation, Profile, constant, read};
 use crate::refusal::{Code, Refusal};
 use crate::token::Verified;
 use crate::weights::Weights;
+
+/// A body as it came.
+#[derive(Clone, Copy)]
+pub struct ReceivedBody<'b> {
+    /// The bytes.
+    pub bytes: &'b [u8],
+    /// The value of the header `Content-Type`; empty where the body must be JSON.
+    pub media_type: &'b str,
+}
 
 /// A request by kind, after its body is parsed.
 pub enum RequestKind<'b> {
@@ -89,7 +99,7 @@ fn grants_model(verified: &Verified, name: &str) -> bool {
 /// refusal, so that a caller cannot learn which models exist.
 pub fn understand<'b>(
     routed: Routed,
-    body: &'b [u8],
+    body: ReceivedBody<'b>,
     health: &Health,
     weights: &Weights,
 ) -> Result<Understood<'b>, Refusal> {
@@ -101,7 +111,7 @@ pub fn understand<'b>(
         }
         // Only the name is read from the body. Nothing of it is forwarded.
         Operation::OllamaShow => {
-            RequestKind::Models(Some(read(operation, body)?.model().to_owned()))
+            RequestKind::Models(Some(read(operation, body.bytes)?.model().to_owned()))
         }
         Operation::OllamaRunning => RequestKind::Constant(constant::NO_RUNNING_MODELS),
         Operation::OllamaVersion => RequestKind::Constant(constant::OLLAMA_VERSION),
@@ -119,11 +129,8 @@ pub fn understand<'b>(
         | Operation::OllamaEmbeddings => {
             // Reads the model's name first: the rules for the other fields depend on the model's
             // upstream.
-            let reading = read(operation, body)?;
-            let served = match caller.tables().model(reading.model()) {
-                Some(served) if may_use(caller, reading.model(), served) => Arc::clone(served),
-                Some(_) | None => return Err(not_found(reading.model())),
-            };
+            let reading = read(operation, body.bytes)?;
+            let served = granted(caller, reading.model())?;
             if !served.has(operation) {
                 return Err(not_served(operation, &served));
             }
@@ -140,8 +147,75 @@ pub fn understand<'b>(
             let call = Box::new(reading.understand(&terms)?);
             RequestKind::Call { call, candidates: Candidates::new(served, upstream), fetches: None }
         }
+        Operation::Declared => declared_call(&routed, body, health, weights)?,
     };
     Ok(Understood { routed, asked })
+}
+
+/// The model that a caller asks for.
+///
+/// # Errors
+/// `model-not-found` for an unknown model and for one that is not granted.
+fn granted(caller: &Authenticated, asked: &str) -> Result<Arc<ModelRoute>, Refusal> {
+    match caller.tables().model(asked) {
+        Some(served) if may_use(caller, asked, served) => Ok(Arc::clone(served)),
+        Some(_) | None => Err(not_found(asked)),
+    }
+}
+
+/// Makes the call of a request at a declared route.
+///
+/// # Errors
+/// Any refusal of the stage understood.
+fn declared_call<'b>(
+    routed: &Routed,
+    body: ReceivedBody<'b>,
+    health: &Health,
+    weights: &Weights,
+) -> Result<RequestKind<'b>, Refusal> {
+    let Some(requested) = routed.declared() else { return Err(Code::Internal.into()) };
+    let (offered, caller) = (&requested.offered, routed.paced().caller());
+    let route = &offered.route;
+    let parsed = declared::parse(route, body.bytes, body.media_type)?;
+    let named = match route.model {
+        ModelPlace::Field => parsed.model().map(str::to_owned).or_else(|| offered.model.clone()),
+        ModelPlace::Path => requested.model.clone(),
+        ModelPlace::Fixed => offered.model.clone(),
+    };
+    let Some(asked) = named else {
+        let says = "The field model is required.";
+        return Err(Refusal::new(Code::FieldMissing).saying(says).at("model"));
+    };
+    let served = granted(caller, &asked)?;
+    // A server may choose the model by its name in the body. So that name must be the one that was
+    // checked.
+    if let Some(inside) = parsed.model() {
+        let other = caller.tables().model(inside);
+        if !other.is_some_and(|other| Arc::ptr_eq(other, &served)) {
+            let says = format!("The field model must name the model of this route, {asked:?}.");
+            return Err(Refusal::new(Code::FieldInvalid).saying(says).at("model"));
+        }
+    }
+    let fits = |profile: &Profile| route.is_of(profile.name());
+    if !served.route.iter().any(|upstream| fits(&upstream.profile)) {
+        let servers = route.servers.join(", ");
+        let says = format!(
+            "No server of this model has {}. It is a route of servers of the kind {servers}.",
+            route.path.as_str()
+        );
+        return Err(Refusal::new(Code::DialectNotServed).saying(says));
+    }
+    let Some(upstream) = served.upstream_with(fits, health, weights) else {
+        return Err(model_changed(&served.name));
+    };
+    let upstream = Arc::clone(upstream);
+    let terms = BodyRules {
+        profile: &upstream.profile,
+        unknown_fields: caller.class().unknown_fields,
+        model_upstream: &served.upstream_name,
+    };
+    let call = Box::new(parsed.understand(&terms, asked)?);
+    Ok(RequestKind::Call { call, candidates: Candidates::new(served, upstream), fetches: None })
 }
 
 /// The refusal for a model whose weights are not those that it must have.

@@ -35,6 +35,9 @@ impl ModelCall<'_> {
         if self.operation() == Operation::Rerank {
             return true;
         }
+        if let Some(route) = self.route() {
+            return route.is_for_programs;
+        }
         FORMS.iter().any(|name| match self.object.get(name) {
             None | Some(Value::Null | Value::Bool(_) | Value::Number(_)) => false,
             Some(Value::Object(form)) => declares_form(form),
@@ -48,6 +51,10 @@ impl ModelCall<'_> {
     /// message of the role `assistant`.
     #[must_use]
     pub fn prefill(&self) -> Option<Cow<'_, str>> {
+        // Which text an answer continues is not declared.
+        if self.route().is_some() {
+            return None;
+        }
         if self.operation() == Operation::OllamaGenerate {
             // Elsewhere the server's template ends the prompt before the answer begins.
             let continues = self.object.is_true("raw") || self.object.get("suffix").is_some();

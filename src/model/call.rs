@@ -6,6 +6,9 @@ use std::sync::Arc;
 use crate::json::{self, Limits, Object, Value, write_string};
 use crate::refusal::{Code, Refusal};
 
+use super::declared::DeclaredRoute;
+use super::declared::content::DeclaredBody;
+use super::declared::write::{DeclaredTarget, WrittenDeclared, written};
 use super::fold::fold;
 use super::gateway_fields::GatewayFields;
 use super::markdown;
@@ -16,7 +19,7 @@ use super::validator::BodyValidator;
 use super::{ExternalReference, Operation, UnknownFields};
 
 /// The maximum nesting depth of a body.
-const DEPTH_MAX: usize = 64;
+pub(super) const DEPTH_MAX: usize = 64;
 /// The maximum length of a model's name in bytes.
 const MODEL_BYTES_MAX: usize = 256;
 
@@ -44,20 +47,31 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal
         return Err(Refusal::new(Code::JsonInvalid)
             .saying(format!("The body must be a JSON object, not a JSON {}.", value.kind())));
     };
+    model_field(&object)?;
+    Ok(ParsedBody { operation, object, length: body.len() })
+}
+
+/// Checks the member `model` of a body.
+///
+/// # Errors
+/// `field-missing` or `field-invalid`; `field-not-allowed` for a key that looks like `model`.
+pub(super) fn model_field(object: &Object<'_>) -> Result<(), Refusal> {
     match object.get("model") {
         Some(Value::String(model))
             if (1..=MODEL_BYTES_MAX).contains(&model.len())
-                && !model.chars().any(char::is_control) => {}
-        None | Some(Value::Null) => return Err(model_missing(&object)),
+                && !model.chars().any(char::is_control) =>
+        {
+            Ok(())
+        }
+        None | Some(Value::Null) => Err(model_missing(object)),
         Some(_) => {
             let says = format!(
                 "The field model must be a string of 1 to {MODEL_BYTES_MAX} bytes without control \
                     characters."
             );
-            return Err(Refusal::new(Code::FieldInvalid).saying(says).at("model"));
+            Err(Refusal::new(Code::FieldInvalid).saying(says).at("model"))
         }
     }
-    Ok(ParsedBody { operation, object, length: body.len() })
 }
 
 /// The refusal for a body without `model`. It names a similar key, such as `Model`.
@@ -143,6 +157,7 @@ impl<'b> ParsedBody<'b> {
             stripped: Vec::new(),
             inline_slots: Vec::new(),
             dropped,
+            declared: None,
         })
     }
 }
@@ -173,6 +188,8 @@ pub struct ModelCall<'b> {
     pub(super) inline_slots: Vec<ExternalReference>,
     /// The paths of fields that were removed.
     dropped: Vec<String>,
+    /// The declared part, at a route that the operator declares.
+    declared: Option<DeclaredBody<'b>>,
 }
 
 /// The values that the gateway writes into a body.
@@ -194,6 +211,36 @@ pub struct WrittenBody {
     pub output_tokens: Option<u64>,
     /// True when the caller requested a higher cap.
     pub clamped: bool,
+    /// Where the body goes, at a declared route.
+    pub target: Option<DeclaredTarget>,
+}
+
+impl<'b> ModelCall<'b> {
+    /// A call at a declared route.
+    pub(super) fn declared(
+        declared: DeclaredBody<'b>,
+        object: Object<'b>,
+        asked: Option<u64>,
+        external_references: Vec<ExternalReference>,
+        terms: &BodyRules<'_>,
+    ) -> Self {
+        Self {
+            operation: Operation::Declared,
+            object,
+            length: declared.received.len(),
+            model_upstream: terms.model_upstream.to_owned(),
+            gateway: Arc::clone(&terms.profile.gateway),
+            asked,
+            // The answer is passed on in the form that the server gives it.
+            stream: false,
+            usage_asked: true,
+            external_references,
+            stripped: Vec::new(),
+            inline_slots: Vec::new(),
+            dropped: Vec::new(),
+            declared: Some(declared),
+        }
+    }
 }
 
 impl ModelCall<'_> {
@@ -206,7 +253,25 @@ impl ModelCall<'_> {
     /// The model's name as the caller wrote it.
     #[must_use]
     pub fn model(&self) -> &str {
-        model_of(&self.object)
+        match &self.declared {
+            Some(declared) => declared.model(),
+            None => model_of(&self.object),
+        }
+    }
+
+    /// The declared route of the call, if it has one.
+    #[must_use]
+    pub fn route(&self) -> Option<&DeclaredRoute> {
+        Some(self.declared.as_ref()?.route())
+    }
+
+    /// True if the server writes the answer token by token, so that a cap on output tokens applies.
+    #[must_use]
+    pub fn writes_tokens(&self) -> bool {
+        match self.route() {
+            Some(route) => route.writes_tokens(),
+            None => self.operation.writes_tokens(),
+        }
     }
 
     /// True when the caller requests a stream.
@@ -225,6 +290,9 @@ impl ModelCall<'_> {
     /// is more.
     #[must_use]
     pub fn choices(&self) -> u64 {
+        if let Some(declared) = &self.declared {
+            return declared.choices(&self.object);
+        }
         let prompts = match (self.operation, self.object.get("prompt")) {
             (Operation::Completions, Some(Value::Array(items)))
                 // An array of numbers is one prompt in tokens. Any other array is a list of
@@ -250,7 +318,7 @@ impl ModelCall<'_> {
     /// The cap on output tokens that is written: `max`, or the caller's if that is smaller. `None`
     /// without both, and for operations without output tokens.
     fn written_cap(&self, max: Option<u64>) -> Option<u64> {
-        if !self.operation.writes_tokens() {
+        if !self.writes_tokens() {
             return None;
         }
         self.asked.into_iter().chain(max).min()
@@ -283,6 +351,14 @@ impl ModelCall<'_> {
         let cap_names = gateway.cap_names(self.operation);
         // The written cap is never higher than the gateway's. It limits what an answer can cost.
         let cap = self.written_cap(changes.output_tokens);
+        let clamped = self.asked.is_some_and(|asked| cap.is_some_and(|cap| asked > cap));
+        if let Some(declared) = &self.declared {
+            // Without a cap of the gateway, the caller's stays as it is.
+            let set = if changes.output_tokens.is_some() { cap } else { None };
+            let WrittenDeclared { body, target } =
+                written(declared, &self.object, &self.model_upstream, set);
+            return WrittenBody { body, output_tokens: cap, clamped, target: Some(target) };
+        }
         let server_fields = dialect.has_server_fields();
         // Without the usage at the end of a stream, the record would have only an upper bound of
         // the tokens.
@@ -335,8 +411,7 @@ impl ModelCall<'_> {
                 out.text(field, content);
             }
         }
-        let clamped = self.asked.is_some_and(|asked| cap.is_some_and(|cap| asked > cap));
-        WrittenBody { body: out.end(), output_tokens: cap, clamped }
+        WrittenBody { body: out.end(), output_tokens: cap, clamped, target: None }
     }
 
     /// The caller's stream options with usage turned on. `continuous_usage_stats` stays only if the

@@ -10,6 +10,7 @@ pub mod answer;
 mod answer_form;
 mod call;
 pub mod convert;
+pub mod declared;
 mod dialect;
 pub mod error;
 mod event;

@@ -11,6 +11,8 @@ use super::ranges::part;
 const TEXT_MIN: usize = 8;
 /// The number of base64 characters that are decoded: 24 bytes.
 const CHARS: usize = 32;
+/// The number of bytes that they hold.
+const FRONT: usize = 24;
 
 /// Whether a text has only the characters of base64.
 pub(super) fn is_base64(text: &str) -> bool {
@@ -127,6 +129,16 @@ pub(super) fn is_content(content: &str) -> bool {
     // A playlist can follow an ID3 tag. So content with a tag must be a known sound.
     TYPES.iter().any(|media_type| fits(media_type, content))
         || !(is_text(&front) || front.starts_with(b"ID3"))
+}
+
+/// Whether raw bytes are media, as [`is_content`] decides it for base64.
+pub(super) fn is_binary(bytes: &[u8]) -> bool {
+    if let Some(tag) = tagged(bytes) {
+        return TYPES.iter().any(|media_type| is_sound(media_type, part(bytes, tag..)));
+    }
+    let front = part(bytes, ..bytes.len().min(FRONT));
+    TYPES.iter().any(|media_type| begins_as(media_type, front))
+        || !(is_text(front) || front.starts_with(b"ID3"))
 }
 
 /// Whether bytes begin with the sync word of an MPEG audio frame or an ADTS header. `FF FE` is the

@@ -16,7 +16,9 @@ impl ModelCall<'_> {
     pub fn strip(&mut self, which: impl Fn(&ExternalReference) -> bool) {
         let mut tools = false;
         for reach in std::mem::take(&mut self.external_references) {
-            let done = which(&reach)
+            // The gateway does not know which part of a declared body could become a note.
+            let done = self.route().is_none()
+                && which(&reach)
                 && match reach.kind {
                     ReferenceKind::Media => {
                         let part = self.operation().dialect().text_part();

@@ -141,6 +141,19 @@ impl Gateway {
         let head = check_response_head(response.status().as_u16(), response.headers(), framing)?;
         exchange.head(head.status);
         let mut body = response.into_body();
+        if head.form == AnswerForm::Unknown
+            && head.status < 300
+            && let Some(target) = &call.declared
+            && let Some(passed) = target.route.answer(&head.media_type)
+        {
+            let parts = ResponseParts {
+                retry_after: head.retry_after,
+                status: head.status,
+                content_type: HeaderValue::from_static(passed.media_type),
+            };
+            let arriving = ArrivingAnswer { body, form: head.form, parts, extent };
+            return self.unparsed(passed.kind, arriving, filter, watch, exchange).await;
+        }
         let times = exchange.times();
         let form = match head.form {
             AnswerForm::Unknown => tokio::select! {
@@ -158,7 +171,9 @@ impl Gateway {
             let why = format!("status {}, media type {:?}", head.status, head.media_type);
             return Ok(own_error(parts, &why, exchange));
         }
-        if call.stream && form == AnswerForm::Events {
+        // A declared route gets its stream in the form that the server chose.
+        let streams = call.stream || call.declared.is_some();
+        if streams && form == AnswerForm::Events {
             let redactor = Arc::clone(&exchange.config.redactor);
             let filter = StreamFilter::new(operation, call.usage_asked, filter)
                 .redacting(redactor)
@@ -186,18 +201,7 @@ impl Gateway {
     ) -> Result<Answer, Refusal> {
         let ArrivingAnswer { body, form, parts, extent } = arriving;
         let operation = wanted.operation;
-        // The bound that follows from the request applies within the configured one.
-        let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
-        let limits = ReadLimits { bytes_max, times: exchange.times() };
-        let collected = collect(body, Room::of(&self.buffers), limits);
-        let (bytes, room) = tokio::select! {
-            whole = collected => whole?,
-            refusal = watch.revoked() => return Err(refusal),
-        };
-        // The server has finished: its slot is free before the answer is filtered and delivered.
-        exchange.occupied.server = Permit::default();
-        exchange.occupied.room = Some(room);
-        exchange.first_byte();
+        let bytes = self.collected(body, extent, &mut watch, exchange).await?;
         let length = bytes.len();
         // Some servers stream although the request did not want it. Their events are joined to one
         // answer.
@@ -243,6 +247,34 @@ impl Gateway {
     }
 }
 
+impl Gateway {
+    /// Reads a body to its end.
+    ///
+    /// # Errors
+    /// As [`collect`], or why the caller may not act any more.
+    pub(super) async fn collected(
+        &self,
+        body: Arriving,
+        extent: Extent,
+        watch: &mut RevocationWatcher,
+        exchange: &mut Exchange,
+    ) -> Result<Bytes, Refusal> {
+        // The bound that follows from the request applies within the configured one.
+        let bytes_max = extent.bytes.min(exchange.config.answers.bytes);
+        let limits = ReadLimits { bytes_max, times: exchange.times() };
+        let collected = collect(body, Room::of(&self.buffers), limits);
+        let (bytes, room) = tokio::select! {
+            whole = collected => whole?,
+            refusal = watch.revoked() => return Err(refusal),
+        };
+        // The server has finished: its slot is free before the answer is filtered and delivered.
+        exchange.occupied.server = Permit::default();
+        exchange.occupied.room = Some(room);
+        exchange.first_byte();
+        Ok(bytes)
+    }
+}
+
 /// The caller's request, as far as its answer depends on it.
 struct Wanted {
     operation: Operation,
@@ -251,11 +283,11 @@ struct Wanted {
 }
 
 /// An answer whose head has come.
-struct ArrivingAnswer {
-    body: Arriving,
+pub(super) struct ArrivingAnswer {
+    pub(super) body: Arriving,
     form: AnswerForm,
-    parts: ResponseParts,
-    extent: Extent,
+    pub(super) parts: ResponseParts,
+    pub(super) extent: Extent,
 }
 
 /// The answer to an upstream's error whose body is not passed on: its status with the gateway's own

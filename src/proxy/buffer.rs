@@ -12,6 +12,9 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+use crate::guard::understand::ReceivedBody;
+use crate::proxy::JSON;
+use crate::proxy::media_type::essence;
 use crate::proxy::times::ReadLimits;
 use crate::proxy::zstd;
 use crate::refusal::{Code, Refusal};
@@ -80,6 +83,8 @@ impl Drop for Room {
 #[derive(Default)]
 pub struct BufferedBody {
     bytes: Bytes,
+    /// The value of `Content-Type`; empty for JSON.
+    media_type: String,
     room: Option<Room>,
 }
 
@@ -88,6 +93,12 @@ impl BufferedBody {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The body as the guard reads it.
+    #[must_use]
+    pub fn received(&self) -> ReceivedBody<'_> {
+        ReceivedBody { bytes: &self.bytes, media_type: &self.media_type }
     }
 
     /// Drops the bytes and returns the room.
@@ -111,12 +122,28 @@ enum Coding {
     Zstd,
 }
 
-/// Checks that the headers announce a body that the gateway reads: JSON in UTF-8. Returns its
-/// content coding.
+/// The body that a path takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectedBody {
+    /// JSON in UTF-8.
+    Json,
+    /// What the declaration of the route says. The guard compares it with the media type.
+    Declared,
+}
+
+/// The headers of a body.
+#[derive(Debug, PartialEq, Eq)]
+struct Announced {
+    coding: Coding,
+    /// The media type with its parameters; empty for JSON.
+    media_type: String,
+}
+
+/// Checks that the headers announce a body that the gateway reads.
 ///
 /// # Errors
 /// `body-encoded` or `content-type`.
-fn announced(headers: &HeaderMap) -> Result<Coding, Refusal> {
+fn announced(headers: &HeaderMap, expected: ExpectedBody) -> Result<Announced, Refusal> {
     let mut coding = Coding::Identity;
     for value in headers.get_all(CONTENT_ENCODING) {
         if value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity") {
@@ -134,10 +161,19 @@ fn announced(headers: &HeaderMap) -> Result<Coding, Refusal> {
         return Err(Code::ContentType.into());
     };
     let Ok(only) = only.to_str() else { return Err(Code::ContentType.into()) };
+    // A declared route takes JSON under the same conditions as every other path.
+    let is_json = essence(only) == JSON;
+    if expected == ExpectedBody::Declared && !is_json {
+        return Ok(Announced { coding, media_type: only.to_owned() });
+    }
     let mut parts = only.split(';');
     let Some(essence) = parts.next() else { return Err(Code::ContentType.into()) };
     if essence.trim().eq_ignore_ascii_case("application/json") && parts.all(is_utf8) {
-        Ok(coding)
+        let media_type = match expected {
+            ExpectedBody::Json => String::new(),
+            ExpectedBody::Declared => JSON.to_owned(),
+        };
+        Ok(Announced { coding, media_type })
     } else {
         Err(Code::ContentType.into())
     }
@@ -169,11 +205,12 @@ fn too_large(max: u64) -> Refusal {
 pub async fn read(
     headers: HeaderMap,
     body: &mut Incoming,
+    expected: ExpectedBody,
     buffers: &Arc<Buffers>,
     limits: ReadLimits,
 ) -> Result<BufferedBody, Refusal> {
     let ReadLimits { bytes_max, times } = limits;
-    let coding = announced(&headers)?;
+    let Announced { coding, media_type } = announced(&headers, expected)?;
     // The head contains a token. It is not kept in memory while the body arrives.
     drop(headers);
     let size = body.size_hint();
@@ -208,10 +245,11 @@ pub async fn read(
         }
     }
     let bytes = if whole.is_empty() { first } else { Bytes::from(whole) };
-    match coding {
-        Coding::Identity => Ok(BufferedBody { bytes, room: Some(room) }),
-        Coding::Zstd => decode(bytes, bytes_max, room).await,
-    }
+    let body = match coding {
+        Coding::Identity => BufferedBody { bytes, media_type: String::new(), room: Some(room) },
+        Coding::Zstd => decode(bytes, bytes_max, room).await?,
+    };
+    Ok(BufferedBody { media_type, ..body })
 }
 
 /// Decodes a body in zstd on a blocking thread: a short body can be long work.
@@ -224,7 +262,7 @@ async fn decode(packed: Bytes, bytes_max: u64, mut room: Room) -> Result<Buffere
             }
             room.grow(more)
         })?;
-        Ok(BufferedBody { bytes, room: Some(room) })
+        Ok(BufferedBody { bytes, media_type: String::new(), room: Some(room) })
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(decoded) => decoded,
@@ -264,7 +302,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_static(value));
         }
-        assert_eq!(announced(&map).err().map(|no| no.code), expect);
+        assert_eq!(announced(&map, ExpectedBody::Json).err().map(|no| no.code), expect);
     }
 
     #[test]
@@ -306,7 +344,8 @@ mod tests {
         first.grow(8).expect("room");
         let mut second = Room::of(&buffers);
         assert_eq!(second.grow(3).map_err(|no| no.code), Err(Code::BodyMemory));
-        let held = BufferedBody { bytes: Bytes::from_static(b"12345678"), room: Some(first) };
+        let (bytes, media_type) = (Bytes::from_static(b"12345678"), String::new());
+        let held = BufferedBody { bytes, media_type, room: Some(first) };
         let kept = held.into_room();
         assert_eq!(second.grow(3).map_err(|no| no.code), Err(Code::BodyMemory));
         drop(kept);

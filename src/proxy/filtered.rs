@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::guard::egress::answer::ResponseFilters;
 use crate::guard::egress::findings::Findings;
+use crate::json::{self, Limits, Value};
 use crate::model::answer::StreamFilter;
 use crate::model::redact::Redactor;
 use crate::model::{Operation, refused_call, response_text, tools};
@@ -36,6 +37,30 @@ pub(super) async fn filtered(
         exchange.replaced(refusal);
     }
     bytes
+}
+
+/// A plain text with its references filtered.
+///
+/// # Errors
+/// `upstream-invalid` for a text that is not UTF-8; a refusal of the filters.
+pub(super) async fn plain_text(
+    bytes: Bytes,
+    status: u16,
+    filter: ResponseFilters,
+    exchange: &mut Exchange,
+) -> Result<Bytes, Refusal> {
+    let Ok(text) = std::str::from_utf8(&bytes) else { return Err(invalid("no text in UTF-8")) };
+    // The filters read texts in JSON. So the text passes them as the only one of a document.
+    let mut document = b"{\"text\":".to_vec();
+    json::write_string(text, &mut document);
+    document.push(b'}');
+    let filtered =
+        filtered(Operation::Declared, Bytes::from(document), status, filter, exchange).await?;
+    let value = json::parse(&filtered, &Limits::deep(2)).map_err(invalid)?;
+    match value.member("text") {
+        Some(Value::String(text)) => Ok(Bytes::from(text.to_string())),
+        Some(_) | None => Err(Code::Internal.into()),
+    }
 }
 
 /// The bytes of an answer without the gateway's own secrets. `error` is true for an error's body.

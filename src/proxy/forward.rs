@@ -12,6 +12,7 @@ use http_body_util::Full;
 use crate::audit::store::entry::Committed;
 use crate::guard::admit::Call;
 use crate::guard::betas;
+use crate::model::declared::DeclaredTarget;
 use crate::model::{Dialect, Operation};
 use crate::proxy::buffer::Room;
 use crate::proxy::connect::Dialler;
@@ -128,8 +129,7 @@ impl UpstreamClient {
         call: &Call,
         request_id: HeaderValue,
     ) -> Result<Response<Arriving>, UpstreamFailure> {
-        let operation = call.operation;
-        let Some((_, uri)) = self.uris.iter().find(|(known, _)| *known == operation) else {
+        let Some(uri) = self.uri(call) else {
             return Err(UpstreamFailure::Broke(Code::Internal.into()));
         };
         // A separate connection per principal prevents that bytes of one principal's answer reach
@@ -137,6 +137,16 @@ impl UpstreamClient {
         let owner = self.by_principal.then_some(call.owner);
         let sent = self.pool.send(owner, || self.request(call, uri.clone(), &request_id));
         sent.await.map_err(|fault| self.failure(&fault))
+    }
+
+    /// The URI of a call at this upstream.
+    fn uri(&self, call: &Call) -> Option<Uri> {
+        if let Some(target) = &call.declared {
+            // The path has the model's name in it, so it is not known before.
+            return format!("{}{}", self.path, target.path).parse().ok();
+        }
+        let (_, uri) = self.uris.iter().find(|(known, _)| *known == call.operation)?;
+        Some(uri.clone())
     }
 
     /// The failure of a request to this upstream.
@@ -220,7 +230,26 @@ impl UpstreamClient {
         if let Some((name, value)) = &self.credential {
             headers.insert(name.clone(), value.clone());
         }
+        if let Some(target) = &call.declared {
+            declare(target, &mut request);
+        }
         request
+    }
+}
+
+/// Sets the method and the media types of a request for a declared route.
+fn declare(target: &DeclaredTarget, request: &mut Request<Full<Bytes>>) {
+    if target.route.reads {
+        *request.method_mut() = Method::GET;
+    }
+    let headers = request.headers_mut();
+    headers.remove(CONTENT_TYPE);
+    // A declaration has only characters that a header can contain.
+    if let Some(Ok(media_type)) = target.media_type.as_deref().map(HeaderValue::from_str) {
+        headers.insert(CONTENT_TYPE, media_type);
+    }
+    if let Ok(accept) = HeaderValue::from_str(&target.route.accept()) {
+        headers.insert(ACCEPT, accept);
     }
 }
 

@@ -19,7 +19,9 @@ use crate::guard::route::Routed;
 use crate::guard::screen::screen;
 use crate::guard::understand::understand;
 use crate::model::Operation;
+use crate::model::declared::RequestBody;
 use crate::proxy::answer::{Answer, list, me};
+use crate::proxy::buffer::ExpectedBody;
 use crate::proxy::exchange::{Exchange, ResponseParts};
 use crate::proxy::refused::Refused;
 use crate::proxy::times::{ReadLimits, Times};
@@ -41,13 +43,14 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Answer, Refused> {
         exchange.wants_receipt = matches!(headers.get("want-receipt"), Some(value) if value == "1");
-        exchange.operation = routed.operation().as_str();
+        exchange.operation = routed.name();
         let betas = Betas::read(&headers);
         // Authentication and rates come before the body: an unauthenticated caller cannot fill the
         // buffers.
-        let held = if reads_body(routed.operation()) {
-            let (bytes_max, timeouts) =
-                (exchange.config.tables.body_max, &exchange.config.timeouts);
+        let held = if let Some(wanted) = wanted_body(&routed) {
+            let WantedBody { expected, bytes_max } = wanted;
+            let bytes_max = bytes_max.unwrap_or(exchange.config.tables.body_max);
+            let timeouts = &exchange.config.timeouts;
             let times = Times {
                 clock: Arc::clone(&self.clock),
                 idle_max: timeouts.body_idle,
@@ -55,11 +58,12 @@ impl Gateway {
                 reader: None,
             };
             let limits = ReadLimits { bytes_max, times };
-            buffer::read(headers, body, &self.buffers, limits).await?
+            buffer::read(headers, body, expected, &self.buffers, limits).await?
         } else {
             buffer::BufferedBody::default()
         };
-        let understood = understand(routed, held.bytes(), &exchange.config.health, &self.weights)?;
+        let understood =
+            understand(routed, held.received(), &exchange.config.health, &self.weights)?;
         let screened = screen(clear(understood, &self.metrics, &self.marks)?);
         let capped = cap(govern(screened), &self.weights)?;
         let stamp =
@@ -184,6 +188,27 @@ fn local_answer(work: &Local, routed: Routed, exchange: &mut Exchange) -> Result
     Ok(Answer::Whole(ResponseParts::own(JSON), Bytes::from(bytes)))
 }
 
+/// The body that a request has.
+struct WantedBody {
+    expected: ExpectedBody,
+    /// The largest size in bytes, if the route has a limit of its own.
+    bytes_max: Option<u64>,
+}
+
+/// The body of a request; `None` if it has none.
+fn wanted_body(routed: &Routed) -> Option<WantedBody> {
+    if let Some(declared) = routed.declared() {
+        let route = &declared.offered.route;
+        if route.body == RequestBody::None {
+            return None;
+        }
+        let bytes_max = Some(route.body_max);
+        return Some(WantedBody { expected: ExpectedBody::Declared, bytes_max });
+    }
+    let json = WantedBody { expected: ExpectedBody::Json, bytes_max: None };
+    reads_body(routed.operation()).then_some(json)
+}
+
 /// Whether requests of an operation have a body.
 const fn reads_body(operation: Operation) -> bool {
     match operation {
@@ -204,6 +229,7 @@ const fn reads_body(operation: Operation) -> bool {
         | Operation::OllamaVersion
         | Operation::ListModels
         | Operation::ShowModel
-        | Operation::Me => false,
+        | Operation::Me
+        | Operation::Declared => false,
     }
 }

@@ -41,6 +41,7 @@ pub mod terms;
 pub mod times;
 pub mod tree;
 mod turn;
+mod unparsed;
 pub mod watch;
 pub mod wire;
 mod working;

@@ -15,6 +15,14 @@ pub enum Scope {
     Messages,
     /// `inference.rerank`.
     Rerank,
+    /// `inference.audio`.
+    Audio,
+    /// `inference.images`.
+    Images,
+    /// `inference.tokenize`.
+    Tokenize,
+    /// `inference.tensors`.
+    Tensors,
     /// `models.read`.
     ModelsRead,
     /// `egress.connect`.
@@ -25,13 +33,17 @@ pub enum Scope {
 
 impl Scope {
     /// The whole table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Chat,
         Self::Completions,
         Self::Embeddings,
         Self::Responses,
         Self::Messages,
         Self::Rerank,
+        Self::Audio,
+        Self::Images,
+        Self::Tokenize,
+        Self::Tensors,
         Self::ModelsRead,
         Self::EgressConnect,
         Self::McpCall,
@@ -47,6 +59,10 @@ impl Scope {
             Self::Responses => "inference.responses",
             Self::Messages => "inference.messages",
             Self::Rerank => "inference.rerank",
+            Self::Audio => "inference.audio",
+            Self::Images => "inference.images",
+            Self::Tokenize => "inference.tokenize",
+            Self::Tensors => "inference.tensors",
             Self::ModelsRead => "models.read",
             Self::EgressConnect => "egress.connect",
             Self::McpCall => "mcp.call",
@@ -55,6 +71,12 @@ impl Scope {
 }
 
 impl Scope {
+    /// The scope with exactly that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
+
     /// Whether `name` grants the scope. `inference.*` is the only pattern. All other names must
     /// match exactly.
     fn is_named(self, name: &str) -> bool {

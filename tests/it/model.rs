@@ -1,6 +1,7 @@
 //! The bodies of requests: what passes, what is refused, and the path that the refusal names.
 
 mod answers;
+mod declared;
 mod echoed;
 mod forms;
 mod ollama;

@@ -6,6 +6,7 @@
 
 mod anthropic;
 pub(super) mod calls;
+mod declared;
 mod facts;
 mod length;
 mod ollama;
@@ -41,6 +42,8 @@ pub enum Dialect {
     Ollama,
     /// OpenAI's `responses`.
     Responses,
+    /// No dialect: a route that the operator declares.
+    Declared,
 }
 
 /// The place of the cap on output tokens in an object of the body.
@@ -67,7 +70,7 @@ impl Dialect {
     /// The type of a caller-defined tool without a type.
     pub(super) const fn own_tool_type(self) -> &'static str {
         match self {
-            Self::OpenAi => openai::OWN_TOOL_TYPE,
+            Self::OpenAi | Self::Declared => openai::OWN_TOOL_TYPE,
             Self::Anthropic => anthropic::OWN_TOOL_TYPE,
             Self::Ollama => ollama::OWN_TOOL_TYPE,
             Self::Responses => responses::OWN_TOOL_TYPE,
@@ -82,7 +85,7 @@ impl Dialect {
             Self::Anthropic => anthropic::HAS_SERVER_FIELDS,
             // In Responses, usage is in every last event, and the id of a request would become that
             // of the response.
-            Self::Ollama | Self::Responses => false,
+            Self::Ollama | Self::Responses | Self::Declared => false,
         }
     }
 
@@ -94,7 +97,7 @@ impl Dialect {
     /// The name of the cap on output tokens, if it does not depend on the server.
     pub(super) const fn output_cap(self) -> Option<&'static str> {
         match self {
-            Self::OpenAi | Self::Anthropic | Self::Ollama => None,
+            Self::OpenAi | Self::Anthropic | Self::Ollama | Self::Declared => None,
             Self::Responses => Some(responses::OUTPUT_CAP),
         }
     }
@@ -107,7 +110,7 @@ impl Dialect {
     /// The type of a content part of a request that is text.
     pub(super) const fn text_part(self) -> &'static str {
         match self {
-            Self::OpenAi | Self::Anthropic | Self::Ollama => "text",
+            Self::OpenAi | Self::Anthropic | Self::Ollama | Self::Declared => "text",
             Self::Responses => responses::TEXT_PART,
         }
     }
@@ -116,7 +119,7 @@ impl Dialect {
     /// `dropped`.
     pub(super) fn prepare(self, object: &mut Object<'_>, dropped: &mut Vec<String>) {
         match self {
-            Self::OpenAi | Self::Anthropic | Self::Ollama => {}
+            Self::OpenAi | Self::Anthropic | Self::Ollama | Self::Declared => {}
             Self::Responses => responses::request::prepare(object, dropped),
         }
     }
@@ -125,7 +128,7 @@ impl Dialect {
     #[must_use]
     pub const fn framing(self) -> Framing {
         match self {
-            Self::OpenAi | Self::Anthropic | Self::Responses => Framing::Events,
+            Self::OpenAi | Self::Anthropic | Self::Responses | Self::Declared => Framing::Events,
             Self::Ollama => Framing::Lines,
         }
     }
@@ -133,7 +136,7 @@ impl Dialect {
     /// Whether a request without `stream` gets a stream.
     pub(super) const fn streams_by_default(self) -> bool {
         match self {
-            Self::OpenAi | Self::Anthropic | Self::Responses => false,
+            Self::OpenAi | Self::Anthropic | Self::Responses | Self::Declared => false,
             Self::Ollama => true,
         }
     }
@@ -141,7 +144,7 @@ impl Dialect {
     /// The place of the cap on output tokens; `None` if it is a member of the body itself.
     pub(super) const fn nested_cap(self) -> Option<NestedCap> {
         match self {
-            Self::OpenAi | Self::Anthropic | Self::Responses => None,
+            Self::OpenAi | Self::Anthropic | Self::Responses | Self::Declared => None,
             Self::Ollama => Some(ollama::CAP),
         }
     }
@@ -150,7 +153,7 @@ impl Dialect {
     /// one.
     pub(super) const fn has_named_events(self) -> bool {
         match self {
-            Self::OpenAi | Self::Ollama => false,
+            Self::OpenAi | Self::Ollama | Self::Declared => false,
             Self::Anthropic | Self::Responses => true,
         }
     }
@@ -164,6 +167,8 @@ impl Dialect {
             // A line has no name.
             Self::Ollama => name.is_none(),
             Self::Responses => responses::progress::is_named(name, data),
+            // Which names a server gives its events is not declared.
+            Self::Declared => true,
         }
     }
 
@@ -184,6 +189,10 @@ impl Dialect {
                 responses::progress::read(progress, event);
                 true
             }
+            Self::Declared => {
+                declared::progress::read(progress, event);
+                true
+            }
         }
     }
 
@@ -197,7 +206,7 @@ impl Dialect {
         out: &mut Vec<u8>,
     ) {
         let begins = match self {
-            Self::OpenAi => openai::errors::EVENT_BEGINS,
+            Self::OpenAi | Self::Declared => openai::errors::EVENT_BEGINS,
             Self::Anthropic => anthropic::errors::EVENT_BEGINS,
             Self::Ollama => b"",
             Self::Responses => return responses::errors::events(refusal, request, after, out),
@@ -213,7 +222,9 @@ impl Dialect {
     /// Appends the body of an error.
     pub(super) fn write_error(self, refusal: &Refusal, request: &str, out: &mut Vec<u8>) {
         match self {
-            Self::OpenAi | Self::Responses => openai::errors::body(refusal, request, out),
+            Self::OpenAi | Self::Responses | Self::Declared => {
+                openai::errors::body(refusal, request, out);
+            }
             Self::Anthropic => anthropic::errors::body(refusal, request, out),
             Self::Ollama => ollama::errors::body(refusal, request, out),
         }
@@ -222,7 +233,7 @@ impl Dialect {
     /// A list of models.
     pub(super) fn model_list(self, entries: &[ModelEntry]) -> Value<'_> {
         match self {
-            Self::OpenAi | Self::Responses => openai::models::list(entries),
+            Self::OpenAi | Self::Responses | Self::Declared => openai::models::list(entries),
             Self::Anthropic => anthropic::models::list(entries),
             Self::Ollama => ollama::models::list(entries),
         }
@@ -231,7 +242,7 @@ impl Dialect {
     /// One model.
     pub(super) fn model(self, entry: &ModelEntry) -> Value<'_> {
         match self {
-            Self::OpenAi | Self::Responses => openai::models::one(entry),
+            Self::OpenAi | Self::Responses | Self::Declared => openai::models::one(entry),
             Self::Anthropic => anthropic::models::one(entry),
             Self::Ollama => ollama::models::one(entry),
         }
@@ -251,6 +262,7 @@ impl Dialect {
             Self::Anthropic => anthropic::whole::events(answer),
             Self::Ollama => ollama::whole::lines(operation == Operation::OllamaChat, answer),
             Self::Responses => responses::whole::events(answer),
+            Self::Declared => Err(Unlike::Odd("it is the answer of a declared route")),
         }
     }
 
@@ -263,8 +275,9 @@ impl Dialect {
                 Some(RefusedCalls::Anthropic(anthropic::refused::SentBlocks::default()))
             }
             Self::Ollama => Some(RefusedCalls::Ollama(ollama::refused::SentLines::default())),
-            // The text of a response is in many events, so the answer ends with an error.
-            Self::Responses => None,
+            // The text of a response is in many events, and where a declared route has its text is
+            // not known. So the answer ends with an error.
+            Self::Responses | Self::Declared => None,
         }
     }
 
@@ -280,14 +293,14 @@ impl Dialect {
             Self::OpenAi => openai::refused::replace(answer, tools, text),
             Self::Anthropic => anthropic::refused::replace(answer, tools, text),
             Self::Ollama => ollama::refused::replace(answer, tools, text),
-            Self::Responses => None,
+            Self::Responses | Self::Declared => None,
         }
     }
 
     /// The joiner for the events of an answer.
     pub(super) fn joiner(self, operation: Operation) -> Joiner {
         match self {
-            Self::OpenAi => Joiner::OpenAi(openai::joined::JoinedChunks::new(
+            Self::OpenAi | Self::Declared => Joiner::OpenAi(openai::joined::JoinedChunks::new(
                 operation == Operation::ChatCompletions,
             )),
             Self::Anthropic => Joiner::Anthropic(anthropic::joined::JoinedMessage::default()),

@@ -2,7 +2,7 @@
 //! operations.
 
 use super::facts::OperationFacts;
-use super::{Dialect, anthropic, ollama, openai, responses};
+use super::{Dialect, anthropic, declared, ollama, openai, responses};
 
 /// An operation that a caller can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +43,9 @@ pub enum Operation {
     ShowModel,
     /// `GET /v1/token-shield/me`: what the presented token allows.
     Me,
+    /// A route that the operator declares. It is not in [`Operation::ALL`], because it has no path
+    /// and no body of a dialect.
+    Declared,
 }
 
 /// The gateway's own operation. It belongs to no dialect; its errors have OpenAI's form.
@@ -55,7 +58,7 @@ const ME: OperationFacts = OperationFacts {
 };
 
 impl Operation {
-    /// Every operation.
+    /// Every operation of the dialects, and the gateway's own.
     pub const ALL: [Self; 18] = [
         Self::ChatCompletions,
         Self::Completions,
@@ -98,6 +101,7 @@ impl Operation {
             Self::ListModels => &openai::LIST_MODELS,
             Self::ShowModel => &openai::SHOW_MODEL,
             Self::Me => &ME,
+            Self::Declared => &declared::DECLARED,
         }
     }
 

@@ -91,6 +91,14 @@ impl Redactor {
         Some(String::from_utf8_lossy(&edited(text.as_bytes(), edits)).into_owned())
     }
 
+    /// Whether bytes that are no JSON have a secret.
+    #[must_use]
+    pub fn has_secret(&self, bytes: &[u8]) -> bool {
+        let mut has = false;
+        found(&self.secrets, bytes, false, |_, _| has = true);
+        has
+    }
+
     /// Redacts the secrets in a whole answer and, if it is an error, the addresses. `None` if the
     /// answer is unchanged. `error` is true if its status is that of an error.
     #[must_use]

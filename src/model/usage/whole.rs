@@ -24,7 +24,8 @@ pub fn of(operation: Operation, answer: &[u8]) -> Option<Usage> {
         | Operation::Completions
         | Operation::Embeddings
         | Operation::Messages
-        | Operation::Responses => member(answer, "usage").and_then(read_usage),
+        | Operation::Responses
+        | Operation::Declared => member(answer, "usage").and_then(read_usage),
         Operation::Rerank => reranked(answer),
         // Its whole answer is the count of the prompt.
         Operation::CountTokens => read_usage(answer),

@@ -88,7 +88,8 @@ fn served(method: &Method, path: &str) -> Option<Operation> {
         | Operation::OllamaVersion
         | Operation::ListModels
         | Operation::ShowModel
-        | Operation::Me => None,
+        | Operation::Me
+        | Operation::Declared => None,
     }
 }
 
@@ -116,7 +117,8 @@ pub fn answer(operation: Operation, body: &[u8], id: &str, created: i64) -> Opti
         | Operation::OllamaVersion
         | Operation::ListModels
         | Operation::ShowModel
-        | Operation::Me => None,
+        | Operation::Me
+        | Operation::Declared => None,
     }
 }
 
