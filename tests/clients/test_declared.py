@@ -181,6 +181,20 @@ def test_a_transcription_streams(client: openai.OpenAI, server: RoutesServer) ->
     assert [event.type for event in made] == [event["type"] for event in events]
 
 
+def test_streams_are_filtered_in_every_form(served: Served, server: RoutesServer) -> None:
+    path = f"/v2/models/{SPEAKER.replace('/', '%2F')}/generate_stream"
+    pieces = ["![x](https://evil", ".example/x)"]
+    stream = "".join(f"data: {json.dumps({'text_output': piece})}\n\n" for piece in pieces)
+    server.say(path, "text/event-stream", stream.encode())
+    got = ask(served, "/v2/models/speaker/generate_stream", json={"text_input": "x"})
+    assert got.status_code == 200 and "](https://evil" not in got.text, got.text
+    assert got.text.count("data: ") >= 1
+    # Events that are no JSON have no texts that the filter knows.
+    server.say(path, "text/event-stream", f"data: ![x]({EVIL})\n\n".encode())
+    got = ask(served, "/v2/models/speaker/generate_stream", json={"text_input": "x"})
+    assert "](https://evil" not in got.text, got.text
+
+
 def test_text_becomes_a_sound(client: openai.OpenAI, server: RoutesServer) -> None:
     sound = bytes(range(256)) * 300
     server.say("/v1/audio/speech", "audio/mpeg", sound)

@@ -7,6 +7,7 @@ use crate::json::{self, Limits, Object, Value};
 use crate::refusal::{Code, Refusal};
 
 use super::super::call::{BodyRules, DEPTH_MAX, ModelCall, model_field};
+use super::super::fold::fold;
 use super::super::markdown;
 use super::super::path::Path;
 use super::super::signature;
@@ -15,6 +16,8 @@ use super::form::{self, FormPart};
 use super::references::References;
 use super::route::{CapPlace, DeclaredRoute, RequestBody};
 
+/// The field with the model's name.
+const MODEL: &str = "model";
 /// The most bytes of a field of a form that is no file.
 const FIELD_MAX: usize = 1 << 20;
 /// A body that is parsed. Its strings are not judged yet.
@@ -61,10 +64,39 @@ pub fn parse<'b>(
             (Object::new(), Content::Bytes { bytes: body, media_type: known.clone() })
         }
     };
-    if object.get("model").is_some() {
+    check_names(&object, &content)?;
+    if object.get(MODEL).is_some() {
         model_field(&object)?;
     }
     Ok(ParsedDeclared { route: Arc::clone(route), object, content, received: body })
+}
+
+/// Checks that no other field could be read as `model`.
+///
+/// # Errors
+/// `field-not-allowed` for another spelling of it; `form-invalid` for a file of that name.
+fn check_names(object: &Object<'_>, content: &Content<'_>) -> Result<(), Refusal> {
+    let mut names = Vec::new();
+    for (key, _) in object.iter() {
+        names.push(key);
+    }
+    if let Content::Form(parts) = content {
+        for part in parts {
+            if part.file.is_some() && part.name == MODEL {
+                return Err(invalid_form("the field model is a file"));
+            }
+            names.push(part.name);
+        }
+    }
+    for name in names {
+        // Some servers compare names without regard to case, and would read another model.
+        if name != MODEL && fold(name) == MODEL {
+            let path = Path::Key(&Path::Root, name).to_string();
+            let says = format!("The field {path} is not allowed: it is not \"model\".");
+            return Err(Refusal::new(Code::FieldNotAllowed).saying(says).at(path));
+        }
+    }
+    Ok(())
 }
 
 /// The refusal for a form.
@@ -119,7 +151,7 @@ impl<'b> ParsedDeclared<'b> {
     /// The model's name in the body, if the body has one.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
-        self.object.text("model")
+        self.object.text(MODEL)
     }
 
     /// Judges every string of the body, and makes the call. `model` is the model's name as the

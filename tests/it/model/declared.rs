@@ -130,6 +130,36 @@ fn the_server_gets_its_own_name_of_the_model() {
 }
 
 #[test]
+fn no_other_field_is_read_as_the_model() {
+    for body in [r#"{"model":"m","Model":"other"}"#, "{\"MODEL\":\"m\",\"input\":\"a\"}"] {
+        let refused = call("audio.speech", body.as_bytes(), "application/json");
+        assert_eq!(refused.err().map(|no| no.code), Some(Code::FieldNotAllowed), "{body}");
+    }
+    for (head, code) in [
+        ("name=\"model\"; filename=\"m\"", Code::FormInvalid),
+        ("name=\"Model\"", Code::FieldNotAllowed),
+    ] {
+        let body = format!("--b\r\nContent-Disposition: form-data; {head}\r\n\r\nm\r\n--b--");
+        let media_type = "multipart/form-data; boundary=b";
+        let refused = call("audio.transcriptions", body.as_bytes(), media_type);
+        assert_eq!(refused.err().map(|no| no.code), Some(code), "{head}");
+    }
+}
+
+#[test]
+fn a_body_of_bytes_is_no_json() {
+    let declaration = |types: &str| {
+        let text = format!(
+            "[[route]]\nname = \"a\"\npath = \"/a\"\nbody = \"bytes\"\ntypes = [{types}]\n\
+            model = \"fixed\"\nscope = \"inference.tensors\"\nanswers = [\"json\"]\n"
+        );
+        declarations(&text, bytes).is_ok()
+    };
+    assert!(declaration(r#""audio/wav""#));
+    assert!(!declaration(r#""application/json""#) && !declaration("") && !declaration(r#""a b""#));
+}
+
+#[test]
 fn a_file_in_a_form_must_be_content() {
     let form = |content: &str| {
         format!(
