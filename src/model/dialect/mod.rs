@@ -275,9 +275,11 @@ impl Dialect {
                 Some(RefusedCalls::Anthropic(anthropic::refused::SentBlocks::default()))
             }
             Self::Ollama => Some(RefusedCalls::Ollama(ollama::refused::SentLines::default())),
-            // The text of a response is in many events, and where a declared route has its text is
-            // not known. So the answer ends with an error.
-            Self::Responses | Self::Declared => None,
+            Self::Responses => {
+                Some(RefusedCalls::Responses(responses::refused::SentItems::default()))
+            }
+            // Where a declared route has its text is not known. So the answer ends with an error.
+            Self::Declared => None,
         }
     }
 
@@ -293,7 +295,8 @@ impl Dialect {
             Self::OpenAi => openai::refused::replace(answer, tools, text),
             Self::Anthropic => anthropic::refused::replace(answer, tools, text),
             Self::Ollama => ollama::refused::replace(answer, tools, text),
-            Self::Responses | Self::Declared => None,
+            Self::Responses => responses::refused::replace(answer, tools, text),
+            Self::Declared => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! The end of an answer whose tool call is refused, in each dialect that has one.
 
-use super::{anthropic, ollama, openai};
+use super::{anthropic, ollama, openai, responses};
 use crate::json::Object;
 
 /// The part of a stream that its end depends on.
@@ -11,6 +11,8 @@ pub(in crate::model) enum RefusedCalls {
     Anthropic(anthropic::refused::SentBlocks),
     /// The lines of Ollama.
     Ollama(ollama::refused::SentLines),
+    /// The items of a response.
+    Responses(responses::refused::SentItems),
 }
 
 impl RefusedCalls {
@@ -20,6 +22,7 @@ impl RefusedCalls {
             Self::OpenAi(chunks) => chunks.read(event, sent),
             Self::Anthropic(blocks) => blocks.read(event, sent),
             Self::Ollama(lines) => lines.read(event, sent),
+            Self::Responses(items) => items.read(event, sent),
         }
     }
 
@@ -29,6 +32,7 @@ impl RefusedCalls {
             Self::OpenAi(chunks) => chunks.end(text),
             Self::Anthropic(blocks) => blocks.end(text),
             Self::Ollama(lines) => lines.end(text),
+            Self::Responses(items) => items.end(text),
         }
     }
 }

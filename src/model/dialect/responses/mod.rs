@@ -5,6 +5,7 @@ pub(super) mod calls;
 pub(super) mod errors;
 pub(super) mod joined;
 pub(super) mod progress;
+pub(super) mod refused;
 pub(super) mod request;
 pub(super) mod texts;
 pub(super) mod whole;

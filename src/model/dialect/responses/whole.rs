@@ -11,7 +11,9 @@ const EVENTS_EACH: usize = 6;
 
 /// The events so far. Each gets the next number.
 #[derive(Default)]
-struct Events {
+pub(super) struct Events {
+    /// The number of the first event.
+    first: u64,
     /// The events.
     all: Vec<Vec<u8>>,
     /// Their bytes.
@@ -21,15 +23,29 @@ struct Events {
 }
 
 impl Events {
+    /// Events that continue a stream, in any number. `last` is the number of its last event.
+    pub(super) fn after(last: Option<u64>) -> Self {
+        let first = last.map_or(0, |last| last.saturating_add(1));
+        Self { first, bytes_max: usize::MAX, ..Self::default() }
+    }
+
+    /// The bytes of all events.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.all.concat()
+    }
+
     /// Appends an event of that type, with these members.
-    fn push<'v>(
+    pub(super) fn push<'v>(
         &mut self,
         kind: &'static str,
         members: impl IntoIterator<Item = (&'static str, Value<'v>)>,
     ) {
         let mut data = Object::new();
         data.set("type", text(kind));
-        data.set("sequence_number", Value::from_u64(self.all.len() as u64));
+        data.set(
+            "sequence_number",
+            Value::from_u64(self.first.saturating_add(self.all.len() as u64)),
+        );
         members.into_iter().for_each(|(name, value)| data.set(name, value));
         // Beyond the limit only the bytes are counted, so that the memory is bounded.
         if self.bytes <= self.bytes_max {
@@ -163,7 +179,11 @@ pub(in crate::model::dialect) fn events(answer: Object<'_>) -> Result<Vec<Vec<u8
 }
 
 /// Appends the events of an item. It begins without its texts and arguments, which deltas add.
-fn item_events(index: u64, item: &Object<'_>, events: &mut Events) -> Result<(), Unlike> {
+pub(super) fn item_events(
+    index: u64,
+    item: &Object<'_>,
+    events: &mut Events,
+) -> Result<(), Unlike> {
     let named = vec![
         ("item_id", Value::from_text(item.text("id").unwrap_or_default().to_owned())),
         ("output_index", Value::from_u64(index)),
