@@ -207,10 +207,10 @@ def picture() -> bytes:
     )
 
 
-def claude(target: Target, scenario: str, folder: Path) -> str:
+def claude(target: Target, prompt: str, folder: Path) -> str:
     """Runs `claude -p` in a folder; returns its answer."""
     own = {"ANTHROPIC_BASE_URL": target.url, "ANTHROPIC_AUTH_TOKEN": target.token, **CLAUDE_QUIET}
-    words = [str(CLAUDE), "-p", f"scenario {scenario}. Go.", "--model", MODEL]
+    words = [str(CLAUDE), "-p", prompt, "--model", MODEL]
     words += ["--allowedTools", "Write,Read,Bash,Agent", "--output-format", "json"]
     folder.mkdir(exist_ok=True)
     said = json.loads(
@@ -250,7 +250,7 @@ def test_claude_code_works_with_the_default_config(
         turns = [Turn(f"Step {place}.", (call,)) for place, call in enumerate(calls)]
         model.script.play("loop", *turns, Turn(f"Done. {IMAGE}\n\n```\n{PROGRAM}```"))
         model.taken()
-        answers[target.name] = claude(target, "loop", work)
+        answers[target.name] = claude(target, "scenario loop. Go.", work)
         assert (work / "fetch.py").read_bytes() == PROGRAM.encode()
         bodies = json.dumps([asked.body["messages"] for asked in model.taken()])
         assert f'"{len(PROGRAM)}"' in bodies, "the result of Bash has not arrived"
@@ -259,12 +259,17 @@ def test_claude_code_works_with_the_default_config(
     assert answers["coding"] == f"Done. {IMAGE}\n\n```\n{PROGRAM}```"
     assert answers["default"].endswith(f"```\n{PROGRAM}```")
     assert IMAGE not in answers["default"], "the default class changes images in prose"
-    assert refused(served) == []
+    assert not refused(served), json.dumps(refused(served))
+    # It counts the tokens of each part of its context at once, in more requests than the default
+    # class allows, and asks again for those that are refused.
+    shown = claude(targets.default, "/context", tmp_path / "context")
+    assert "tokens" in shown.lower(), shown
+    assert {line["code"] for line in refused(served)} <= {"in-flight-exceeded"}
     keep(
         Row(
             "Claude Code",
             pin("claude-code", "@anthropic-ai/claude-code"),
-            "`claude -p`: Write, Bash, a picture by Read, a subagent",
+            "`claude -p`: Write, Bash, a picture by Read, a subagent; `/context`",
             f"{DEFAULT} and {CODING}: works, the file is byte-identical",
             f"{DEFAULT} or {CODING}; `ANTHROPIC_BASE_URL`, `ANTHROPIC_AUTH_TOKEN`",
         )

@@ -10,9 +10,8 @@ import pytest
 
 from gateway import Gateway
 from llama_server import MODEL, LlamaServer
-from test_differential import HTTP, PARAMETERS, SCHEMA, WORDS, Body
+from test_differential import HTTP, PARAMETERS, REQUESTS, SCHEMA, WORDS, Body
 
-REQUESTS = 200
 # Members that differ between two runs of the same request.
 VOLATILE = {"completed_at", "created_at", "id", "item_id", "timings"}
 # Members of the answer that repeat the request. The gateway writes `store`.
