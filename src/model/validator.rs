@@ -381,7 +381,7 @@ fn slot(profile: &Profile, union: &Union) -> Option<InlineSlot> {
 
 /// Checks that the references of a JSON schema stay inside it. A parser that followed another
 /// reference would fetch it.
-fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
+pub(super) fn schema(key: &str, value: &Value<'_>, path: &Path<'_>) -> Result<(), Refusal> {
     match value {
         Value::String(text) if matches!(key, "$ref" | "$dynamicRef" | "$recursiveRef") => {
             // A fragment points into the schema itself (RFC 3986, section 3.5).

@@ -165,12 +165,14 @@ impl<'b> ParsedDeclared<'b> {
         model: String,
     ) -> Result<ModelCall<'b>, Refusal> {
         let Self { route, object, content, received } = self;
-        let mut references =
-            References { profile: terms.profile, prompts: &route.prompts, found: Vec::new() };
+        let mut references = References {
+            profile: terms.profile,
+            prompts: &route.prompts,
+            schemas: &route.schemas,
+            found: Vec::new(),
+        };
         for (key, value) in object.iter() {
-            let path = Path::Key(&Path::Root, key);
-            references.key(key, &path)?;
-            references.read(key, value, &path)?;
+            references.member(key, value, &Path::Key(&Path::Root, key))?;
         }
         if let Content::Form(parts) = &content {
             for part in parts {

@@ -66,7 +66,7 @@ fn route(
     table: &Table,
     bytes: &impl Fn(&str) -> Option<u64>,
 ) -> Result<DeclaredRoute, ProfileFault> {
-    const KEYS: [&str; 13] = [
+    const KEYS: [&str; 14] = [
         "name",
         "method",
         "path",
@@ -78,6 +78,7 @@ fn route(
         "answers",
         "reader",
         "prompts",
+        "schemas",
         "output_caps",
         "servers",
     ];
@@ -128,6 +129,7 @@ fn route(
         is_for_programs,
         servers: optional_texts(table, "servers")?,
         prompts: optional_texts(table, "prompts")?,
+        schemas: optional_texts(table, "schemas")?,
         caps,
     })
 }

@@ -10,6 +10,7 @@ use super::super::fold::fold;
 use super::super::path::Path;
 use super::super::profile::Profile;
 use super::super::signature;
+use super::super::validator::schema;
 use super::super::{ExternalReference, ReferenceKind};
 
 /// The most references that are listed. The first one already decides.
@@ -25,6 +26,8 @@ pub(super) struct References<'r> {
     pub(super) profile: &'r Profile,
     /// The members with prompts.
     pub(super) prompts: &'r [String],
+    /// The members with JSON schemas.
+    pub(super) schemas: &'r [String],
     /// The references so far.
     pub(super) found: Vec<ExternalReference>,
 }
@@ -52,13 +55,31 @@ impl References<'_> {
             }
             Value::Object(object) => {
                 for (key, value) in object.iter() {
-                    let path = Path::Key(path, key);
-                    self.key(key, &path)?;
-                    self.read(key, value, &path)?;
+                    self.member(key, value, &Path::Key(path, key))?;
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Reads a member of an object.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; `field-invalid` for a reference that leads out of a schema.
+    pub(super) fn member(
+        &mut self,
+        key: &str,
+        value: &Value<'_>,
+        path: &Path<'_>,
+    ) -> Result<(), Refusal> {
+        self.key(key, path)?;
+        let is_schema = self.schemas.iter().any(|known| known == key);
+        if is_schema && value.as_object().is_some() {
+            // A schema names URLs that no server fetches, such as `$schema`. Only its references
+            // are followed.
+            return schema("", value, path);
+        }
+        self.read(key, value, path)
     }
 
     /// Checks the name of a field.

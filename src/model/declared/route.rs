@@ -122,6 +122,8 @@ pub struct DeclaredRoute {
     pub servers: Vec<String>,
     /// The members with prompts. A URL in a prompt is text.
     pub(super) prompts: Vec<String>,
+    /// The members with JSON schemas. Of a schema, only references are judged.
+    pub(super) schemas: Vec<String>,
     /// The places of the cap on output tokens, the one that the gateway writes first. Empty if the
     /// server writes no tokens.
     pub(super) caps: Vec<CapPlace>,

@@ -77,6 +77,18 @@ fn every_url_is_found_at_any_depth() {
 }
 
 #[test]
+fn a_schema_may_name_its_own_standard() {
+    let with = |schema: &str| format!(r#"{{"prompt":"a","json_schema":{schema}}}"#);
+    let plain = r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","$id":"https://a.b"}"#;
+    refers("llama.completion", &with(plain), &[]);
+    let grammar = format!(r#"{{"parameters":{{"grammar":{{"type":"json","value":{plain}}}}}}}"#);
+    refers("tgi.generate", &grammar, &[]);
+    let out = with(r##"{"properties":{"a":{"$ref":"https://x.example/s.json"}}}"##);
+    let refused = call("llama.completion", out.as_bytes(), "application/json");
+    assert_eq!(refused.err().map(|no| no.code), Some(Code::FieldInvalid));
+}
+
+#[test]
 fn inline_content_must_be_content() {
     let with =
         |content: &str| format!(r#"{{"model":"m","image":"data:image/png;base64,{content}"}}"#);
