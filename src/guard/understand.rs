@@ -7,7 +7,7 @@ use crate::guard::authenticate::Authenticated;
 use crate::guard::candidates::Candidates;
 use crate::guard::egress::fetches::Fetches;
 use crate::guard::route::Routed;
-use crate::guard::table::ModelRoute;
+use crate::guard::table::{ModelRoute, Upstream};
 use crate::health::Health;
 use crate::model::declared::{self, ModelPlace};
 use crate::model::{BodyRules, ModelCall, Operation, Profile, constant, read};
@@ -139,12 +139,7 @@ pub fn understand<'b>(
                 return Err(model_changed(&served.name));
             };
             let upstream = Arc::clone(upstream);
-            let terms = BodyRules {
-                profile: &upstream.profile,
-                unknown_fields: caller.class().unknown_fields,
-                model_upstream: &served.upstream_name,
-            };
-            let call = Box::new(reading.understand(&terms)?);
+            let call = Box::new(reading.understand(&body_rules(caller, &served, &upstream))?);
             RequestKind::Call { call, candidates: Candidates::new(served, upstream), fetches: None }
         }
         Operation::Declared => declared_call(&routed, body, health, weights)?,
@@ -209,13 +204,21 @@ fn declared_call<'b>(
         return Err(model_changed(&served.name));
     };
     let upstream = Arc::clone(upstream);
-    let terms = BodyRules {
+    let call = Box::new(parsed.understand(&body_rules(caller, &served, &upstream), asked)?);
+    Ok(RequestKind::Call { call, candidates: Candidates::new(served, upstream), fetches: None })
+}
+
+/// The rules by which a caller's body for that upstream is checked.
+fn body_rules<'t>(
+    caller: &Authenticated,
+    served: &'t ModelRoute,
+    upstream: &'t Upstream,
+) -> BodyRules<'t> {
+    BodyRules {
         profile: &upstream.profile,
         unknown_fields: caller.class().unknown_fields,
         model_upstream: &served.upstream_name,
-    };
-    let call = Box::new(parsed.understand(&terms, asked)?);
-    Ok(RequestKind::Call { call, candidates: Candidates::new(served, upstream), fetches: None })
+    }
 }
 
 /// The refusal for a model whose weights are not those that it must have.

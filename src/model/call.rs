@@ -19,7 +19,7 @@ use super::validator::BodyValidator;
 use super::{ExternalReference, Operation, UnknownFields};
 
 /// The maximum nesting depth of a body.
-pub(super) const DEPTH_MAX: usize = 64;
+const DEPTH_MAX: usize = 64;
 /// The maximum length of a model's name in bytes.
 const MODEL_BYTES_MAX: usize = 256;
 
@@ -39,6 +39,16 @@ pub struct ParsedBody<'b> {
 /// `json-invalid`; `field-missing` or `field-invalid` for `model`; `field-not-allowed` for a key
 /// that looks like `model`.
 pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal> {
+    let object = object_of(body)?;
+    model_field(&object)?;
+    Ok(ParsedBody { operation, object, length: body.len() })
+}
+
+/// Parses a body that must be one JSON object.
+///
+/// # Errors
+/// `json-invalid`.
+pub(super) fn object_of(body: &[u8]) -> Result<Object<'_>, Refusal> {
     let value = json::parse(body, &Limits::deep(DEPTH_MAX)).map_err(|fault| {
         Refusal::new(Code::JsonInvalid)
             .saying(format!("The body is not one strict JSON object: {fault}."))
@@ -47,8 +57,7 @@ pub fn read(operation: Operation, body: &[u8]) -> Result<ParsedBody<'_>, Refusal
         return Err(Refusal::new(Code::JsonInvalid)
             .saying(format!("The body must be a JSON object, not a JSON {}.", value.kind())));
     };
-    model_field(&object)?;
-    Ok(ParsedBody { operation, object, length: body.len() })
+    Ok(object)
 }
 
 /// Checks the member `model` of a body.

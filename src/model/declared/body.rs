@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::json::{self, Limits, Object, Value};
+use crate::json::{Object, Value};
 use crate::refusal::{Code, Refusal};
 
-use super::super::call::{BodyRules, DEPTH_MAX, ModelCall, model_field};
+use super::super::call::{BodyRules, ModelCall, model_field, object_of};
 use super::super::fold::fold;
 use super::super::markdown;
 use super::super::path::Path;
@@ -103,19 +103,6 @@ fn check_names(object: &Object<'_>, content: &Content<'_>) -> Result<(), Refusal
 fn invalid_form(what: &str) -> Refusal {
     let says = format!("The body is not one strict form (multipart/form-data): {what}.");
     Refusal::new(Code::FormInvalid).saying(says)
-}
-
-/// Parses a JSON object.
-fn object_of(body: &[u8]) -> Result<Object<'_>, Refusal> {
-    let value = json::parse(body, &Limits::deep(DEPTH_MAX)).map_err(|fault| {
-        Refusal::new(Code::JsonInvalid)
-            .saying(format!("The body is not one strict JSON object: {fault}."))
-    })?;
-    let Value::Object(object) = value else {
-        return Err(Refusal::new(Code::JsonInvalid)
-            .saying(format!("The body must be a JSON object, not a JSON {}.", value.kind())));
-    };
-    Ok(object)
 }
 
 /// The fields of a form that are no files, as members.
